@@ -1,0 +1,37 @@
+"""circuits_jax: which attention heads of a language model do a task, from about ten prompts.
+
+import circuits_jax as cj
+model = cj.load_model("smollm2")
+task = cj.make_task("ioi", model.tokenizer, n=5, seed=0)
+scores = cj.discover(model, task)
+circuit = scores.circuit(size=68)
+print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
+"""
+
+from circuits_jax.activations import head_outputs
+from circuits_jax.circuit import Circuit, Scores, load_circuit
+from circuits_jax.errors import InputError
+from circuits_jax.evaluate import Evaluation, EvaluationOptions, evaluate
+from circuits_jax.methods import METHODS, discover
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.models.load import load_model
+from circuits_jax.tasks import GroundTruth, PromptPairs, Task, make_task
+
+__all__ = [
+    "METHODS",
+    "Circuit",
+    "Evaluation",
+    "EvaluationOptions",
+    "GroundTruth",
+    "InputError",
+    "LanguageModel",
+    "PromptPairs",
+    "Scores",
+    "Task",
+    "discover",
+    "evaluate",
+    "head_outputs",
+    "load_circuit",
+    "load_model",
+    "make_task",
+]

@@ -1,0 +1,178 @@
+"""Scores of heads and edges, and the circuit that a threshold or a size cuts from them."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from circuits_jax import files
+from circuits_jax.errors import InputError
+
+SCHEMA, SCHEMA_VERSION = "circuits_jax/circuit", 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Circuit:
+    """The heads and the directed edges that do a task.
+
+    Attributes:
+        heads: which heads are in.
+        edges: [g, g'], head g writes what head g' of a later layer reads; both are in.
+        head_scores, edge_scores: what they were chosen by; higher = in the circuit.
+        rule: how they were chosen, such as {"size": 68}.
+    """
+
+    heads: Bool[np.ndarray, "L H"]
+    edges: Bool[np.ndarray, "G G"]
+    head_scores: Float[np.ndarray, "L H"]
+    edge_scores: Float[np.ndarray, "G G"]
+    rule: Mapping[str, float]
+
+    @property
+    def size(self) -> int:
+        """Number of heads."""
+        return int(self.heads.sum())
+
+    def ranked_heads(self) -> list[tuple[int, int]]:
+        """(layer, head) of the circuit's heads, best first."""
+        order = best_first(self.head_scores)
+        inside = order[self.heads.reshape(-1)[order]]
+        return [divmod(int(g), self.heads.shape[1]) for g in inside]
+
+    def ranked_edges(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+        """((layer, head), (layer, head)) of the circuit's edges, best first."""
+        width = self.heads.shape[1]
+        pairs = np.argwhere(self.edges)
+        order = best_first(self.edge_scores[self.edges])
+        return [(divmod(int(a), width), divmod(int(b), width)) for a, b in pairs[order]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The circuit in the schema that `save` documents."""
+        return {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "sign": "higher = in the circuit",
+            "rule": dict(self.rule),
+            "n_layers": self.heads.shape[0],
+            "n_heads": self.heads.shape[1],
+            "heads": [
+                {"layer": layer, "head": head, "score": float(self.head_scores[layer, head])}
+                for layer, head in self.ranked_heads()
+            ],
+            "edges": [
+                {"from": list(a), "to": list(b), "score": float(self.edge_scores[self._pair(a, b)])}
+                for a, b in self.ranked_edges()
+            ],
+        }
+
+    def _pair(self, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+        width = self.heads.shape[1]
+        return a[0] * width + a[1], b[0] * width + b[1]
+
+    def save(self, path: str | Path, **about: Any) -> None:
+        """Write the circuit as JSON.
+
+        Schema, version 1: `schema`, `version`, `sign` ("higher = in the circuit"), `rule` (how the
+        heads were chosen), `n_layers`, `n_heads`; `heads`, best first, each with `layer`, `head`
+        (from 0) and `score`; `edges`, best first, each with `from` and `to` ([layer, head]) and
+        `score`; and whatever is given in `about`, such as `model`, `task`, `evaluation`.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        files.write_json(Path(path), self.to_json() | about)
+
+
+def load_circuit(path: str | Path) -> Circuit:
+    """Read a circuit that `Circuit.save` wrote; scores outside the circuit come back as 0.
+
+    Raises:
+        InputError: no such file, no JSON, another schema or version, or a field missing.
+    """
+    record = files.read_json(Path(path))
+    found = (record.get("schema"), record.get("version")) if isinstance(record, dict) else None
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise InputError(
+            f"{path} is of schema and version {found}; allowed is {(SCHEMA, SCHEMA_VERSION)}"
+        )
+    try:
+        shape = record["n_layers"], record["n_heads"]
+        n = shape[0] * shape[1]
+        head_scores, edge_scores = np.zeros(shape, np.float32), np.zeros((n, n), np.float32)
+        heads, edges = np.zeros(shape, bool), np.zeros((n, n), bool)
+        for row in record["heads"]:
+            g = np.ravel_multi_index((row["layer"], row["head"]), shape)  # refuses what is outside
+            heads.flat[g], head_scores.flat[g] = True, float(row["score"])
+        for row in record["edges"]:
+            pair = tuple(np.ravel_multi_index(row[end], shape) for end in ("from", "to"))
+            edges[pair], edge_scores[pair] = True, float(row["score"])
+        return Circuit(heads, edges, head_scores, edge_scores, dict(record["rule"]))
+    except (KeyError, TypeError, ValueError, MemoryError) as error:
+        raise InputError(f"{path} is not a whole circuit file ({error!r})") from error
+
+
+@struct.dataclass
+class Scores:
+    """What a method says of every head and of every directed pair of heads.
+
+    Attributes:
+        head_scores: higher = in the circuit.
+        edge_scores: [g, g'], head g of an earlier layer to head g' of a later one; 0 elsewhere.
+        details: further arrays that the method has to show, by name, such as `codes`.
+    """
+
+    head_scores: Float[Array, "L H"]
+    edge_scores: Float[Array, "G G"]
+    details: Mapping[str, Any] = struct.field(default_factory=dict)
+
+    def circuit(
+        self,
+        size: int | None = None,
+        threshold: float | None = None,
+        n_edges: int | None = None,
+    ) -> Circuit:
+        """The circuit of the `size` best heads, or of the heads that score above `threshold`.
+
+        Args:
+            size: number of heads; ties go to the earlier head. Default: a quarter of all heads.
+            threshold: in place of a size.
+            n_edges: the best edges between those heads, at most this many and none of score 0;
+                default: as many as heads.
+
+        Raises:
+            InputError: both size and threshold, a size that is not in 0 ... G, or n_edges below 0.
+        """
+        head_scores = np.asarray(self.head_scores)
+        edge_scores = np.asarray(self.edge_scores)
+        if size is not None and threshold is not None:
+            raise InputError(f"size ({size}) and threshold ({threshold}) were given; give one")
+        if threshold is not None:
+            heads, rule = head_scores > threshold, {"threshold": float(threshold)}
+        else:
+            size = round(head_scores.size / 4) if size is None else size
+            if not 0 <= size <= head_scores.size:
+                raise InputError(f"size is {size}; allowed is 0 to {head_scores.size}")
+            heads, rule = top(head_scores, size), {"size": int(size)}
+        inside = heads.reshape(-1)
+        candidates = np.where(inside[:, None] & inside[None, :], edge_scores, 0)
+        n_edges = int(heads.sum()) if n_edges is None else n_edges
+        if n_edges < 0:
+            raise InputError(f"n_edges is {n_edges}; allowed is 0 and above")
+        edges = top(candidates, min(n_edges, edge_scores.size)) & (candidates > 0)
+        return Circuit(heads, edges, head_scores, edge_scores, rule)
+
+
+def best_first(scores: Float[np.ndarray, "..."]) -> np.ndarray:
+    """Flat indices by falling score; ties go to the earlier one."""
+    return np.argsort(-np.asarray(scores).reshape(-1), kind="stable")
+
+
+def top(scores: Float[np.ndarray, "..."], size: int) -> Bool[np.ndarray, "..."]:
+    """True at the `size` largest scores; ties go to the earlier one."""
+    chosen = np.zeros(scores.size, bool)
+    chosen[best_first(scores)[:size]] = True
+    return chosen.reshape(scores.shape)

@@ -1,0 +1,335 @@
+r"""Step 7 of the method: how good a circuit is.
+
+Where the truth is known: ROC AUC and average precision of the scores, precision, recall and F1 of
+the circuit. Known or not: faithfulness, by ablating heads on held-out prompts. With m the task's
+metric, averaged over prompts, C the circuit, M all heads:
+
+    faithfulness(C) = (m(C) - m(nothing)) / (m(M) - m(nothing))     (arXiv 2407.08734, 2504.13151)
+    completeness(C) = faithfulness(M \ C); near 0 where the circuit is all there is
+
+m(C) ablates the heads outside C: `zero` their outputs, replace them by their `mean` over the
+negative prompts, or `resample` them from the matched negative prompt.
+"""
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from circuits_jax import interpose, progress
+from circuits_jax.circuit import Circuit, top
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import TokenBatch
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.tasks import PromptPairs, Targets, Task, metric_values, targets
+
+Ablation = Literal["zero", "mean", "resample"]
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
+
+
+MASKS_A_CALL = 4  # forward passes between two signs of progress
+
+
+@struct.dataclass
+class Trial:
+    """Prompts and what their heads are replaced by: all that is needed to judge circuits."""
+
+    batch: TokenBatch
+    targets: Targets
+    replacement: Float[Array, "L #B #T H K"]
+
+
+def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation) -> Trial:
+    """Prepare pairs for judging circuits by one kind of ablation.
+
+    `mean` is over the negative prompts that have a token at the position, one vector for each
+    position counted from the first token. `resample` takes the matched negative prompt, aligned at
+    the last token; where that is shorter, its first token stands for what is missing.
+    """
+    positives = model.tokenize(pairs.positives)
+    negatives = model.tokenize(pairs.negatives, positives.tokens.shape[1])
+    positives = model.tokenize(pairs.positives, negatives.tokens.shape[1])
+    replacement = _replacement(model.config, model.params, positives, negatives, ablation)
+    return Trial(positives, targets(pairs), replacement)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "ablation"))
+def _replacement(
+    config: DecoderConfig,
+    params: Any,
+    positives: TokenBatch,
+    negatives: TokenBatch,
+    ablation: Ablation,
+) -> Float[Array, "L #B #T H K"]:
+    if ablation == "zero":
+        return jnp.zeros((config.n_layers, 1, 1, config.n_heads, config.head_width))
+    if ablation == "mean":
+        real = negatives.mask.astype(jnp.float32)
+        share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
+
+        def mean(heads):
+            return jnp.einsum("bthk,bt->thk", heads.z, share)[None]
+
+        return interpose.capture(config, params, negatives, mean)[1]
+    columns = jnp.arange(positives.mask.shape[1])[None] + (negatives.last - positives.last)[:, None]
+    columns = jnp.clip(columns, 0, negatives.last[:, None])
+
+    def aligned(heads):
+        return jnp.take_along_axis(heads.z, columns[:, :, None, None], axis=1)
+
+    return interpose.capture(config, params, negatives, aligned)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
+def metric_under(
+    config: DecoderConfig,
+    params: Any,
+    trial: Trial,
+    keep: Float[Array, "M L H"],
+    metric: str,
+    masks_at_once: int = 1,
+) -> Float[Array, "M B"]:
+    """The task's metric for every mask of heads that are kept, and every prompt.
+
+    One compiled program over all masks; `masks_at_once` of them share a forward pass.
+    """
+
+    def judge(keep):
+        logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
+        return metric_values(logits, trial.targets, metric)
+
+    return jax.lax.map(judge, keep, batch_size=masks_at_once)
+
+
+def faithfulness(
+    values: Float[np.ndarray, " M"], full: float, nothing: float
+) -> Float[np.ndarray, " M"]:
+    """Share of the metric's range that a circuit keeps: 1 for all heads, 0 for none.
+
+    NaN where ablating every head changes nothing.
+    """
+    span = full - nothing
+    return (np.asarray(values) - nothing) / (span if span else np.nan)
+
+
+def random_masks(
+    key: jax.Array, heads: tuple[int, int], sizes: list[int], n: int
+) -> Bool[np.ndarray, "n M L H"]:
+    """`n` random circuits of every size."""
+    scores = np.asarray(jax.random.uniform(key, (n, *heads)))
+    return np.stack([[top(s, size) for size in sizes] for s in scores])
+
+
+@struct.dataclass
+class TruthMetrics:
+    """How scores and a circuit agree with known heads; all in [0, 1]."""
+
+    roc_auc: float
+    average_precision: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def against_truth(
+    scores: Float[np.ndarray, "L H"],
+    in_circuit: Bool[np.ndarray, "L H"],
+    truth: Bool[np.ndarray, "L H"] | Int[np.ndarray, "L H"],
+) -> TruthMetrics:
+    """Compare scores, and the circuit cut from them, with the heads known to be in the circuit.
+
+    ROC AUC is the chance that a true head scores above another head, ties counting half.
+    """
+    from sklearn import metrics
+
+    truth, scores = np.ravel(truth).astype(bool), np.ravel(scores)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        truth, np.ravel(in_circuit), average="binary", zero_division=0.0
+    )
+    return TruthMetrics(
+        roc_auc=float(metrics.roc_auc_score(truth, scores)),
+        average_precision=float(metrics.average_precision_score(truth, scores)),
+        precision=float(precision),
+        recall=float(recall),
+        f1=float(f1),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """The metric on held-out prompts with only some heads kept.
+
+    Attributes:
+        ablation: what replaces the other heads.
+        kept: `circuit` (the best heads), `complement` (all but those) or `random` (as many).
+        size: heads in the circuit that is kept, left out, or matched.
+        metric: mean of the task's metric over prompts, and over circuits where random.
+        faithfulness: see the module; the mean over circuits where random.
+        spread: standard deviation of the faithfulness over random circuits; 0 elsewhere.
+    """
+
+    ablation: str
+    kept: str
+    size: int
+    metric: float
+    faithfulness: float
+    spread: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """All that is known of how good a circuit is.
+
+    Attributes:
+        positive_metric: the whole model's metric on held-out positive prompts.
+        negative_metric: the same on their negatives; the task is what lies between.
+        judgements: faithfulness by ablation, size and kind.
+        truths: agreement with published circuits of this model, by name; empty where none is known.
+    """
+
+    positive_metric: float
+    negative_metric: float
+    judgements: tuple[Judgement, ...]
+    truths: dict[str, TruthMetrics]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """How circuits are judged.
+
+    Attributes:
+        ablations: which to use at the circuit's own size; the first one draws the curve.
+        curve: sizes of the faithfulness curve, as fractions of all heads.
+        n_random: random circuits of each size on the curve.
+        masks_at_once: circuits that share a forward pass.
+    """
+
+    ablations: tuple[Ablation, ...] = ("mean", "zero", "resample")
+    curve: tuple[float, ...] = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75)
+    n_random: int = 3
+    masks_at_once: int = 1
+
+
+def evaluation_from_json(record: dict[str, Any]) -> Evaluation:
+    """An evaluation from its record in circuit.json."""
+    judgements = tuple(
+        Judgement(**{k: np.nan if v is None else v for k, v in row.items()})
+        for row in record["judgements"]
+    )
+    truths = {name: TruthMetrics(**values) for name, values in record["truths"].items()}
+    return Evaluation(**record | {"judgements": judgements, "truths": truths})
+
+
+def evaluate(
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    key: jax.Array | None = None,
+    options: EvaluationOptions | None = None,
+    track: progress.Track = progress.silent,
+) -> Evaluation:
+    """Judge a circuit, and the circuits of other sizes by the same scores, on held-out prompts.
+
+    Args:
+        model: a loaded model.
+        task: its held-out pairs judge.
+        circuit: what `Scores.circuit` cut.
+        key: of the random circuits; default seed 0.
+        options: see `EvaluationOptions`.
+        track: shows progress.
+    """
+    options = options or EvaluationOptions()
+    key = jax.random.key(0) if key is None else key
+    pairs, goal = task.held_out, targets(task.held_out)
+    positive, negative = (
+        float(np.mean(metric_values(model.logits(prompts), goal, task.metric)))
+        for prompts in (pairs.positives, pairs.negatives)
+    )
+    curve = sorted({circuit.size, *(round(f * circuit.heads.size) for f in options.curve)} - {0})
+    judgements = []
+    for index, ablation in enumerate(options.ablations):
+        sizes = curve if index == 0 else [circuit.size]
+        judgements += _judge(model, task, circuit, sizes, ablation, key, options, track)
+    truths = {
+        truth.name: against_truth(
+            circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
+        )
+        for truth in task.truths
+        if model.name.split("/")[-1] == truth.model
+    }
+    return Evaluation(positive, negative, tuple(judgements), truths)
+
+
+def _judge(
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    sizes: list[int],
+    ablation: Ablation,
+    key: jax.Array,
+    options: EvaluationOptions,
+    track: progress.Track,
+) -> list[Judgement]:
+    """Circuit, complement and random circuits of every size, as one stack of masks."""
+    found = np.stack([top(circuit.head_scores, size) for size in sizes])
+    random = random_masks(key, circuit.heads.shape, sizes, options.n_random)
+    everything, nothing = np.ones_like(found[:1]), np.zeros_like(found[:1])
+    groups = [everything, nothing, found, ~found, random.reshape(-1, *circuit.heads.shape)]
+    prepared = trial(model, task.held_out, ablation)
+    values = _streamed(model, prepared, np.concatenate(groups), task.metric, options, track)
+    full, empty, *rest = values.mean(axis=1)
+    metric = np.array(rest).reshape(-1, len(sizes))  # circuit, complement, then random rows
+    share = faithfulness(metric, full, empty)
+    kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
+    return [
+        Judgement(
+            ablation,
+            kept,
+            size,
+            float(metric[rows, i].mean()),
+            float(share[rows, i].mean()),
+            float(share[rows, i].std()),
+        )
+        for kept, rows in kinds.items()
+        for i, size in enumerate(sizes)
+        if metric[rows, i].size
+    ]
+
+
+def _streamed(
+    model: LanguageModel,
+    prepared: Trial,
+    keep: Bool[np.ndarray, "M L H"],
+    metric: str,
+    options: EvaluationOptions,
+    track: progress.Track,
+) -> Float[np.ndarray, "M B"]:
+    """`metric_under` in chunks of one static shape, so that progress shows."""
+    chunk = MASKS_A_CALL * options.masks_at_once
+    n = len(keep)
+    starts = range(0, n, chunk)
+    values = [
+        np.asarray(  # waits for the device, so that progress is real
+            metric_under(
+                model.config,
+                model.params,
+                prepared,
+                jnp.asarray(keep[np.arange(start, start + chunk) % n], jnp.float32),
+                metric,
+                options.masks_at_once,
+            )
+        )
+        for start in track(starts, "circuits judged")
+    ]
+    return np.concatenate(values)[:n]
+
+
+def _mask(heads: frozenset[tuple[int, int]], shape: tuple[int, int]) -> Bool[np.ndarray, "L H"]:
+    mask = np.zeros(shape, bool)
+    mask[tuple(np.array(sorted(heads)).T)] = True
+    return mask

@@ -1,0 +1,84 @@
+"""Training every head's autoencoder at once: heads x seeds x settings in one compiled program.
+
+`sae.train` is written for one head; here it is mapped over items, a few at a time, so that their
+parameters and Adam's moments stay in the processor's cache (on an accelerator: all at once). Items
+are spread over the devices of a mesh; one device is the mesh of size one.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float
+
+from circuits_jax import sae
+
+CACHE_SIZED = 4  # autoencoders trained together on a CPU core; measured on 10 x 10 inputs
+
+
+def fit(
+    key: jax.Array,
+    x: Float[Array, "G N R"],
+    config: sae.SaeConfig,
+    settings: sae.Settings | None = None,
+    *,
+    d_model: int | None = None,
+    n_seeds: int = 1,
+) -> tuple[sae.SaeParams, Float[Array, "S P G steps"]]:
+    """Train an autoencoder for every head, seed and setting.
+
+    Args:
+        key: split over heads and seeds; the same seed starts alike under every setting.
+        x: N examples for each of G heads. For one autoencoder shared by all heads, as published,
+            pass [1, N G, D].
+        config: shape and length of training, the same for all.
+        settings: penalties and learning rates; each a number, or an array of P of them.
+        d_model: D, where x is in a narrower basis; default R.
+        n_seeds: S.
+
+    Returns:
+        Parameters with leading axes [S P G], and the loss before every step. Each equals what
+        `sae.train` gives alone, up to rounding.
+    """
+    settings = settings or sae.Settings()
+    settings = jax.tree.map(lambda v: jnp.atleast_1d(jnp.asarray(v, jnp.float32)), settings)
+    leaves = jnp.broadcast_arrays(*jax.tree.leaves(settings))
+    settings = jax.tree.unflatten(jax.tree.structure(settings), leaves)
+    shape = (n_seeds, leaves[0].shape[0], x.shape[0])
+    keys = jax.random.split(key, (n_seeds, 1, x.shape[0]))
+    return _fit(keys, x, settings, config, d_model or x.shape[-1], shape)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "d_model", "shape"))
+def _fit(keys, x, settings, config, d_model, shape):
+    """All items in one program: flattened, padded to the devices, mapped, and put in shape."""
+    mesh = Mesh(np.array(jax.devices()), "items")
+    n_items = math.prod(shape)
+    padded = -(-n_items // mesh.size) * mesh.size
+    at_once = CACHE_SIZED if jax.default_backend() == "cpu" else padded // mesh.size
+
+    seed, setting, head = jnp.unravel_index(jnp.arange(padded) % n_items, shape)
+    items = (keys[seed, 0, head], x[head], jax.tree.map(lambda v: v[setting], settings))
+
+    def train(items):
+        return jax.lax.map(
+            lambda item: sae.train(*item, config, d_model), items, batch_size=at_once
+        )
+
+    over_items = PartitionSpec("items")
+    spread = jax.shard_map(
+        train, mesh=mesh, in_specs=over_items, out_specs=over_items, check_vma=False
+    )
+    return jax.tree.map(lambda v: v[:n_items].reshape(*shape, *v.shape[1:]), spread(items))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def activations(
+    params: sae.SaeParams, x: Float[Array, "G N R"], config: sae.SaeConfig
+) -> Float[Array, "S P G N F"]:
+    """Activations of the codes of every autoencoder of `fit`, on its own head's inputs."""
+    encode = jax.vmap(lambda p, x: sae.encode(p, x, config))
+    return jax.vmap(jax.vmap(lambda p: encode(p, x)))(params)

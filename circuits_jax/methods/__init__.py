@@ -1,0 +1,77 @@
+"""Methods that find circuits, behind one interface: (model, task, key, options) -> Scores.
+
+All scores have one sign: higher = in the circuit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.tasks import Task, make_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method and its default options (a frozen dataclass)."""
+
+    run: Callable[[LanguageModel, Task, jax.Array, Any], Scores]
+    options: Any
+
+
+METHODS: Mapping[str, Method] = {
+    "sae_codes": Method(sae_codes, SaeCodes()),
+    "sae_codes_published": Method(sae_codes, PUBLISHED),
+}
+
+
+def method_options(method: str, **changes: Any) -> Any:
+    """The options of a method with some fields changed.
+
+    Raises:
+        InputError: no such method, or no such option.
+    """
+    if method not in METHODS:
+        raise InputError(unknown_name("method", method, METHODS))
+    options = METHODS[method].options
+    known = [field.name for field in dataclasses.fields(options)]
+    for name in changes:
+        if name not in known:
+            raise InputError(unknown_name(f"option of method {method}", name, known))
+    return dataclasses.replace(options, **changes)
+
+
+def discover(
+    model: LanguageModel,
+    task: Task | str,
+    method: str = "sae_codes",
+    *,
+    n: int = 5,
+    seed: int = 0,
+    **options: Any,
+) -> Scores:
+    """Score every head, and every directed pair of heads, for a task.
+
+    Args:
+        model: a loaded model.
+        task: what `make_task` makes; or its name, for `n` pairs drawn with `seed`.
+        method: a name in `METHODS`.
+        n: pairs to learn from, where `task` is a name.
+        seed: of everything random in the method.
+        **options: of the method, such as `l1` of `sae_codes`.
+
+    Returns:
+        Scores: `head_scores` [L, H], `edge_scores` [G, G], `circuit(size=...)`.
+
+    Raises:
+        InputError: unknown method, option or task.
+    """
+    settings = method_options(method, **options)
+    if isinstance(task, str):
+        task = make_task(task, model.tokenizer, n=n, seed=seed)
+    return METHODS[method].run(model, task, jax.random.key(seed), settings)

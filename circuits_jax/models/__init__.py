@@ -1,0 +1,1 @@
+"""Language models: one decoder for every family, and the readers of their files."""

@@ -1,0 +1,169 @@
+"""Every model family that the decoder can be: how to read its config and where its weights are.
+
+`read_config` turns a Hugging Face config.json into a `DecoderConfig`, `read_params` a state dict
+with Hugging Face names into the parameters of `decoder.Decoder`. A new family is a config reader
+and a table of tensor names; the decoder does not know where its weights came from.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.models import family_configs, family_tensors
+from circuits_jax.models.checkpoints import RawCheckpoint
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import initial_params
+from circuits_jax.models.family_tensors import Row
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model type of Hugging Face.
+
+    Attributes:
+        read: config.json -> the fields of `DecoderConfig`.
+        rows: where each parameter is; rows that a config does not need are passed over.
+        norms_from_one: RMS norms multiply by 1 + the stored weight (Gemma).
+    """
+
+    read: Callable[[family_configs.Fields], dict[str, Any]]
+    rows: tuple[Row, ...]
+    norms_from_one: bool = False
+
+
+FAMILIES = {
+    "gpt2": Family(family_configs.read_gpt2, family_tensors.GPT2),
+    "gpt_neox": Family(family_configs.read_gpt_neox, family_tensors.GPT_NEOX),
+    "opt": Family(family_configs.read_opt, family_tensors.OPT),
+    "llama": Family(family_configs.read_llama, family_tensors.LLAMA),
+    "mistral": Family(family_configs.read_mistral, family_tensors.LLAMA),
+    "qwen2": Family(family_configs.read_qwen2, family_tensors.LLAMA),
+    "qwen3": Family(family_configs.read_qwen3, family_tensors.LLAMA),
+    "gemma2": Family(family_configs.read_gemma2, family_tensors.GEMMA, norms_from_one=True),
+    "gemma3_text": Family(family_configs.read_gemma3, family_tensors.GEMMA, norms_from_one=True),
+}
+_WRAPPED = {"gemma3": "gemma3_text"}  # models whose decoder is their `text_config`
+
+
+def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
+    """The decoder's settings from a Hugging Face config.json.
+
+    Args:
+        config: the file's contents; `model_type` names the family.
+        source: the path or hub id it came from, for messages.
+
+    Raises:
+        InputError: unknown `model_type`, a field missing or out of range, an option that the
+            decoder does not have.
+    """
+    model_type = config.get("model_type")
+    if model_type in _WRAPPED:
+        inner = family_configs.Fields(dict(config), source).table("text_config")
+        text = family_configs.Fields(inner, f"{source}: text_config")
+        text.only("model_type", _WRAPPED[model_type])
+        return read_config(inner | {"model_type": _WRAPPED[model_type]}, source)
+    if model_type not in FAMILIES:
+        known = {*FAMILIES, *_WRAPPED}
+        raise InputError(f"{source}: {unknown_name('model_type', model_type, known)}")
+    fields = family_configs.Fields(dict(config), source)
+    return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
+
+
+def read_params(
+    raw: RawCheckpoint, config: DecoderConfig, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The decoder's parameters from a checkpoint with Hugging Face names.
+
+    Args:
+        raw: the checkpoint; its tensors are read one at a time.
+        config: what `read_config` made of its config.
+        dtype: `float32` or `bfloat16`; norms are float32 either way.
+
+    Returns:
+        A tree with the names and shapes of `decoder.initial_params(config, key)`.
+
+    Raises:
+        InputError: a tensor missing, of the wrong shape, or of no known use; an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not supported; allowed: {', '.join(DTYPES)}")
+    family = FAMILIES[config.family]
+    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
+    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    rows = {row.path: row for row in family.rows if row.path in shapes}
+    stored = {family_tensors.canonical_name(name): name for name in raw.tensors}
+    _check_names(rows.values(), stored, config, raw.source)
+    params = {}
+    for path, shape in shapes.items():
+        is_norm = path.endswith(("norm/scale", "norm/bias"))
+        read = np.empty(shape.shape, jnp.float32 if is_norm else dtype)
+        _fill(read, rows[path], raw, stored, config)
+        if family.norms_from_one and is_norm:
+            read += 1
+        params[path] = jnp.asarray(read)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _layer_names(row: Row, n_layers: int) -> list[str]:
+    """Names of a row's tensors in the tables' spelling, one a layer or just one."""
+    layers = range(n_layers) if row.per_layer else range(1)
+    return [row.name.format(layer=layer) for layer in layers]
+
+
+def _check_names(
+    rows: Iterable[Row], stored: dict[str, str], config: DecoderConfig, source: str
+) -> None:
+    """Raise InputError where a needed tensor is missing, or one is there that nothing would use."""
+    needed = {
+        family_tensors.canonical_name(name): name
+        for row in rows
+        for name in _layer_names(row, config.n_layers)
+    }
+    missing = [name for canonical, name in needed.items() if canonical not in stored]
+    if missing:
+        raise InputError(
+            f"{source}: tensor {missing[0]!r} is missing; {len(missing)} of the {len(needed)}"
+            f" that a {config.family} model needs are not there"
+        )
+    harmless = re.compile("|".join((*family_tensors.HARMLESS, r"^lm_head\.weight$")))
+    extra = [
+        name
+        for canonical, name in stored.items()
+        if canonical not in needed and not harmless.search(canonical)
+    ]
+    if extra:
+        raise InputError(
+            f"{source}: tensor {extra[0]!r} has no place in this {config.family} model"
+            f" ({len(extra)} such); its config and its weights disagree"
+        )
+
+
+def _fill(
+    out: np.ndarray, row: Row, raw: RawCheckpoint, stored: dict[str, str], config: DecoderConfig
+) -> None:
+    """Copy a parameter out of the checkpoint into `out`, holding one tensor of it at a time."""
+    sizes = family_tensors.axis_sizes(config)
+    for layer, name in enumerate(_layer_names(row, config.n_layers)):
+        found = stored[family_tensors.canonical_name(name)]
+        out[layer if row.per_layer else ...] = _read(found, row, raw, sizes)
+
+
+def _read(name: str, row: Row, raw: RawCheckpoint, sizes: dict[str, int]) -> np.ndarray:
+    """One tensor with our axes, once its shape is the one that the config implies."""
+    tensor = raw.tensors[name]
+    want = family_tensors.stored_shape(row, sizes)
+    if tuple(tensor.shape) != want:
+        raise InputError(
+            f"{raw.source}: tensor {name!r} has shape {list(tensor.shape)};"
+            f" its config needs {list(want)}"
+        )
+    return family_tensors.to_ours(tensor, row, sizes)

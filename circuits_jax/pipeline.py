@@ -1,0 +1,148 @@
+"""The whole story of the method, from a config to a report: read this file first.
+
+task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation -> report
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from circuits_jax import files, progress, report
+from circuits_jax.circuit import Circuit, Scores
+from circuits_jax.errors import InputError
+from circuits_jax.evaluate import (
+    ABLATIONS,
+    Evaluation,
+    EvaluationOptions,
+    evaluate,
+    evaluation_from_json,
+)
+from circuits_jax.methods import METHODS, method_options
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.models.load import load_model
+from circuits_jax.tasks import Task, make_task
+from circuits_jax.workdir import Workdir, open_workdir
+
+
+def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
+    """Find the circuit of a task in a model, judge it, and write the report.
+
+    Args:
+        config: as `config.experiment` makes it.
+        path: the workdir. Stages finished there are not done again.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        InputError: a config that cannot be run, or a workdir of another experiment.
+    """
+    check(config)
+    workdir = open_workdir(config, path)
+    if workdir.has("report.html"):
+        logging.info("%s is finished; nothing is done again", workdir.path)
+        return workdir / "report.html"
+    method_key, evaluation_key = jax.random.split(jax.random.key(config.seed))
+
+    with workdir.stage("load model"):
+        model = load_model(config.model, config.dtype)
+    with workdir.stage("make prompts"):
+        task = make_task(tokenizer=model.tokenizer, seed=config.seed, **config.task)
+    with workdir.stage("score heads"):
+        scores = score(workdir, config, model, task, method_key)
+    circuit = cut(scores, config.circuit)
+    with workdir.stage("evaluate"):
+        evaluation = judge(workdir, config, model, task, circuit, evaluation_key)
+    with workdir.stage("write report"):
+        environment = files.read_json(workdir / "run.json")
+        results = report.Results(
+            config=files.plain(config.to_dict()),
+            environment=environment,
+            task=task,
+            scores=scores,
+            circuit=circuit,
+            evaluation=evaluation,
+            token_strings=token_strings(model, task),
+        )
+        files.write(workdir / "report.html", report.render(results))
+    return workdir / "report.html"
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Refuse what cannot be run before any work is done.
+
+    Raises:
+        InputError: a field, its value, and what is allowed.
+    """
+    method_options(config.method)
+    if config.seed < 0:
+        raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
+    for ablation in config.evaluate.ablations:
+        if ablation not in ABLATIONS:
+            raise InputError(
+                f"config.evaluate.ablations has {ablation!r}; allowed are {', '.join(ABLATIONS)}"
+            )
+    for field, fractions in (
+        ("circuit.fraction", [config.circuit.fraction]),
+        ("evaluate.curve", config.evaluate.curve),
+    ):
+        for fraction in fractions:
+            if not 0 <= fraction <= 1:
+                raise InputError(f"config.{field} has {fraction}; allowed is 0 to 1")
+
+
+def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
+    """Scores of all heads and edges by the config's method, found in the workdir or made."""
+    if workdir.has("scores.npz"):
+        return workdir.load_scores()
+    options = method_options(config.method, **config[config.method])
+    scores = METHODS[config.method].run(model, task, key, options)
+    if "losses" in scores.details:
+        losses = np.asarray(scores.details["losses"]).mean(axis=1)
+        steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
+        workdir.add_metrics("fit", [{"step": s, "loss": float(losses[s])} for s in steps])
+    workdir.save_scores(scores)
+    return scores
+
+
+def cut(scores: Scores, options: ml_collections.ConfigDict) -> Circuit:
+    """The circuit: by threshold, else by size, else by fraction of all heads."""
+    if options.threshold is not None:
+        return scores.circuit(size=options.size, threshold=options.threshold)
+    n_heads = int(np.size(scores.head_scores))
+    size = options.size if options.size is not None else round(options.fraction * n_heads)
+    return scores.circuit(size=size)
+
+
+def judge(workdir: Workdir, config, model, task, circuit: Circuit, key: jax.Array) -> Evaluation:
+    """The circuit's evaluation, found in the workdir or made; writes circuit.json."""
+    if workdir.has("circuit.json"):
+        return evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
+    options = EvaluationOptions(**config.evaluate)
+    evaluation = evaluate(model, task, circuit, key, options, progress.shown)
+    records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
+    workdir.add_metrics("evaluate", records)
+    circuit.save(
+        workdir / "circuit.json",
+        model=config.model,
+        task=config.task.name,
+        method=config.method,
+        seed=config.seed,
+        evaluation=dataclasses.asdict(evaluation),
+    )
+    return evaluation
+
+
+def token_strings(model: LanguageModel, task: Task) -> dict[int, str]:
+    """The text of every token that answers or foils."""
+    ids = {
+        token
+        for pairs in (task.learn, task.held_out)
+        for row in (*pairs.answers, *pairs.foils)
+        for token in row
+    }
+    return {token: model.tokenizer.decode([token]) for token in sorted(ids)}

@@ -1,0 +1,148 @@
+"""Step 3 of the method: ONE head's discrete sparse autoencoder, as pure functions.
+
+    h     = relu((x - b) W_e + c)                 activations of F codes, [N F]
+    x_hat = h W_d + b                             reconstruction, [N R]
+    loss  = |x_hat - x|^2 / (N D) + lambda |h|_1 / N
+    code  = argmax_F h, or F where no code is active            (arXiv 2405.12522, s. 3.2)
+
+The bias b is tied. Each code's reading direction (a column of W_e) and its dictionary vector (a row
+of W_d) has unit norm: steps along them are removed from the gradient, and the norm is restored
+after every step. The variant `topk` keeps the k largest activations (arXiv 2406.04093).
+
+The autoencoder may work in an orthonormal basis of R <= D vectors (`isometric_basis`). D stays the
+divisor of the loss, so that lambda means the same in every basis.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class SaeConfig:
+    """How an autoencoder is shaped and trained; the defaults are the published ones.
+
+    Attributes:
+        n_codes: F.
+        activation: `relu`, with the L1 penalty, or `topk`.
+        k: activations kept by `topk`.
+        steps: full-batch Adam steps.
+    """
+
+    n_codes: int = 200
+    activation: Literal["relu", "topk"] = "relu"
+    k: int = 4
+    steps: int = 500
+
+
+@struct.dataclass
+class Settings:
+    """Numbers that may differ from one autoencoder to the next; `fit` maps over them."""
+
+    l1: Float[Array, ""] = 0.02
+    learning_rate: Float[Array, ""] = 1e-3
+
+
+@struct.dataclass
+class SaeParams:
+    """Parameters of one autoencoder."""
+
+    encoder: Float[Array, "R F"]
+    encoder_bias: Float[Array, " F"]
+    decoder: Float[Array, "F R"]
+    bias: Float[Array, " R"]
+
+
+def init(key: jax.Array, width: int, config: SaeConfig) -> SaeParams:
+    """Random unit directions and zero biases, for inputs of R = `width`."""
+    n = config.n_codes
+    # Drawn flat: XLA takes seconds to compile a draw of odd sizes in several dimensions.
+    encoder, decoder = jax.random.normal(key, (2 * n * width,)).reshape(2, n, width)
+    return unit_norm(SaeParams(encoder.T, jnp.zeros(n), decoder, jnp.zeros(width)))
+
+
+def unit_norm(params: SaeParams) -> SaeParams:
+    """Params with reading directions and dictionary vectors scaled to norm 1."""
+
+    def scaled(x, axis):
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis, keepdims=True), 1e-30))
+
+    return params.replace(encoder=scaled(params.encoder, 0), decoder=scaled(params.decoder, 1))
+
+
+def tangent(gradient: SaeParams, params: SaeParams) -> SaeParams:
+    """The gradient without its parts along the unit-norm directions."""
+
+    def across(g, x, axis):
+        return g - x * jnp.sum(g * x, axis, keepdims=True)
+
+    return gradient.replace(
+        encoder=across(gradient.encoder, params.encoder, 0),
+        decoder=across(gradient.decoder, params.decoder, 1),
+    )
+
+
+def encode(params: SaeParams, x: Float[Array, "N R"], config: SaeConfig) -> Float[Array, "N F"]:
+    """Activations of the codes, none negative."""
+    h = jax.nn.relu((x - params.bias[None]) @ params.encoder + params.encoder_bias[None])
+    if config.activation == "topk":
+        least = jax.lax.top_k(h, config.k)[0][:, -1:]
+        h = jnp.where(h >= least, h, 0)
+    return h
+
+
+def decode(params: SaeParams, h: Float[Array, "N F"]) -> Float[Array, "N R"]:
+    """The reconstruction of x from its codes."""
+    return h @ params.decoder + params.bias[None]
+
+
+def loss(
+    params: SaeParams, x: Float[Array, "N R"], settings: Settings, config: SaeConfig, d_model: int
+) -> Float[Array, ""]:
+    """Mean squared error a component of R^D, plus lambda times the mean L1 norm of a row of h."""
+    h = encode(params, x, config)
+    error = jnp.sum((decode(params, h) - x) ** 2) / d_model
+    penalty = settings.l1 * jnp.sum(h) if config.activation == "relu" else 0.0
+    return (error + penalty) / x.shape[0]
+
+
+def train(
+    key: jax.Array, x: Float[Array, "N R"], settings: Settings, config: SaeConfig, d_model: int
+) -> tuple[SaeParams, Float[Array, " steps"]]:
+    """Full-batch Adam from `init(key)`; returns the parameters and the loss before every step."""
+    adam = optax.scale_by_adam()
+    params = init(key, x.shape[-1], config)
+
+    def step(carry, _):
+        params, state = carry
+        value, gradient = jax.value_and_grad(loss)(params, x, settings, config, d_model)
+        update, state = adam.update(tangent(gradient, params), state)
+        params = jax.tree.map(lambda p, u: p - settings.learning_rate * u, params, update)
+        return (unit_norm(params), state), value
+
+    (params, _), losses = jax.lax.scan(step, (params, adam.init(params)), length=config.steps)
+    return params, losses
+
+
+def code(h: Float[Array, "N F"]) -> Int[Array, " N"]:
+    """The strongest code of each row, in [0, F); F for a row in which no code is active."""
+    return jnp.where(jnp.max(h, axis=-1) > 0, jnp.argmax(h, axis=-1), h.shape[-1])
+
+
+def isometric_basis(x: Float[Array, "N D"], width: int) -> Float[Array, "N R"]:
+    """Coordinates of the rows of x in an orthonormal basis of their span, R = `width` numbers each.
+
+    Inner products of rows, and so every loss whose parameters lie in the span, are kept exactly
+    where width >= the rank of x (at most N, and for a head's outputs at most K). Adam, the unit
+    norms and the random start see R dimensions in place of D, so the training runs differ.
+
+    Computed from the Gram matrix: columns are its scaled eigenvectors, largest first.
+    """
+    values, vectors = jnp.linalg.eigh(x @ x.T)
+    order = slice(None, -width - 1, -1)
+    return vectors[:, order] * jnp.sqrt(jnp.maximum(values[order], 0))[None]

@@ -1,0 +1,70 @@
+"""Tasks: prompts in pairs, their answers and metric, and the circuits known for them."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.tasks.base import PromptPairs, Targets, Task, metric_values, targets
+from circuits_jax.tasks.custom import custom
+from circuits_jax.tasks.docstring import docstring
+from circuits_jax.tasks.greater_than import greater_than
+from circuits_jax.tasks.ground_truth import GroundTruth, ground_truths
+from circuits_jax.tasks.induction import induction
+from circuits_jax.tasks.ioi import ioi
+from circuits_jax.tasks.tokens import Tokenizer
+
+__all__ = [
+    "GroundTruth",
+    "PromptPairs",
+    "Targets",
+    "Task",
+    "ground_truths",
+    "make_task",
+    "metric_values",
+    "targets",
+]
+
+_BUILDERS: Mapping[str, Callable[..., Task]] = {
+    "ioi": ioi,
+    "greater_than": greater_than,
+    "docstring": docstring,
+    "induction": induction,
+    "custom": custom,
+}
+
+
+def make_task(
+    name: str,
+    tokenizer: Tokenizer,
+    *,
+    n: int = 5,
+    n_held_out: int = 20,
+    seed: int = 0,
+    **options,
+) -> Task:
+    """Makes the prompts of a task for the tokenizer at hand; same seed, same prompts.
+
+    Args:
+      name: "ioi", "greater_than", "docstring", "induction" or "custom".
+      tokenizer: Hugging Face style: `tokenizer(text, add_special_tokens=False).input_ids`,
+        `decode`, `len`.
+      n: pairs that learn, at least 1.
+      n_held_out: pairs held out, at least 1; no prompt is in both.
+      seed: of every random choice, at least 0.
+      **options: of the builder, such as `negatives` of greater_than or `path` of custom.
+
+    Raises:
+      InputError: unknown name or option, a number out of range, more prompts asked for than exist,
+        or a tokenizer that cannot serve the task.
+    """
+    if name not in _BUILDERS:
+        raise InputError(unknown_name("task", name, _BUILDERS))
+    for field, value, least in (("n", n, 1), ("n_held_out", n_held_out, 1), ("seed", seed, 0)):
+        if value < least:
+            raise InputError(f"{field} must be at least {least}, got {value}")
+    build = _BUILDERS[name]
+    known = set(inspect.signature(build).parameters) - {"tokenizer", "n", "n_held_out", "seed"}
+    for option in options:
+        if option not in known:
+            raise InputError(unknown_name(f"option of task {name}", option, known))
+    return build(tokenizer, n=n, n_held_out=n_held_out, seed=seed, **options)

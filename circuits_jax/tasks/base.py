@@ -1,0 +1,162 @@
+"""Prompts in pairs, and the metric that reads the model's answer: step 1 of arXiv 2405.12522.
+
+Pair i holds a positive prompt, after which the model can predict the next token, and a matched
+negative one, after which it cannot. Answers and foils are token ids that may follow a positive
+prompt rightly and wrongly; the metric compares the two in the logits at the last token.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from circuits_jax.errors import InputError
+from circuits_jax.tasks.ground_truth import GroundTruth
+
+
+@dataclass(frozen=True)
+class PromptPairs:
+    """B pairs of prompts with the token ids that answer and foil the positive ones.
+
+    Attributes:
+      positives: B prompts after which the next token can be predicted.
+      negatives: B matched prompts after which it cannot.
+      answers: for each pair the right next tokens, at least one.
+      foils: for each pair the wrong next tokens that the metric compares with, at least one.
+
+    Raises:
+      InputError: the four differ in number, or a pair lacks an answer or a foil.
+    """
+
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+    answers: tuple[tuple[int, ...], ...]
+    foils: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self):
+        counts = (
+            len(self.positives),
+            len(self.negatives),
+            len(self.answers),
+            len(self.foils),
+        )
+        if len(set(counts)) > 1:
+            raise InputError(
+                "positives, negatives, answers and foils must be equal in number, "
+                "got {}, {}, {} and {}".format(*counts)
+            )
+        for field_name in ("answers", "foils"):
+            for i, tokens in enumerate(getattr(self, field_name)):
+                if not tokens:
+                    raise InputError(
+                        f"{field_name}[{i}] is empty: every pair needs at least one token"
+                    )
+
+    def __len__(self) -> int:
+        """B, the number of pairs."""
+        return len(self.positives)
+
+    def __getitem__(self, index: slice) -> "PromptPairs":
+        """The pairs of a slice: `pairs[:5]` holds the first five."""
+        return PromptPairs(
+            self.positives[index], self.negatives[index], self.answers[index], self.foils[index]
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a circuit is looked for: prompts that learn, prompts held out, metric, known truths.
+
+    Attributes:
+      name: a name of `make_task`'s table.
+      metric: "logit_diff" or "prob_diff", see `metric_values`.
+      learn: the pairs that the method sees.
+      held_out: the pairs that judge the circuit; they share no prompt with `learn`.
+      truths: published circuits of the task, for any model.
+      options: how the task was made (n, n_held_out, seed and the options of its builder).
+    """
+
+    name: str
+    metric: str
+    learn: PromptPairs
+    held_out: PromptPairs
+    truths: tuple[GroundTruth, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict, hash=False)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Targets:
+    """Answers and foils of B prompts as arrays, padded with id 0 to the longest list (A)."""
+
+    answer_ids: Int[Array, "B A"]
+    answer_mask: Bool[Array, "B A"]
+    foil_ids: Int[Array, "B A"]
+    foil_mask: Bool[Array, "B A"]
+
+
+def targets(pairs: PromptPairs) -> Targets:
+    """Pads the answers and foils of `pairs` to one static shape [B, A].
+
+    A is the length of the longest list of answers or foils. Reading the ids where the mask is true
+    gives the lists back.
+    """
+    width = max(map(len, pairs.answers + pairs.foils), default=1)
+    return Targets(*_padded(pairs.answers, width), *_padded(pairs.foils, width))
+
+
+def metric_values(logits: Float[Array, "B V"], targets: Targets, metric: str) -> Float[Array, " B"]:
+    """How far the model prefers the answers to the foils, for each prompt.
+
+    logit_diff: mean logit of the answers minus mean logit of the foils (Wang et al., 2211.00593).
+    prob_diff: probability of all answers minus that of all foils (Hanna et al., 2305.00586), in
+    [-1, 1]. Both change sign when answers and foils swap places, and neither moves when a constant
+    is added to a prompt's logits.
+
+    Args:
+      logits: at the last token of each prompt.
+      targets: answers and foils of the same prompts.
+      metric: "logit_diff" or "prob_diff" (static under jit).
+
+    Raises:
+      InputError: the metric is unknown.
+    """
+    if metric not in _METRICS:
+        raise InputError(f"unknown metric {metric!r}; known metrics: {', '.join(_METRICS)}")
+    value = _METRICS[metric]
+    return value(logits, targets.answer_ids, targets.answer_mask) - value(
+        logits, targets.foil_ids, targets.foil_mask
+    )
+
+
+def _mean_logit(
+    logits: Float[Array, "B V"], ids: Int[Array, "B A"], mask: Bool[Array, "B A"]
+) -> Float[Array, " B"]:
+    return jnp.mean(jnp.take_along_axis(logits, ids, axis=-1), axis=-1, where=mask)
+
+
+def _total_probability(
+    logits: Float[Array, "B V"], ids: Int[Array, "B A"], mask: Bool[Array, "B A"]
+) -> Float[Array, " B"]:
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    return jnp.sum(jnp.take_along_axis(probabilities, ids, axis=-1), axis=-1, where=mask)
+
+
+_METRICS: Mapping[str, Callable] = {
+    "logit_diff": _mean_logit,
+    "prob_diff": _total_probability,
+}
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], width: int
+) -> tuple[Int[Array, "B A"], Bool[Array, "B A"]]:
+    ids = np.zeros((len(rows), width), np.int32)
+    mask = np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
+    return jnp.asarray(ids), jnp.asarray(mask)

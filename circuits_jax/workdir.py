@@ -1,0 +1,155 @@
+"""The folder of a run: its config, what has been finished, and where it was made.
+
+    config.json     the resolved config; another experiment is refused
+    run.json        versions, devices, git revision, command, seconds for each stage
+    scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
+    circuit.json    the circuit and its evaluation (schema: `Circuit.save`)
+    metrics.jsonl   one JSON object a line, `stage` names its kind
+    report.html     the page
+
+A file that is there is whole, so its stage is done.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import importlib.metadata
+import io
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from circuits_jax import files
+from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError
+
+_PACKAGES = (
+    "circuits-foveation-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "transformers",
+    "tokenizers",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """One experiment's folder; open it with `open_workdir`."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether a stage's file is there, and so finished."""
+        return (self.path / name).is_file()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Log a stage, and record its seconds in run.json when it ends."""
+        logging.info("%s ...", name)
+        start = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - start, 3)
+        logging.info("%s: %.1f s", name, seconds)
+        record = files.read_json(self / "run.json")
+        record["seconds"][name] = seconds
+        files.write_json(self / "run.json", record)
+
+    def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
+        """Put a stage's records into metrics.jsonl, in place of any it had there."""
+        path = self / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        kept = [line for line in lines if json.loads(line)["stage"] != stage]
+        new = [json.dumps(files.plain({"stage": stage, **record})) for record in records]
+        files.write(path, "\n".join([*kept, *new]) + "\n")
+
+    def save_scores(self, scores: Scores) -> None:
+        """Write scores.npz."""
+        buffer = io.BytesIO()
+        arrays = {"head_scores": scores.head_scores, "edge_scores": scores.edge_scores}
+        np.savez_compressed(buffer, **arrays, **scores.details)
+        files.write(self / "scores.npz", buffer.getvalue())
+
+    def load_scores(self) -> Scores:
+        """What `save_scores` wrote."""
+        with np.load(self / "scores.npz") as arrays:
+            details = {name: arrays[name] for name in arrays.files}
+        return Scores(details.pop("head_scores"), details.pop("edge_scores"), details)
+
+
+def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir:
+    """Open a new folder, or one that holds a run of the same config to go on with.
+
+    Raises:
+        InputError: the folder holds another experiment (names the first field that differs), or
+            cannot be written.
+    """
+    workdir = Workdir(Path(path).expanduser())
+    resolved = files.plain(config.to_dict())
+    if workdir.has("config.json"):
+        found = files.read_json(workdir / "config.json")
+        if found != resolved:
+            raise InputError(
+                f"{workdir.path} holds another experiment ({_first_difference(found, resolved)}); "
+                "give another --workdir, or delete that one"
+            )
+        record = files.read_json(workdir / "run.json") if workdir.has("run.json") else {}
+    else:
+        files.write_json(workdir / "config.json", resolved)
+        record = {}
+    files.write_json(workdir / "run.json", environment() | {"seconds": record.get("seconds", {})})
+    return workdir
+
+
+def environment() -> dict[str, Any]:
+    """Where and when: date, versions, devices, git revision, command."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "versions": versions,
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the code, with `+` where the working tree differs; None outside git."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _first_difference(found: Any, wanted: Any, name: str = "config") -> str:
+    """Names the first field in which two configs differ, with both values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for field in [*wanted, *found]:
+            if found.get(field) != wanted.get(field):
+                return _first_difference(found.get(field), wanted.get(field), f"{name}.{field}")
+    return f"{name} is {found!r} there and {wanted!r} here"

@@ -1,0 +1,116 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits_jax.errors import InputError
+from circuits_jax.tasks import PromptPairs, Task, metric_values, targets
+
+VOCABULARY = 11
+ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4, unique=True).map(tuple)
+rows = st.lists(st.tuples(ids, ids), min_size=1, max_size=3)
+
+
+def make_pairs(rows):
+    prompts = tuple(f"prompt {i}" for i in range(len(rows)))
+    answers, foils = zip(*rows, strict=True)
+    return PromptPairs(prompts, tuple(p + "!" for p in prompts), answers, foils)
+
+
+def reference(logits, answers, foils, metric):
+    """One prompt at a time, in numpy and float64."""
+    logits = np.asarray(logits, np.float64)
+    if metric == "logit_diff":
+        return np.mean(logits[list(answers)]) - np.mean(logits[list(foils)])
+    probabilities = np.exp(logits - logits.max())
+    probabilities /= probabilities.sum()
+    return probabilities[list(answers)].sum() - probabilities[list(foils)].sum()
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
+@given(rows=rows, seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_metric_is_that_of_numpy(metric, rows, seed):
+    logits = np.random.default_rng(seed).normal(0, 5, (len(rows), VOCABULARY))
+    values = metric_values(jnp.asarray(logits, jnp.float32), targets(make_pairs(rows)), metric)
+    expected = [reference(row, a, f, metric) for row, (a, f) in zip(logits, rows, strict=True)]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
+def test_metric_changes_sign_with_the_sides_and_ignores_a_constant(metric):
+    pairs = make_pairs([((1,), (2, 3)), ((4, 5, 6), (7,))])
+    swapped = dataclasses.replace(pairs, answers=pairs.foils, foils=pairs.answers)
+    logits = jax.random.normal(jax.random.key(0), (2, VOCABULARY))
+    values = metric_values(logits, targets(pairs), metric)
+    np.testing.assert_allclose(metric_values(logits, targets(swapped), metric), -values, rtol=1e-6)
+    np.testing.assert_allclose(
+        metric_values(logits + 3.0, targets(pairs), metric), values, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_metric_under_jit_vmap_and_grad():
+    pairs = make_pairs([((1,), (2, 3)), ((4, 5), (7,))])
+    logits = jax.random.normal(jax.random.key(1), (4, 2, VOCABULARY))
+    target = targets(pairs)
+    plain = jnp.stack([metric_values(row, target, "prob_diff") for row in logits])
+    mapped = jax.jit(jax.vmap(lambda x: metric_values(x, target, "prob_diff")))(logits)
+    np.testing.assert_allclose(mapped, plain, rtol=1e-6)
+    gradient = jax.grad(lambda x: metric_values(x, target, "logit_diff").sum())(logits[0])
+    expected = np.zeros((2, VOCABULARY))
+    expected[0, [1, 2, 3]] = 1, -0.5, -0.5
+    expected[1, [4, 5, 7]] = 0.5, 0.5, -1
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def test_padding_id_has_no_effect():
+    """Id 0 fills the rows up: its logit, even infinite, must not show."""
+    target = targets(make_pairs([((1,), (2, 3, 4))]))
+    logits = jnp.arange(VOCABULARY, dtype=jnp.float32)[None].at[:, 0].set(-jnp.inf)
+    np.testing.assert_allclose(metric_values(logits, target, "logit_diff"), [1.0 - 3.0])
+
+
+@given(rows=rows)
+@settings(max_examples=25, deadline=None)
+def test_targets_give_the_lists_back(rows):
+    target = targets(make_pairs(rows))
+    assert target.answer_ids.shape == target.foil_ids.shape
+    for i, (answers, foils) in enumerate(rows):
+        assert tuple(np.asarray(target.answer_ids[i])[np.asarray(target.answer_mask[i])]) == answers
+        assert tuple(np.asarray(target.foil_ids[i])[np.asarray(target.foil_mask[i])]) == foils
+
+
+def test_unknown_metric():
+    target = targets(make_pairs([((1,), (2,))]))
+    with pytest.raises(InputError, match=r"'loss'.*logit_diff, prob_diff"):
+        metric_values(jnp.zeros((1, VOCABULARY)), target, "loss")
+
+
+def test_pairs_of_different_number():
+    with pytest.raises(InputError, match="equal in number, got 2, 1, 2 and 2"):
+        PromptPairs(("a", "b"), ("c",), ((1,), (1,)), ((2,), (2,)))
+
+
+@pytest.mark.parametrize("side", ["answers", "foils"])
+def test_pair_without_answer_or_foil(side):
+    fields = {"answers": ((1,), (1,)), "foils": ((2,), (2,))} | {side: ((1,), ())}
+    with pytest.raises(InputError, match=rf"{side}\[1\] is empty"):
+        PromptPairs(("a", "b"), ("c", "d"), **fields)
+
+
+def test_slices():
+    pairs = make_pairs([((i,), (i + 1,)) for i in range(6)])
+    assert len(pairs) == 6
+    assert pairs[:2].positives + pairs[2:].positives == pairs.positives
+    assert pairs[4:].foils == ((5,), (6,))
+
+
+def test_task_and_targets_are_what_jax_and_sets_can_hold():
+    pairs = make_pairs([((1,), (2,))])
+    task = Task("x", "logit_diff", pairs, pairs, options={"seed": 0})
+    assert task in {task}
+    assert len(jax.tree.leaves(targets(pairs))) == 4

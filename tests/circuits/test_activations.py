@@ -1,0 +1,116 @@
+"""Head outputs: positions agree with one another; batches and padding change nothing."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from circuits_jax.activations import check_finite, head_outputs, token_weights
+from circuits_jax.errors import InputError
+from tests.circuits import tiny
+
+L, H, D = 3, 4, 16
+PROMPTS = (
+    "Ann and Bob",
+    "when Cid and Dee went out then Dee gave it to",
+    "Eve",
+    "when Fay gave it to Gus",
+)
+LENGTHS = (3, 11, 1, 6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_last_and_mean_are_read_off_all(model, relative):
+    every = np.asarray(head_outputs(model, PROMPTS, "all", relative=relative))
+    last = head_outputs(model, PROMPTS, "last", relative=relative)
+    mean = head_outputs(model, PROMPTS, relative=relative)
+    assert every.shape == (4, 12, L, H, D)
+    assert last.shape == mean.shape == (4, L, H, D)
+    assert last.dtype == mean.dtype == np.float32
+    for index, length in enumerate(LENGTHS):
+        assert not every[index, length:].any()  # padding
+        close(last[index], every[index, length - 1])
+        close(mean[index], every[index, :length].mean(0))
+
+
+def test_relative_divides_by_the_residual_stream(model):
+    """In the first layer the stream is the embedding of the token."""
+    plain, relative = (
+        np.asarray(head_outputs(model, PROMPTS, "last", relative=r)) for r in (False, True)
+    )
+    last_words = [prompt.split()[-1] for prompt in PROMPTS]
+    rows = np.asarray(model.params["embedding"])[[tiny.WORDS.index(word) for word in last_words]]
+    scale = np.sqrt(np.mean(rows**2, axis=1))
+    close(relative[:, 0] * scale[:, None, None], plain[:, 0])
+    ratio = plain / relative  # one number a prompt and layer, growing with depth here
+    close(ratio, np.broadcast_to(ratio[:, :, :1, :1], ratio.shape))
+    assert (ratio[:, 2, 0, 0] > ratio[:, 0, 0, 0]).all()
+
+
+def test_company_and_order_change_no_prompt(model):
+    together = np.asarray(head_outputs(model, PROMPTS))
+    order = [2, 0, 3, 1]
+    close(head_outputs(model, [PROMPTS[i] for i in order]), together[order])
+    for index in (0, 3):  # alone, and so padded to 4 and to 8 tokens instead of 12
+        close(head_outputs(model, [PROMPTS[index]]), together[[index]])
+
+
+@pytest.mark.parametrize("position", ["mean", "all"])
+def test_batch_size_changes_nothing(model, position):
+    """Three does not divide the four prompts."""
+    whole = head_outputs(model, PROMPTS, position)
+    for batch_size in (3, 100):
+        close(head_outputs(model, PROMPTS, position, batch_size=batch_size), whole)
+
+
+def test_pooling_before_the_multiplication_is_pooling_after(model):
+    """A head's W_O doubled doubles its outputs, and those of its layer's other heads stay."""
+    o = model.params["layers"]["attention"]["o"]
+    doubled = tiny.with_attention(model, o=o.at[2, 1].mul(2))
+    factor = np.ones((L, H))
+    factor[2, 1] = 2
+    close(head_outputs(doubled, PROMPTS), head_outputs(model, PROMPTS) * factor[None, :, :, None])
+
+
+def test_token_weights(model):
+    batch = model.tokenize(PROMPTS)
+    for position in ("last", "mean"):
+        np.testing.assert_allclose(token_weights(batch, position).sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(token_weights(batch, "all").sum(1), LENGTHS)
+    assert not np.asarray(token_weights(batch, "mean"))[~np.asarray(batch.mask)].any()
+
+
+@pytest.mark.parametrize("position", ["last", "mean", "all"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(model, position, bad):
+    o = model.params["layers"]["attention"]["o"]
+    broken = tiny.with_attention(model, o=o.at[1, 2, 0, 3].set(bad))
+    message = r"layer 1 head 2 is not finite on prompt 0 \('Ann and Bob'\)"
+    with pytest.raises(InputError, match=message):
+        head_outputs(broken, PROMPTS, position)
+
+
+def test_check_finite_passes_what_is_finite():
+    check_finite(jnp.full((1, L, H, D), 1e30), PROMPTS[:1])
+
+
+def test_bad_input(model):
+    with pytest.raises(InputError, match="position is 'first'; allowed are last, mean, all"):
+        head_outputs(model, PROMPTS, "first")
+    with pytest.raises(InputError, match="no prompts"):
+        head_outputs(model, [])
+    with pytest.raises(InputError, match=r"prompt 1 \(''\) has 0 tokens; tiny takes 1 to 24"):
+        head_outputs(model, ["Ann", ""])
+    with pytest.raises(InputError, match=r"prompt 0 .* has 25 tokens; tiny takes 1 to 24"):
+        head_outputs(model, ["Ann " * 25])
+    with pytest.raises(InputError, match="prompt 1 is a int; a string is needed"):
+        head_outputs(model, ["Ann", 3])
+    assert head_outputs(model, ["Ann " * 24]).shape == (1, L, H, D)

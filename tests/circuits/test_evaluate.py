@@ -1,0 +1,242 @@
+"""How good a circuit is: what must hold for any model, and hand-made values."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from circuits_jax import interpose
+from circuits_jax.circuit import Scores
+from circuits_jax.evaluate import (
+    ABLATIONS,
+    EvaluationOptions,
+    against_truth,
+    evaluate,
+    evaluation_from_json,
+    faithfulness,
+    metric_under,
+    random_masks,
+    trial,
+)
+from circuits_jax.files import plain
+from circuits_jax.tasks import PromptPairs, metric_values, targets
+from tests.circuits import tiny
+
+L, H, G = 3, 4, 12
+RNG = np.random.default_rng(0)
+SCORES = Scores(RNG.standard_normal((L, H)).astype(np.float32), np.zeros((G, G), np.float32))
+OPTIONS = EvaluationOptions(curve=(0.25, 1.0), n_random=2, masks_at_once=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def task():
+    truths = (tiny.truth({(0, 1), (2, 3)}), tiny.truth({(1, 1)}, model="gpt2", name="other model"))
+    return tiny.task(truths=truths)
+
+
+@pytest.fixture(scope="module")
+def evaluation(model, task):
+    return evaluate(model, task, SCORES.circuit(size=3), jax.random.key(1), OPTIONS)
+
+
+def metric(model, prepared, keep, masks_at_once=1):
+    keep = jnp.asarray(keep, jnp.float32)
+    return np.asarray(
+        metric_under(model.config, model.params, prepared, keep, "logit_diff", masks_at_once)
+    )
+
+
+def by_kind(evaluation):
+    return {(j.ablation, j.kept, j.size): j for j in evaluation.judgements}
+
+
+def test_all_heads_are_faithful_and_none_is_not(model, task):
+    """The whole curve ends at 1, its complement at 0, whatever the ablation."""
+    everything = evaluate(model, task, SCORES.circuit(size=G), options=OPTIONS)
+    for ablation in ABLATIONS:
+        judged = by_kind(everything)
+        for kept, share in (("circuit", 1), ("complement", 0), ("random", 1)):
+            found = judged[ablation, kept, G]
+            np.testing.assert_allclose(found.faithfulness, share, atol=1e-4)
+            np.testing.assert_allclose(found.spread, 0, atol=1e-5)
+        np.testing.assert_allclose(
+            judged[ablation, "circuit", G].metric, everything.positive_metric, atol=1e-4
+        )
+
+
+def test_what_is_judged(evaluation):
+    kinds = ("circuit", "complement", "random")
+    wanted = {("mean", kept, size) for kept in kinds for size in (3, G)}
+    wanted |= {(ablation, kept, 3) for kept in kinds for ablation in ("zero", "resample")}
+    assert set(by_kind(evaluation)) == wanted
+    assert len(evaluation.judgements) == len(wanted)
+
+
+def test_judgements_are_the_definition(model, task, evaluation):
+    """Recomputed mask by mask."""
+    circuit = SCORES.circuit(size=3).heads
+    judged = by_kind(evaluation)
+    for ablation in ABLATIONS:
+        masks = np.stack([np.ones((L, H)), np.zeros((L, H)), circuit, ~circuit])
+        prepared = trial(model, task.held_out, ablation)
+        full, empty, kept, rest = metric(model, prepared, masks).mean(axis=1)
+        for kind, value in (("circuit", kept), ("complement", rest)):
+            found = judged[ablation, kind, 3]
+            np.testing.assert_allclose(found.metric, value, rtol=1e-3, atol=1e-5)
+            share = (value - empty) / (full - empty)
+            np.testing.assert_allclose(found.faithfulness, share, rtol=1e-3, atol=1e-4)
+            assert found.spread == 0
+
+
+def test_random_circuits_are_averaged(model, task, evaluation):
+    masks = random_masks(jax.random.key(1), (L, H), [3, G], 2)[:, 0]
+    extremes = np.stack([np.ones((L, H)), np.zeros((L, H)), *masks])
+    full, empty, *values = metric(model, trial(model, task.held_out, "zero"), extremes).mean(axis=1)
+    share = (np.array(values) - empty) / (full - empty)
+    found = by_kind(evaluation)["zero", "random", 3]
+    np.testing.assert_allclose(found.metric, np.mean(values), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.faithfulness, share.mean(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.spread, share.std(), rtol=1e-3, atol=1e-4)
+    assert found.spread > 0.01
+
+
+def test_metrics_of_the_whole_model(model, task, evaluation):
+    pairs = task.held_out
+    for prompts, found in (
+        (pairs.positives, evaluation.positive_metric),
+        (pairs.negatives, evaluation.negative_metric),
+    ):
+        logits = np.asarray(model.logits(prompts))
+        rows = range(len(pairs))
+        right, wrong = (
+            [logits[i, ids[i][0]] for i in rows] for ids in (pairs.answers, pairs.foils)
+        )
+        np.testing.assert_allclose(found, np.mean(np.subtract(right, wrong)), rtol=1e-3, atol=1e-4)
+
+
+def test_truths_of_this_model_only(task, evaluation, model):
+    assert set(evaluation.truths) == {"by hand"}
+    circuit = SCORES.circuit(size=3)
+    truth = np.zeros((L, H), bool)
+    truth[0, 1] = truth[2, 3] = True
+    assert evaluation.truths["by hand"] == against_truth(circuit.head_scores, circuit.heads, truth)
+    as_folder = dataclasses.replace(model, name="models/gpt2")
+    options = EvaluationOptions(ablations=(), curve=())
+    assert set(evaluate(as_folder, task, circuit, options=options).truths) == {"other model"}
+
+
+def test_an_evaluation_survives_its_json(evaluation):
+    assert evaluation_from_json(plain(dataclasses.asdict(evaluation))) == evaluation
+    unknown = dataclasses.replace(evaluation.judgements[0], faithfulness=float("nan"))
+    record = plain(dataclasses.asdict(dataclasses.replace(evaluation, judgements=(unknown,))))
+    assert np.isnan(evaluation_from_json(record).judgements[0].faithfulness)
+
+
+@pytest.mark.parametrize("masks_at_once", [2, 3])
+def test_masks_that_share_a_pass_change_nothing(model, task, masks_at_once):
+    prepared = trial(model, task.held_out, "resample")
+    masks = random_masks(jax.random.key(0), (L, H), [2, 5], 2).reshape(4, L, H)
+    np.testing.assert_allclose(
+        metric(model, prepared, masks, masks_at_once),
+        metric(model, prepared, masks),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_resampling_from_the_same_prompts_changes_nothing(model, task):
+    pairs = dataclasses.replace(task.held_out, negatives=task.held_out.positives)
+    prepared = trial(model, pairs, "resample")
+    masks = np.stack([np.ones((L, H)), np.zeros((L, H)), SCORES.circuit(size=3).heads])
+    found = metric(model, prepared, masks)
+    plain_metric = metric_values(model.logits(pairs.positives), targets(pairs), "logit_diff")
+    np.testing.assert_allclose(found, np.tile(plain_metric, (3, 1)), rtol=1e-3, atol=1e-3)
+
+
+LENGTHS = PromptPairs(
+    positives=("when Ann and Bob went out", "Ann and Bob"),
+    negatives=("Cid and Dee out", "when Eve and Fay went to Gus"),
+    answers=((9,), (10,)),
+    foils=((10,), (11,)),
+)
+
+
+def negative_heads(model, width):
+    """z [L B T H K] of the negatives, each prompt's row by itself."""
+    batch = model.tokenize(LENGTHS.negatives, width)
+    return batch, np.asarray(interpose.capture(model.config, model.params, batch)[1])
+
+
+def test_resampling_aligns_prompts_at_their_last_tokens(model):
+    prepared = trial(model, LENGTHS, "resample")
+    batch, z = negative_heads(model, prepared.batch.tokens.shape[1])
+    assert prepared.batch.last.tolist() == [5, 2]
+    assert batch.last.tolist() == [3, 6]
+    found = np.asarray(prepared.replacement)
+    for token, source in enumerate([0, 0, 0, 1, 2, 3]):  # two tokens shorter: its first stands in
+        np.testing.assert_allclose(found[:, 0, token], z[:, 0, source], atol=1e-5)
+    for token, source in enumerate([4, 5, 6]):  # longer: its last three
+        np.testing.assert_allclose(found[:, 1, token], z[:, 1, source], atol=1e-5)
+
+
+def test_mean_is_over_the_negatives_that_reach_the_position(model):
+    prepared = trial(model, LENGTHS, "mean")
+    _, z = negative_heads(model, prepared.batch.tokens.shape[1])
+    found = np.asarray(prepared.replacement)
+    assert found.shape[:2] == (L, 1)
+    np.testing.assert_allclose(found[:, 0, :4], z[:, :, :4].mean(1), atol=1e-5)
+    np.testing.assert_allclose(found[:, 0, 4:7], z[:, 1, 4:7], atol=1e-5)
+    assert not found[:, 0, 7:].any()
+
+
+def test_zero_is_zero(model):
+    assert not np.asarray(trial(model, LENGTHS, "zero").replacement).any()
+
+
+def test_faithfulness():
+    np.testing.assert_allclose(
+        faithfulness(np.array([3.0, 1, 2, 5, 0]), 3.0, 1.0), [1, 0, 0.5, 2, -0.5]
+    )
+    np.testing.assert_allclose(faithfulness(np.array([-1.0]), -2.0, 1.0), [2 / 3])
+    assert np.isnan(faithfulness(np.array([1.0, 2.0]), 1.0, 1.0)).all()
+
+
+def test_random_masks_have_their_sizes_and_differ():
+    sizes = [0, 1, 5, G]
+    masks = random_masks(jax.random.key(0), (L, H), sizes, 20)
+    assert masks.shape == (20, 4, L, H)
+    assert masks.dtype == bool
+    np.testing.assert_array_equal(masks.sum((2, 3)), np.tile(sizes, (20, 1)))
+    assert len({mask.tobytes() for mask in masks[:, 2]}) > 15
+    assert masks[:, 2].any(0).all()  # no head is never drawn
+    np.testing.assert_array_equal(masks, random_masks(jax.random.key(0), (L, H), sizes, 20))
+
+
+def test_against_truth_by_hand():
+    """Ranking, best first: true, false, true, false; the circuit holds the first three."""
+    scores = np.array([[4.0, 3.0], [2.0, 1.0]])
+    truth = np.array([[1, 0], [1, 0]])
+    found = against_truth(scores, scores > 1.5, truth)
+    assert found.roc_auc == pytest.approx(3 / 4)  # of four pairs, three are in order
+    assert found.average_precision == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert found.precision == pytest.approx(2 / 3)
+    assert found.recall == 1
+    assert found.f1 == pytest.approx(4 / 5)
+
+
+def test_against_truth_at_the_ends():
+    truth = np.array([[True, False], [True, False]])
+    perfect = against_truth(truth * 1.0, truth, truth)
+    assert dataclasses.astuple(perfect) == (1, 1, 1, 1, 1)
+    wrong = against_truth(-1.0 * truth, ~truth, truth)
+    assert (wrong.roc_auc, wrong.precision, wrong.recall, wrong.f1) == (0, 0, 0, 0)
+    tied = against_truth(np.zeros((2, 2)), np.zeros((2, 2), bool), truth)
+    assert (tied.roc_auc, tied.average_precision) == (0.5, 0.5)
+    assert (tied.precision, tied.recall, tied.f1) == (0, 0, 0)

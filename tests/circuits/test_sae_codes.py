@@ -1,0 +1,186 @@
+"""The method from end to end on planted head outputs and on a tiny model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from circuits_jax import codes, fit, sae
+from circuits_jax.activations import head_outputs
+from circuits_jax.errors import InputError
+from circuits_jax.methods import METHODS, discover, method_options
+from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, inputs, sae_codes, score_outputs
+from tests.circuits import tiny
+
+B, L, H, D = 3, 3, 4, 16
+KEY = jax.random.key(0)
+FAST = {"steps": 40, "n_codes": 20, "learning_rate": 1e-2}
+PLANTED = ((0, 1), (2, 3))
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    """Only the planted heads tell a positive prompt from its negative."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((B, L, H, D))
+    moved = common + 0.01 * rng.standard_normal((B, L, H, D))
+    for layer, head in PLANTED:
+        moved[:, layer, head] += 2 * rng.standard_normal(D)
+    return jnp.asarray(np.concatenate([moved, common]), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def scores(outputs):
+    return score_outputs(KEY, outputs, SaeCodes(**FAST))
+
+
+def test_planted_heads_score_highest(scores):
+    assert set(scores.circuit(size=2).ranked_heads()) == set(PLANTED)
+    found = np.asarray(scores.head_scores)
+    planted = [found[head] for head in PLANTED]
+    assert min(planted) > 5 * np.sort(found, axis=None)[-3]
+    assert scores.circuit(size=2).ranked_edges() == [PLANTED]
+
+
+def test_shapes_and_details(scores):
+    assert scores.head_scores.shape == (L, H)
+    assert scores.edge_scores.shape == (L * H, L * H)
+    assert scores.details["codes"].shape == scores.details["strengths"].shape == (2 * B, L * H)
+    assert scores.details["losses"].shape == (FAST["steps"], L * H)
+    code, strength = (np.asarray(scores.details[name]) for name in ("codes", "strengths"))
+    assert ((code >= 0) & (code <= 20)).all()
+    np.testing.assert_array_equal(code == 20, strength == 0)
+
+
+def test_scores_are_read_off_the_codes(outputs, scores):
+    code, strength = scores.details["codes"], scores.details["strengths"]
+    halves = code[:B], code[B:]
+    np.testing.assert_allclose(
+        scores.head_scores.reshape(-1), codes.evidence(*halves, strength[:B]), rtol=1e-5
+    )
+    pairs = codes.directed(codes.evidence_pairs(*halves, strength[:B]), (L, H))
+    np.testing.assert_allclose(scores.edge_scores, pairs, rtol=1e-5)
+
+
+def test_details_are_those_of_autoencoders_fitted_by_hand(outputs, scores):
+    options = SaeCodes(**FAST)
+    x = inputs(outputs.reshape(2 * B, L * H, D), options)
+    config = sae.SaeConfig(20, "relu", 4, 40)
+    params, losses = fit.fit(KEY, x, config, sae.Settings(0.02, 1e-2), d_model=D)
+    h = fit.activations(params, x, config)[0, 0]
+    np.testing.assert_allclose(scores.details["losses"], losses[0, 0].T, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(scores.details["strengths"], h.max(-1).T, rtol=1e-2, atol=1e-4)
+
+
+def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
+    options = dataclasses.replace(PUBLISHED, **FAST)
+    found = score_outputs(KEY, outputs, options)
+    code = found.details["codes"]
+    wanted = codes.unique(code[:B], code[B:]).reshape(L, H)
+    np.testing.assert_array_equal(found.head_scores, wanted)
+    pairs = codes.directed(codes.unique_pairs(code[:B], code[B:]), (L, H))
+    np.testing.assert_array_equal(found.edge_scores, pairs)
+    assert found.details["losses"].shape == (40, 1)
+
+
+def test_inputs_of_the_published_method_are_the_raw_rows(outputs):
+    raw = outputs.reshape(2 * B, L * H, D)
+    x = inputs(raw, PUBLISHED)
+    assert x.shape == (1, 2 * B * L * H, D)
+    np.testing.assert_array_equal(x[0, 2 * B : 4 * B], raw[:, 1])  # rows of head (0, 1)
+
+
+def test_paired_standardised_and_isometric_inputs(outputs):
+    raw = outputs.reshape(2 * B, L * H, D)
+    full = inputs(raw, SaeCodes(basis="full"))
+    assert full.shape == (L * H, 2 * B, D)
+    np.testing.assert_allclose(full[:, :B] + full[:, B:], 0, atol=1e-5)
+    np.testing.assert_allclose(jnp.mean(full**2), 1, rtol=1e-5)
+    narrow = inputs(raw, SaeCodes())
+    assert narrow.shape == (L * H, 2 * B, 2 * B)
+    products = (jnp.einsum("gnr,gmr->gnm", x, x) for x in (full, narrow))
+    np.testing.assert_allclose(*products, atol=1e-3)
+    moved = inputs(
+        raw + 7 * jnp.tile(raw[:B], (2, 1, 1)), SaeCodes(basis="full", standardise=False)
+    )
+    plain = inputs(raw, SaeCodes(basis="full", standardise=False))
+    np.testing.assert_allclose(moved, plain, atol=1e-4)  # what a pair shares does not matter
+    scaled = inputs(3 * raw, SaeCodes(basis="full"))
+    np.testing.assert_allclose(scaled, full, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("softmax", "axes"), [("layer", 1), ("all", (0, 1))])
+def test_softmax_sums_to_one(outputs, softmax, axes):
+    options = SaeCodes(**FAST, softmax=softmax, score="unique_fraction", activation="topk", k=1)
+    found = score_outputs(KEY, outputs, options)
+    np.testing.assert_allclose(np.sum(found.head_scores, axis=axes), 1, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+def test_discover_on_a_model(model):
+    task = tiny.task()
+    found = discover(model, task, seed=3, **FAST)
+    assert found.head_scores.shape == (L, H)
+    assert np.isfinite(found.head_scores).all()
+    assert (np.asarray(found.head_scores) >= 0).all()
+    prompts = [*task.learn.positives, *task.learn.negatives]
+    outputs = head_outputs(model, prompts, "mean", relative=True)
+    by_hand = score_outputs(jax.random.key(3), outputs, SaeCodes(**FAST))
+    np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
+    np.testing.assert_array_equal(
+        discover(model, task, seed=3, **FAST).head_scores, found.head_scores
+    )
+    other = discover(model, task, seed=4, **FAST)
+    assert not np.array_equal(other.head_scores, found.head_scores)
+
+
+def test_held_out_prompts_are_not_looked_at(model):
+    task = tiny.task()
+    blind = dataclasses.replace(task, held_out=tiny.prompt_pairs(tiny.pairs(2, seed=9)))
+    options = SaeCodes(**FAST)
+    found, same = (sae_codes(model, t, KEY, options) for t in (task, blind))
+    np.testing.assert_array_equal(found.head_scores, same.head_scores)
+
+
+def test_identical_prompts_of_a_pair_are_no_evidence(model):
+    task = tiny.task()
+    learn = dataclasses.replace(task.learn, negatives=task.learn.positives)
+    found = sae_codes(model, dataclasses.replace(task, learn=learn), KEY, SaeCodes(**FAST))
+    np.testing.assert_allclose(found.head_scores, 0, atol=1e-6)
+    np.testing.assert_allclose(found.edge_scores, 0, atol=1e-6)
+
+
+def test_methods_by_name():
+    assert METHODS["sae_codes_published"].options == PUBLISHED
+    assert method_options("sae_codes", l1=0.5) == SaeCodes(l1=0.5)
+    with pytest.raises(InputError, match="unknown method 'sae_code'; did you mean 'sae_codes'"):
+        method_options("sae_code")
+    with pytest.raises(InputError, match="unknown option of method sae_codes 'n_code'; did you"):
+        method_options("sae_codes", n_code=3)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("position", "all"),
+        ("basis", "narrow"),
+        ("score", "best"),
+        ("softmax", "heads"),
+        ("activation", "gelu"),
+        ("n_codes", 0),
+        ("k", 0),
+        ("k", 300),
+        ("steps", 0),
+        ("l1", -0.1),
+        ("learning_rate", 0.0),
+    ],
+)
+def test_options_out_of_range_are_refused(option, value):
+    with pytest.raises(InputError, match=f"{option} is {value!r}; allowed"):
+        method_options("sae_codes", **{option: value})

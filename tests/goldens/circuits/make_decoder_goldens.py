@@ -1,0 +1,320 @@
+"""Tiny models of every family, run by Hugging Face's torch implementation, for parity tests.
+
+Writes `decoder.npz` beside itself. For each case: the config.json as written and as transformers
+saves it, the names and shapes of the saved tensors, logits [T V] and head outputs z W_O
+[Q L H D] of two prompts run one at a time, unpadded, in float32 with eager attention. Q are the
+positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes them from names and shapes.
+
+Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
+
+Needs torch and transformers 5 in an environment of its own, which the library does not:
+
+    python -m venv oracle && oracle/bin/pip install torch transformers safetensors
+    oracle/bin/python tests/goldens/circuits/make_decoder_goldens.py
+"""
+
+import json
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+PROMPTS = ((7, 3, 51, 9, 22, 60, 2, 3, 51, 17, 40, 5, 33), (44, 9, 7, 30, 7, 12))
+HEAD_POSITIONS = ((0, 3, 7, 12), (5,))  # of each prompt; 12 is far outside a window of 4
+
+_SIZES = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 24,
+}
+_LLAMA = {**_SIZES, "intermediate_size": 40, "num_key_value_heads": 2}
+_GPT2 = {"vocab_size": 61, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 24}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_YARN = {"factor": 4.0, "original_max_position_embeddings": 16}
+_GEMMA = {
+    **_LLAMA,
+    "num_hidden_layers": 3,
+    "head_dim": 12,
+    "query_pre_attn_scalar": 20,
+    "sliding_window": 4,
+}
+_GEMMA3 = {
+    **_GEMMA,
+    "sliding_window_pattern": 3,
+    "rope_theta": 5000.0,
+    "rope_local_base_freq": 100.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}
+
+CASES = {
+    "gpt2": {"model_type": "gpt2", **_GPT2},
+    "gpt2_options": {
+        "model_type": "gpt2",
+        **_GPT2,
+        "n_inner": 48,
+        "activation_function": "relu",
+        "scale_attn_weights": False,
+        "tie_word_embeddings": False,
+    },
+    "gpt_neox": {
+        "model_type": "gpt_neox",
+        **_SIZES,
+        "intermediate_size": 40,
+        "rotary_pct": 0.5,
+        "rotary_emb_base": 500,
+    },
+    "gpt_neox_sequential": {
+        "model_type": "gpt_neox",
+        **_SIZES,
+        "intermediate_size": 40,
+        "use_parallel_residual": False,
+        "attention_bias": False,
+        "hidden_act": "gelu_fast",
+        "rope_parameters": {
+            "rope_type": "linear",
+            "factor": 2.0,
+            "rope_theta": 300.0,
+            "partial_rotary_factor": 0.25,
+        },
+        "tie_word_embeddings": True,
+    },
+    "opt": {"model_type": "opt", **_SIZES, "ffn_dim": 40},
+    "opt_no_bias": {
+        "model_type": "opt",
+        **_SIZES,
+        "ffn_dim": 40,
+        "enable_bias": False,
+        "activation_function": "gelu",
+        "tie_word_embeddings": False,
+    },
+    "llama": {"model_type": "llama", **_LLAMA, "rope_theta": 500.0, "rope_scaling": _LLAMA3},
+    "llama_options": {
+        "model_type": "llama",
+        **_LLAMA,
+        "num_key_value_heads": 4,
+        "head_dim": 12,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "hidden_act": "gelu",
+        "rms_norm_eps": 1e-3,
+        "tie_word_embeddings": True,
+    },
+    "mistral": {"model_type": "mistral", **_LLAMA, "num_key_value_heads": 1, "sliding_window": 4},
+    "mistral_full": {"model_type": "mistral", **_LLAMA, "head_dim": 6, "sliding_window": None},
+    "qwen2": {
+        "model_type": "qwen2",
+        **_LLAMA,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "max_window_layers": 1,
+        "rope_scaling": {"type": "yarn", **_YARN},
+    },
+    "qwen2_full": {"model_type": "qwen2", **_LLAMA, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3": {
+        "model_type": "qwen3",
+        **_LLAMA,
+        "head_dim": 12,
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "tie_word_embeddings": True,
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        **_GEMMA,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 4.0,
+    },
+    "gemma2_uncapped": {
+        "model_type": "gemma2",
+        **_GEMMA,
+        "num_hidden_layers": 2,
+        "attention_bias": True,
+        "hidden_activation": "gelu",
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
+    "gemma3_text": {"model_type": "gemma3_text", **_GEMMA3, "final_logit_softcapping": 4.0},
+    "gemma3": {
+        "model_type": "gemma3",
+        "text_config": {
+            "model_type": "gemma3_text",
+            **_GEMMA3,
+            "num_hidden_layers": 2,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+        "mm_tokens_per_image": 1,
+        "image_token_index": 60,
+        "boi_token_index": 59,
+        "eoi_token_index": 58,
+    },
+}
+
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 10000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "yarn": {
+        "rope_type": "yarn",
+        "rope_theta": 1000000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+    },
+    "yarn_options": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 16,
+        "beta_slow": 2,
+        "truncate": False,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+    },
+    "yarn_factor": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 2.0,
+        "attention_factor": 0.8,
+    },
+}
+ROPE_WIDTH, ROPE_POSITIONS = 64, 131072
+
+
+def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Weights by name and shape: the same wherever they are made, none at an idle value."""
+
+    def one(name, shape):
+        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+        if len(shape) != 1:
+            noise = 0.25 * noise
+        elif name.endswith(".weight"):  # a norm
+            noise = 1 + 0.3 * noise
+        else:
+            noise = 0.2 * noise
+        return noise.astype(np.float32)
+
+    return {name: one(name, shape) for name, shape in shapes.items()}
+
+
+def _head_outputs(z, projection, n_heads):
+    """[T H*K] before the output projection -> z W_O of each head, [T H D], without the bias."""
+    import torch
+
+    weight = projection.weight  # a Linear's is [D, H*K], GPT-2's Conv1D's [H*K, D]
+    weight = weight if type(projection).__name__ == "Conv1D" else weight.T
+    z, weight = z.unflatten(-1, (n_heads, -1)), weight.unflatten(0, (n_heads, -1))
+    return torch.einsum("thk,hkd->thd", z, weight)
+
+
+def _run(model, prompt, n_heads):
+    """Logits [T V] and head outputs [T L H D] of one prompt."""
+    import torch
+
+    ends = ("attn.c_proj", "attention.dense", "self_attn.out_proj", "self_attn.o_proj")
+    projections = [
+        module
+        for name, module in model.named_modules()
+        if name.endswith(ends) and "vision" not in name
+    ]
+    outputs = {}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, args, layer=layer: outputs.update(
+                {layer: _head_outputs(args[0][0], module, n_heads)}
+            )
+        )
+        for layer, module in enumerate(projections)
+    ]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0]
+    for hook in hooks:
+        hook.remove()
+    heads = torch.stack([outputs[layer] for layer in sorted(outputs)], dim=1)
+    return logits.numpy(), heads.numpy()
+
+
+def make_case(config: dict) -> dict[str, np.ndarray]:
+    """Everything a test needs to know of one case."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    auto = AutoModelForImageTextToText if "text_config" in config else AutoModelForCausalLM
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        auto.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+        path = Path(folder) / "model.safetensors"
+        with safe_open(path, "np") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        save_file(weights(shapes), path, metadata={"format": "pt"})
+        model = auto.from_pretrained(
+            folder, attn_implementation="eager", dtype=torch.float32
+        ).eval()
+        saved = json.loads((Path(folder) / "config.json").read_text())
+    n_heads = model.config.get_text_config().num_attention_heads
+    runs = [_run(model, prompt, n_heads) for prompt in PROMPTS]
+    meta = {"config": config, "saved_config": saved, "shapes": shapes}
+    return {
+        "meta": np.array(json.dumps(meta)),
+        "logits": np.concatenate([logits for logits, _ in runs]),
+        "heads": np.concatenate(
+            [heads[list(at)] for (_, heads), at in zip(runs, HEAD_POSITIONS, strict=True)]
+        ),
+    }
+
+
+def make_rope(rope: dict) -> np.ndarray:
+    """Frequencies, then the scale."""
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    config = LlamaConfig(
+        hidden_size=ROPE_WIDTH,
+        num_attention_heads=1,
+        max_position_embeddings=ROPE_POSITIONS,
+        rope_parameters=dict(rope),
+    )
+    plain = LlamaRotaryEmbedding.compute_default_rope_parameters
+    frequencies, scale = ROPE_INIT_FUNCTIONS.get(rope["rope_type"], plain)(config)
+    return np.append(frequencies.numpy(), np.float32(scale))
+
+
+def main():
+    """Write `decoder.npz`."""
+    arrays = {}
+    for name, config in CASES.items():
+        arrays |= {f"{name}/{key}": value for key, value in make_case(config).items()}
+    arrays |= {f"rope/{name}": make_rope(rope) for name, rope in ROPES.items()}
+    np.savez_compressed(Path(__file__).with_name("decoder.npz"), **arrays)
+
+
+if __name__ == "__main__":
+    main()
