@@ -31,7 +31,7 @@ def head_outputs(
     *,
     relative: bool = False,
     batch_size: int = 32,
-) -> Float[Array, "B L H D"]:
+) -> Float[Array, "B L H D"] | Float[Array, "B T L H D"]:
     """The output z W_O of every attention head, without the bias that the heads share.
 
     Args:
@@ -87,7 +87,7 @@ def peak_outputs(
 def _peak(
     config: DecoderConfig, params: Any, positives: TokenBatch, negatives: TokenBatch
 ) -> tuple[Float[Array, "L B H K"], Float[Array, "L H K D"]]:
-    """z of both prompts at each head's peak, found in the pass; and W_O."""
+    """Z of both prompts at each head's peak, found in the pass; and W_O."""
     shared = positives.mask & negatives.mask
 
     def at_peak(heads):

@@ -30,7 +30,7 @@ class Circuit:
     edges: Bool[np.ndarray, "G G"]
     head_scores: Float[np.ndarray, "L H"]
     edge_scores: Float[np.ndarray, "G G"]
-    rule: Mapping[str, float]
+    rule: Mapping[str, int | float]
 
     @property
     def size(self) -> int:
@@ -125,8 +125,8 @@ class Scores:
         details: further arrays that the method has to show, by name, such as `codes`.
     """
 
-    head_scores: Float[Array, "L H"]
-    edge_scores: Float[Array, "G G"]
+    head_scores: Float[Array | np.ndarray, "L H"]
+    edge_scores: Float[Array | np.ndarray, "G G"]
     details: Mapping[str, Any] = struct.field(default_factory=dict)
 
     def circuit(

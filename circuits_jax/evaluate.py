@@ -107,8 +107,8 @@ def metric_under(
 
 
 def faithfulness(
-    values: Float[np.ndarray, " M"], full: float, nothing: float
-) -> Float[np.ndarray, " M"]:
+    values: Float[np.ndarray, "*M"], full: float, nothing: float
+) -> Float[np.ndarray, "*M"]:
     """Share of the metric's range that a circuit keeps: 1 for all heads, 0 for none.
 
     NaN where ablating every head changes nothing.
@@ -284,7 +284,7 @@ def _judge(
     values = _streamed(model, prepared, np.concatenate(groups), task.metric, options, track)
     full, empty, *rest = values.mean(axis=1)
     metric = np.array(rest).reshape(-1, len(sizes))  # circuit, complement, then random rows
-    share = faithfulness(metric, full, empty)
+    share = faithfulness(metric, float(full), float(empty))
     kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
     return [
         Judgement(

@@ -27,12 +27,13 @@ def write(path: Path, content: bytes | str) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise InputError(
             f"{path} cannot be written ({error.strerror}); earlier results are unchanged, give a "
             "--workdir with write permission and free space"
         ) from error
+    finally:
+        if temporary:  # gone already where it was renamed
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

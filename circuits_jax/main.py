@@ -12,7 +12,8 @@ Configs: ioi.py, greater_than.py, docstring.py, induction.py, custom.py. Fields 
     --config.circuit.size=68    heads in the circuit; or .fraction=0.25, or .threshold
 
 All fields and their values in this run are written to DIR/config.json. A run that was stopped goes
-on where it was when the same command is given again.
+on where it was when the same command is given again. Without --workdir the results are in
+runs/NAME-HASH. Compiled programs are kept in --compilation_cache_dir. --helpfull lists every flag.
 """
 
 import hashlib
@@ -46,7 +47,6 @@ _CACHE = flags.DEFINE_string(
 
 def main() -> None:
     """The command `circuits-jax`: bad input ends it with one sentence and exit code 2."""
-    sys.modules["__main__"].__doc__ = __doc__  # what --help prints, also from a console script
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch is no fault
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
@@ -82,6 +82,9 @@ def _default_workdir(config: ml_collections.ConfigDict) -> Path:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parse the flags; what cannot be parsed is an InputError."""
+    if {"--help", "-help", "-h"} & set(argv):
+        print(__doc__)
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
         _ = _CONFIG.value and _CONFIG.value.keys()  # a file that cannot be read shows only here
@@ -94,7 +97,10 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _unknown_field(argv: list[str]) -> str | None:
     """A sentence on the first --config.FIELD that the config does not have."""
-    values = dict(arg.lstrip("-").split("=", 1) for arg in argv[1:] if "=" in arg)
+    values = {}
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = arg.lstrip("-").partition("=")
+        values[name] = value if equals else following
     config = runpy.run_path(values["config"])["get_config"]()
     for flag in values:
         name, *path = flag.split(".")

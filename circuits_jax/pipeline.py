@@ -78,9 +78,20 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
-    method_options(config.method)
+    method_options(config.method)  # its name, before the section of that name is read
+    method_options(config.method, **config[config.method])
     if config.seed < 0:
         raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
+    if config.circuit.size is not None and config.circuit.threshold is not None:
+        raise InputError(
+            f"config.circuit has size ({config.circuit.size}) and threshold "
+            f"({config.circuit.threshold}); give one"
+        )
+    for name, least in (("n_random", 0), ("masks_at_once", 1)):
+        if config.evaluate[name] < least:
+            raise InputError(
+                f"config.evaluate.{name} is {config.evaluate[name]}; allowed is {least} and above"
+            )
     for ablation in config.evaluate.ablations:
         if ablation not in ABLATIONS:
             raise InputError(

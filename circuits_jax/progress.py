@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from absl import logging
 
 T = TypeVar("T")
 
 
+@runtime_checkable
 class Track(Protocol):
     """Something that yields the items it is given and may show how far it is."""
 

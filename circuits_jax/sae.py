@@ -44,18 +44,18 @@ class SaeConfig:
 class Settings:
     """Numbers that may differ from one autoencoder to the next; `fit` maps over them."""
 
-    l1: Float[Array, ""] = 0.02
-    learning_rate: Float[Array, ""] = 1e-3
+    l1: float | Float[Array, "*P"] = 0.02
+    learning_rate: float | Float[Array, "*P"] = 1e-3
 
 
 @struct.dataclass
 class SaeParams:
-    """Parameters of one autoencoder."""
+    """Parameters of one autoencoder, or of many on leading axes."""
 
-    encoder: Float[Array, "R F"]
-    encoder_bias: Float[Array, " F"]
-    decoder: Float[Array, "F R"]
-    bias: Float[Array, " R"]
+    encoder: Float[Array, "*axes R F"]
+    encoder_bias: Float[Array, "*axes F"]
+    decoder: Float[Array, "*axes F R"]
+    bias: Float[Array, "*axes R"]
 
 
 def init(key: jax.Array, width: int, config: SaeConfig) -> SaeParams:
@@ -129,7 +129,7 @@ def train(
     return params, losses
 
 
-def code(h: Float[Array, "N F"]) -> Int[Array, " N"]:
+def code(h: Float[Array, "*N F"]) -> Int[Array, "*N"]:
     """The strongest code of each row, in [0, F); F for a row in which no code is active."""
     return jnp.where(jnp.max(h, axis=-1) > 0, jnp.argmax(h, axis=-1), h.shape[-1])
 

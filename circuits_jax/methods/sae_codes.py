@@ -12,7 +12,7 @@ units of the residual stream; what the two prompts of a pair have in common is t
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from circuits_jax import codes, fit, sae
 from circuits_jax.activations import head_outputs, peak_outputs
 from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task
 
@@ -40,6 +41,9 @@ class SaeCodes:
         score: `evidence`, or the published `unique` or `unique_fraction`.
         softmax: over heads of a `layer`, of `all` layers, or `none`.
         n_codes, activation, k, steps, l1, learning_rate: see `sae.SaeConfig` and `sae.Settings`.
+
+    Raises:
+        InputError: a value that is not allowed.
     """
 
     position: Literal["peak", "mean", "last"] = "peak"
@@ -56,6 +60,18 @@ class SaeCodes:
     steps: int = 500
     l1: float = 0.02
     learning_rate: float = 1e-3
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, names = getattr(self, field.name), get_args(field.type)
+            if names and value not in names:
+                raise InputError(f"{field.name} is {value!r}; allowed are {', '.join(names)}")
+        least = {"n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
+        for name, value in least.items():
+            if not getattr(self, name) >= value:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
+        if self.activation == "topk" and not 1 <= self.k <= self.n_codes:
+            raise InputError(f"k is {self.k}; allowed are 1 to {self.n_codes}")
 
 
 PUBLISHED = SaeCodes(
@@ -118,7 +134,7 @@ def score_outputs(key: jax.Array, outputs: Float[Array, "B L H D"], options: Sae
     return Scores(head_scores, edge_scores, details)
 
 
-def inputs(outputs: Float[Array, "B G D"], options: SaeCodes) -> Float[Array, "G N R"]:
+def inputs(outputs: Float[Array, "B G D"], options: SaeCodes) -> Float[Array, "_ N R"]:
     """What the autoencoders see: [G B R], or [1, G B, D] for a shared one."""
     x = outputs
     if options.paired:

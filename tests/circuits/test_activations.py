@@ -1,11 +1,14 @@
 """Head outputs: positions agree with one another; batches and padding change nothing."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from circuits_jax.activations import check_finite, head_outputs, token_weights
+from circuits_jax.activations import check_finite, head_outputs, peak_outputs, token_weights
 from circuits_jax.errors import InputError
+from circuits_jax.tasks import PromptPairs
 from tests.circuits import tiny
 
 L, H, D = 3, 4, 16
@@ -80,6 +83,47 @@ def test_pooling_before_the_multiplication_is_pooling_after(model):
     close(head_outputs(doubled, PROMPTS), head_outputs(model, PROMPTS) * factor[None, :, :, None])
 
 
+NEGATIVES = ("Ann and Cid", "Dee out then Eve gave it to", "Hal", "when Fay gave it to Gus")
+PAIRS = PromptPairs(PROMPTS, NEGATIVES, ((9,),) * 4, ((10,),) * 4)
+
+
+def test_peak_is_where_the_prompts_of_a_pair_differ_most(model):
+    """Pair by pair and head by head, in plain numpy, from outputs at all tokens."""
+    positives, negatives = (
+        np.asarray(head_outputs(model, prompts, "all", relative=True))
+        for prompts in (PROMPTS, NEGATIVES)
+    )
+    found = np.asarray(peak_outputs(model, PAIRS))
+    assert found.shape == (8, L, H, D)
+    for index, (p, n) in enumerate(zip(PROMPTS, NEGATIVES, strict=True)):
+        p, n = len(p.split()), len(n.split())
+        shared = min(p, n)  # aligned at the last token
+        a, b = positives[index, p - shared : p], negatives[index, n - shared : n]
+        moved = np.linalg.norm(a - b, axis=-1)
+        for layer in range(L):
+            for head in range(H):
+                got = found[[index, 4 + index], layer, head]
+                distance = np.linalg.norm(got[0] - got[1])
+                np.testing.assert_allclose(distance, moved[:, layer, head].max(), atol=1e-4)
+                if index != 3:  # equal prompts differ nowhere, any token will do
+                    peak = moved[:, layer, head].argmax()
+                    close(got[0], a[peak, layer, head])
+                    close(got[1], b[peak, layer, head])
+    close(found[3], found[7])
+
+
+def test_peak_outputs_do_not_depend_on_the_batch(model):
+    differ = [0, 1, 2, 4, 5, 6]  # of equal prompts any token may be the peak
+    whole = peak_outputs(model, PAIRS)
+    batched = peak_outputs(model, PAIRS, batch_size=4)  # two pairs, then two
+    close(np.asarray(batched)[differ], np.asarray(whole)[differ])
+    three = PAIRS[:3]
+    uneven = peak_outputs(model, three, batch_size=4)  # two pairs, then one and a copy
+    close(uneven, np.asarray(whole)[differ])
+    turned = PromptPairs(*(values[:3][::-1] for values in dataclasses.astuple(PAIRS)))
+    close(peak_outputs(model, turned), np.asarray(whole)[[2, 1, 0, 6, 5, 4]])
+
+
 def test_token_weights(model):
     batch = model.tokenize(PROMPTS)
     for position in ("last", "mean"):
@@ -91,6 +135,7 @@ def test_token_weights(model):
 @pytest.mark.parametrize("position", ["last", "mean", "all"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_named(model, position, bad):
+    """Of what is not finite, the first prompt, layer and head."""
     o = model.params["layers"]["attention"]["o"]
     broken = tiny.with_attention(model, o=o.at[1, 2, 0, 3].set(bad))
     message = r"layer 1 head 2 is not finite on prompt 0 \('Ann and Bob'\)"
@@ -103,14 +148,10 @@ def test_check_finite_passes_what_is_finite():
 
 
 def test_bad_input(model):
-    with pytest.raises(InputError, match="position is 'first'; allowed are last, mean, all"):
-        head_outputs(model, PROMPTS, "first")
     with pytest.raises(InputError, match="no prompts"):
         head_outputs(model, [])
     with pytest.raises(InputError, match=r"prompt 1 \(''\) has 0 tokens; tiny takes 1 to 24"):
         head_outputs(model, ["Ann", ""])
     with pytest.raises(InputError, match=r"prompt 0 .* has 25 tokens; tiny takes 1 to 24"):
         head_outputs(model, ["Ann " * 25])
-    with pytest.raises(InputError, match="prompt 1 is a int; a string is needed"):
-        head_outputs(model, ["Ann", 3])
     assert head_outputs(model, ["Ann " * 24]).shape == (1, L, H, D)

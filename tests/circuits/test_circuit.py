@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ def scores_of(seed=0, n_levels=None):
     heads, edges = rng.standard_normal((L, H)), rng.random((G, G)) + 0.1
     if n_levels:
         heads, edges = rng.integers(0, n_levels, (L, H)), rng.integers(0, n_levels, (G, G))
-    directed = np.asarray(codes.directed(edges.astype(np.float32), (L, H)))
+    directed = np.asarray(codes.directed(jnp.asarray(edges, jnp.float32), (L, H)))
     return Scores(heads.astype(np.float32), directed)
 
 
@@ -72,7 +73,7 @@ def test_a_threshold_keeps_what_lies_above_it():
 
 def test_defaults_and_number_of_edges():
     scores = scores_of()
-    assert scores.circuit().size == G // 4
+    assert scores.circuit().size == round(G / 4)
     everything = scores.circuit(size=G)
     assert everything.edges.sum() == G
     assert scores.circuit(size=G, n_edges=0).edges.sum() == 0

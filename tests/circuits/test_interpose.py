@@ -34,13 +34,17 @@ def passes(model_config):
     """The plain logits, and those of a capturing pass with z [L B T H K] and the scales."""
     model = tiny.model(model_config)
     batch = model.tokenize(PROMPTS)
-
-    def keep_both(z, scale):
-        return {"z": z, "scale": scale}
-
     plain = interpose.last_logits(model.config, model.params, batch)
-    seen = jax.jit(lambda p: interpose.capture(model.config, p, batch, keep_both))(model.params)
-    return batch, plain, *seen
+
+    @jax.jit
+    def capture_all(params):
+        parts = {
+            name: interpose.capture(model.config, params, batch, lambda h, n=name: getattr(h, n))
+            for name in ("z", "scale", "w_o")
+        }
+        return parts["z"][0], {name: part for name, (_, part) in parts.items()}
+
+    return batch, plain, *capture_all(model.params)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -53,6 +57,7 @@ def test_capture_gives_the_plain_logits(model):
     np.testing.assert_array_equal(logits, plain)
     assert seen["z"].shape == (L, 3, 12, H, K)
     assert seen["scale"].shape == (L, 3, 12)
+    np.testing.assert_array_equal(seen["w_o"], model.params["layers"]["attention"]["o"])
 
 
 @functools.cache

@@ -20,7 +20,7 @@ SETTINGS = sae.Settings(l1=0.03, learning_rate=1e-2)
 
 @pytest.fixture(scope="module")
 def x():
-    return np.random.default_rng(0).standard_normal((N, R)).astype(np.float32)
+    return jnp.asarray(np.random.default_rng(0).standard_normal((N, R)), jnp.float32)
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +38,29 @@ def norms(params):
 
 def plain_activations(params, x):
     p = {f.name: np.asarray(getattr(params, f.name), float) for f in dataclasses.fields(params)}
-    return np.maximum((x - p["bias"]) @ p["encoder"] + p["encoder_bias"], 0), p
+    return np.maximum((np.asarray(x) - p["bias"]) @ p["encoder"] + p["encoder_bias"], 0), p
 
 
 def test_relu_loss_is_the_published_formula(params, x):
     h, p = plain_activations(params, x)
+    given, x = x, np.asarray(x)
     error = np.sum((h @ p["decoder"] + p["bias"] - x) ** 2) / (N * D)
     wanted = error + 0.03 * np.mean(np.sum(h, axis=1))
-    np.testing.assert_allclose(sae.loss(params, x, SETTINGS, RELU, D), wanted, rtol=1e-5)
+    np.testing.assert_allclose(sae.loss(params, given, SETTINGS, RELU, D), wanted, rtol=1e-5)
     full = np.mean((h @ p["decoder"] + p["bias"] - x) ** 2) + 0.03 * np.mean(np.sum(h, axis=1))
-    np.testing.assert_allclose(sae.loss(params, x, SETTINGS, RELU, R), full, rtol=1e-5)
+    np.testing.assert_allclose(sae.loss(params, given, SETTINGS, RELU, R), full, rtol=1e-5)
 
 
 def test_topk_keeps_the_largest_and_has_no_penalty(params, x):
     h, p = plain_activations(params, x)
+    given, x = x, np.asarray(x)
     kept = np.where(h >= np.sort(h, axis=1)[:, [-2]], h, 0)
-    found = np.asarray(sae.encode(params, x, TOPK))
+    found = np.asarray(sae.encode(params, given, TOPK))
     np.testing.assert_allclose(found, kept, rtol=1e-4, atol=1e-6)
     assert (np.count_nonzero(found, axis=1) <= 2).all()
     assert (np.count_nonzero(found, axis=1) == np.minimum(np.count_nonzero(h, axis=1), 2)).all()
     wanted = np.sum((kept @ p["decoder"] + p["bias"] - x) ** 2) / (N * D)
-    np.testing.assert_allclose(sae.loss(params, x, SETTINGS, TOPK, D), wanted, rtol=1e-5)
+    np.testing.assert_allclose(sae.loss(params, given, SETTINGS, TOPK, D), wanted, rtol=1e-5)
 
 
 def test_init_is_unit_norm_and_unbiased():
@@ -118,7 +120,7 @@ def test_training_is_adam_in_plain_numpy(x):
     config = dataclasses.replace(RELU, steps=3)
     found, losses = sae.train(jax.random.key(3), x, SETTINGS, config, R)
     params = sae.init(jax.random.key(3), R, config)
-    first = second = jax.tree.map(np.zeros_like, params)
+    first = second = jax.tree.map(jnp.zeros_like, params)
     for step in range(1, 4):
         value, g = jax.value_and_grad(sae.loss)(params, x, SETTINGS, config, R)
         np.testing.assert_allclose(losses[step - 1], value, rtol=1e-5)
@@ -128,7 +130,7 @@ def test_training_is_adam_in_plain_numpy(x):
         params = sae.unit_norm(
             jax.tree.map(
                 lambda p, m, v, s=step: (
-                    p - 1e-2 * (m / (1 - 0.9**s)) / (np.sqrt(v / (1 - 0.999**s)) + 1e-8)
+                    p - 1e-2 * (m / (1 - 0.9**s)) / (jnp.sqrt(v / (1 - 0.999**s)) + 1e-8)
                 ),
                 params,
                 first,
@@ -185,10 +187,11 @@ def test_losses_of_parameters_in_the_span_are_equal_in_both_bases():
     )
     for config in (RELU, TOPK):
         np.testing.assert_allclose(
-            sae.loss(narrow, basis, SETTINGS, config, D),
-            sae.loss(wide, x, SETTINGS, config, D),
+            sae.loss(narrow, jnp.asarray(basis), SETTINGS, config, D),
+            sae.loss(wide, jnp.asarray(x), SETTINGS, config, D),
             rtol=1e-4,
         )
         np.testing.assert_array_equal(
-            sae.code(sae.encode(narrow, basis, config)), sae.code(sae.encode(wide, x, config))
+            sae.code(sae.encode(narrow, jnp.asarray(basis), config)),
+            sae.code(sae.encode(wide, jnp.asarray(x), config)),
         )

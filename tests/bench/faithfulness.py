@@ -1,0 +1,55 @@
+"""How faithful the circuits of SmolLM2-135M are, from 5 + 5 prompts, over seeds.
+
+    ./run.sh bench faithfulness
+
+prints a Markdown table: for each task and method, at a quarter of the heads and on 10 held-out
+pairs, faithfulness under mean and resample ablation of the circuit found, of the rest of the model,
+and of random circuits of the same size: mean and standard deviation over seeds. Every seed draws
+its own prompts, autoencoders and random circuits.
+"""
+
+import argparse
+import collections
+
+import jax
+import numpy as np
+
+import circuits_jax as cj
+
+ABLATIONS = ("mean", "resample")
+OPTIONS = cj.EvaluationOptions(ablations=ABLATIONS, curve=(), n_random=5)
+
+
+def measure(model, task_name: str, method: str, seed: int) -> dict[tuple[str, str], float]:
+    """Faithfulness by ablation and kind for one seed."""
+    task = cj.make_task(task_name, model.tokenizer, n=5, n_held_out=10, seed=seed)
+    circuit = cj.discover(model, task, method, seed=seed).circuit()
+    evaluation = cj.evaluate(model, task, circuit, jax.random.key(seed), OPTIONS)
+    return {(j.ablation, j.kept): j.faithfulness for j in evaluation.judgements}
+
+
+def main():
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rival", help="not used")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--tasks", nargs="+", default=["ioi", "greater_than", "induction"])
+    parser.add_argument("--methods", nargs="+", default=["sae_codes"])
+    args = parser.parse_args()
+    model = cj.load_model("smollm2")
+    kinds = ("circuit", "complement", "random")
+    columns = [(ablation, kind) for ablation in ABLATIONS for kind in kinds]
+    print("| task | method |", *(f"{a}: {k} |" for a, k in columns))
+    print("|" + " --- |" * (2 + len(columns)), flush=True)
+    for task in args.tasks:
+        for method in args.methods:
+            values = collections.defaultdict(list)
+            for seed in range(args.seeds):
+                for column, value in measure(model, task, method, seed).items():
+                    values[column].append(value)
+            cells = [f"{np.mean(values[c]):.2f} ± {np.std(values[c]):.2f} |" for c in columns]
+            print(f"| {task} | {method} |", *cells, flush=True)
+
+
+if __name__ == "__main__":
+    main()

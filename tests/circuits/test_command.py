@@ -1,0 +1,313 @@
+"""The command from end to end on a tiny model: results, going on, and bad input.
+
+One process imports the library and forks for each command line, so that each runs as a process of
+its own without paying for the import again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.circuits import tiny
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "circuits"
+FORKS = """
+import json, os, sys, warnings
+warnings.simplefilter("ignore")  # of forking a process that may have threads; it has none yet
+import transformers
+from circuits_jax import main
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for stream, path in (1, order["out"]), (2, order["err"]):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        os.chdir(order["folder"])
+        sys.argv = ["circuits-jax", *order["arguments"]]
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    sys.exit()
+main.main()
+"""
+RESULTS = {
+    "circuit.json",
+    "config.json",
+    "metrics.jsonl",
+    "report.html",
+    "run.json",
+    "scores.npz",
+}
+L, H, N = 3, 4, 3
+SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, a task of eight lines, and room for results."""
+    folder = tmp_path_factory.mktemp("command")
+    tiny.write_model(folder / "model")
+    tiny.write_task(folder / "task.jsonl", tiny.pairs(8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command(folder):
+    """Runs a command line in `folder`; gives its exit code, what it printed, and its errors."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    out, err = folder / "out", folder / "err"
+
+    def run(*arguments):
+        order = {"folder": str(folder), "out": str(out), "err": str(err), "arguments": arguments}
+        print(json.dumps(order), file=forks.stdin, flush=True)
+        code = int(forks.stdout.readline())
+        return SimpleNamespace(code=code, out=out.read_text(), err=err.read_text())
+
+    yield run
+    forks.stdin.close()
+    forks.wait()
+    forks.stdout.close()
+
+
+def arguments(workdir, *more, config="custom", task="task.jsonl", model="model"):
+    """A short run on the tiny model."""
+    fields = {
+        "model": model,
+        "task.n": N,
+        "circuit.size": SIZE,
+        "evaluate.n_random": 2,
+        "sae_codes.steps": 30,
+    }
+    if config == "custom":
+        fields["task.path"] = task
+    given = [f"--config.{name}={value}" for name, value in fields.items()]
+    cache = "--compilation_cache_dir=cache"
+    return [f"--config={CONFIGS / config}.py", f"--workdir={workdir}", cache, *given, *more]
+
+
+def contents(workdir):
+    return {path.name: path.read_bytes() for path in workdir.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def finished(folder, command):
+    """The folder of a finished run, and what the command said."""
+    result = command(*arguments("finished"))
+    assert result.code == 0, result.err
+    return folder / "finished", result
+
+
+def test_a_run_ends_with_the_path_of_its_report(finished):
+    workdir, result = finished
+    assert result.out.strip() == f"Report: {workdir / 'report.html'}"
+    assert {path.name for path in workdir.iterdir()} == RESULTS
+
+
+def test_scores_and_circuit(finished):
+    workdir, _ = finished
+    with np.load(workdir / "scores.npz") as arrays:
+        scores = {name: arrays[name] for name in arrays.files}
+    assert scores["head_scores"].shape == (L, H)
+    assert scores["edge_scores"].shape == (L * H, L * H)
+    assert scores["codes"].shape == (2 * N, L * H)
+    assert not np.tril(scores["edge_scores"]).any()
+    circuit = json.loads((workdir / "circuit.json").read_text())
+    assert (circuit["schema"], circuit["version"]) == ("circuits_jax/circuit", 1)
+    assert circuit["sign"] == "higher = in the circuit"
+    assert (circuit["model"], circuit["task"], circuit["method"]) == (
+        "model",
+        "custom",
+        "sae_codes",
+    )
+    best = np.argsort(-scores["head_scores"], axis=None, kind="stable")[:SIZE]
+    assert [row["layer"] * H + row["head"] for row in circuit["heads"]] == best.tolist()
+
+
+def test_evaluation_metrics_and_record(finished):
+    workdir, _ = finished
+    evaluation = json.loads((workdir / "circuit.json").read_text())["evaluation"]
+    own = {(j["ablation"], j["kept"]) for j in evaluation["judgements"] if j["size"] == SIZE}
+    kinds = ("circuit", "complement", "random")
+    assert own == {(a, k) for a in ("mean", "zero", "resample") for k in kinds}
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    stages = [json.loads(line)["stage"] for line in lines]
+    assert set(stages) == {"fit", "evaluate"}
+    assert stages.count("evaluate") == len(evaluation["judgements"])
+    losses = [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
+    assert losses[-1] < losses[0]
+    record = json.loads((workdir / "run.json").read_text())
+    assert {"load model", "make prompts", "score heads", "evaluate", "write report"} == set(
+        record["seconds"]
+    )
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["task"]["n"], config["circuit"]["size"], config["seed"]) == (N, SIZE, 0)
+
+
+def test_the_report_stands_alone(finished):
+    page = (finished[0] / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "when " in page  # the prompts
+    for address in ('src="http', 'href="http', "url(http", "@import"):
+        assert address not in page
+
+
+def test_a_finished_run_does_nothing_again(finished, command):
+    workdir, _ = finished
+    before = contents(workdir)
+    result = command(*arguments("finished"))
+    assert result.code == 0
+    assert "nothing is done again" in result.err
+    after = contents(workdir)
+    assert {k: v for k, v in after.items() if k != "run.json"} == {
+        k: v for k, v in before.items() if k != "run.json"
+    }
+    seconds = [json.loads(files["run.json"])["seconds"] for files in (before, after)]
+    assert seconds[0] == seconds[1]
+
+
+@pytest.mark.parametrize("lost", [("circuit.json",), ("circuit.json", "scores.npz")])
+def test_a_stopped_run_goes_on_and_ends_alike(finished, command, lost):
+    """What was finished is found, what was not is made again and comes out the same."""
+    workdir, _ = finished
+    before, stamp = contents(workdir), (workdir / "scores.npz").stat().st_mtime_ns
+    for name in ("report.html", *lost):
+        (workdir / name).unlink()
+    assert command(*arguments("finished")).code == 0
+    assert ((workdir / "scores.npz").stat().st_mtime_ns == stamp) == ("scores.npz" not in lost)
+    after = contents(workdir)
+    assert set(after) == RESULTS
+    for name in ("circuit.json", "metrics.jsonl"):
+        assert after[name] == before[name]
+
+
+def test_another_seed_gives_other_scores(finished, command, folder):
+    assert command(*arguments("other", "--config.seed=1")).code == 0
+    scores = []
+    for workdir in (finished[0], folder / "other"):
+        with np.load(workdir / "scores.npz") as arrays:
+            scores.append(arrays["head_scores"])
+    assert not np.array_equal(*scores)
+
+
+def refuse(command, message, *given):
+    """Exit code 2 and one sentence on stderr, no traceback."""
+    result = command(*given)
+    assert result.code == 2, result.err
+    assert "Traceback" not in result.err
+    last = result.err.strip().split("\n")[-1]
+    assert last.startswith("circuits-jax: ")
+    for part in message if isinstance(message, tuple) else (message,):
+        assert part in last
+    assert "Report" not in result.out
+
+
+def test_another_experiment_in_the_same_workdir(finished, command):
+    workdir, _ = finished
+    before = contents(workdir)
+    refuse(command, "config.seed is 0 there and 1 here", *arguments("finished", "--config.seed=1"))
+    assert contents(workdir) == before
+
+
+UNKNOWN = {
+    "--config.sed=1": ("unknown field of config 'sed'", "did you mean 'seed'"),
+    "--config.task.m=1": ("unknown field of config.task 'm'", "allowed: n, n_held_out, name, path"),
+    "--config.circuit.sizes=1": ("'sizes'", "did you mean 'size'"),
+    "--config.seed.deep=1": "unknown field of config.seed 'deep'",
+    "--workdri=x": "workdri",
+    "stray": "unexpected argument 'stray'",
+}
+
+
+@pytest.mark.parametrize("given", UNKNOWN)
+def test_unknown_fields_and_flags(command, folder, given):
+    refuse(command, UNKNOWN[given], *arguments("unknown", given))
+    assert not (folder / "unknown").exists()
+
+
+def test_unknown_field_where_the_config_is_a_word_of_its_own(command):
+    path = str(CONFIGS / "custom.py")
+    refuse(command, "did you mean 'seed'", "--config", path, "--config.sed=1")
+
+
+BAD_VALUES = {
+    "--config.seed=soon": "soon",
+    "--config.seed=-1": "config.seed is -1; allowed are 0 and above",
+    "--config.method=acdc": ("unknown method 'acdc'", "sae_codes"),
+    "--config.dtype=float16": "dtype is 'float16'; allowed are float32, bfloat16",
+    "--config.model=nowhere": "nowhere",
+    "--config.task.n=0": "n must be at least 1",
+    "--config.task.n=8": "task.jsonl has 8 pairs",
+    "--config.task.path=": "needs its option path",
+    "--config.task.path=absent.jsonl": "absent.jsonl",
+    "--config.circuit.fraction=1.5": "config.circuit.fraction has 1.5; allowed is 0 to 1",
+    "--config.circuit.threshold=0.5": "size (4) and threshold (0.5)",
+    "--config.evaluate.ablations=('noise',)": "'noise'; allowed are zero, mean, resample",
+    "--config.evaluate.n_random=-1": "n_random is -1; allowed is 0 and above",
+    "--config.evaluate.masks_at_once=0": "masks_at_once is 0; allowed is 1 and above",
+    "--config.sae_codes.basis=narrow": "basis is 'narrow'; allowed are isometric, full",
+    "--config.sae_codes.score=best": "score is 'best'; allowed are evidence, unique",
+    "--config.sae_codes.position=first": "position is 'first'; allowed are peak, mean, last",
+    "--config.sae_codes.n_codes=0": "n_codes is 0; allowed is 1 and above",
+}
+
+
+@pytest.mark.parametrize("given", BAD_VALUES)
+def test_values_that_are_not_allowed(command, folder, given):
+    refuse(command, BAD_VALUES[given], *arguments("values" + str(hash(given)), given))
+    for workdir in folder.glob("values*"):
+        assert not (workdir / "circuit.json").exists()
+        assert not (workdir / "report.html").exists()
+
+
+def test_missing_config(command):
+    refuse(command, "--config is missing")
+    refuse(command, "none.py", "--config=none.py")
+
+
+def test_a_workdir_under_a_file(command, folder):
+    (folder / "file").write_text("kept")
+    refuse(command, "cannot be written", *arguments("file/below"))
+    refuse(command, "cannot be written", *arguments("file"))
+    assert (folder / "file").read_text() == "kept"
+
+
+LINES = {
+    "{": "line 2: not JSON",
+    "[]": "line 2: must be a JSON object",
+    '{"positive": "Ann", "negative": "Bob", "answer": " Ann"}': "lacks the field 'foil'",
+    '{"positive": "", "negative": "Bob", "answer": " Ann", "foil": " Bob"}': "positive must be",
+    '{"positive": "to", "negative": "to", "answer": " Ann Bob", "foil": " Bob"}': "one token",
+    json.dumps({"positive": "to " * 25, "negative": "to", "answer": " Ann", "foil": " Bob"}): (
+        "has 25 tokens",
+        "takes 1 to 24",
+    ),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_bad_lines(command, folder, line):
+    good = tiny.write_task(folder / "good.jsonl", tiny.pairs(5)).read_text().splitlines()
+    (folder / "bad.jsonl").write_text("\n".join([good[0], line, *good[1:]]))
+    workdir = f"bad{abs(hash(line))}"
+    refuse(command, LINES[line], *arguments(workdir, task="bad.jsonl"))
+    assert not (folder / workdir / "circuit.json").exists()
+
+
+def test_help_names_the_flags(command):
+    result = command("--help")
+    assert "Traceback" not in result.err
+    for flag in ("--config=", "--workdir=DIR", "--config.task.n=5", "--config.model=smollm2"):
+        assert flag in result.out
