@@ -11,7 +11,7 @@ print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
 from circuits_jax.activations import head_outputs
 from circuits_jax.circuit import Circuit, Scores, load_circuit
 from circuits_jax.errors import InputError
-from circuits_jax.evaluate import Evaluation, EvaluationOptions, evaluate
+from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate
 from circuits_jax.methods import METHODS, discover
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model

@@ -91,11 +91,14 @@ def directed(pairs: Float[Array, "G G"], heads: tuple[int, int]) -> Float[Array,
 
 
 def endpoint_counts(edges: Float[Array, "G G"], n_edges: int) -> Float[Array, " G"]:
-    """Head scores from edges: in how many of the best `n_edges` edges each head takes part."""
+    """Head scores from edges: in how many of the best `n_edges` edges each head takes part.
+
+    Edges of score 0 count for nothing, so the sum is at most 2 `n_edges`.
+    """
     n_heads = edges.shape[0]
-    _, best = jax.lax.top_k(edges.reshape(-1), n_edges)
+    scores, best = jax.lax.top_k(edges.reshape(-1), min(n_edges, edges.size))
     ends = jnp.concatenate([best // n_heads, best % n_heads])
-    return jnp.zeros(n_heads).at[ends].add(1.0)
+    return jnp.zeros(n_heads).at[ends].add(jnp.tile(scores > 0, 2).astype(jnp.float32))
 
 
 def _same(a: Int[Array, "B G"], b: Int[Array, "B2 G"]) -> Bool[Array, "B B2 G"]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from circuits_jax.circuit import Circuit, best_first
-from circuits_jax.evaluate import Judgement
+from circuits_jax.evaluation import Judgement
 
 MAX_EDGES = 400  # what a page can draw and a person can follow
 BEST_EDGES = 30  # drawn at first; the others are on demand

@@ -10,11 +10,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
-from circuits_jax import sae
+from circuits_jax import devices, sae
 
 CACHE_SIZED = 4  # autoencoders trained together on a CPU core; measured on 10 x 10 inputs
 
@@ -54,25 +52,19 @@ def fit(
 
 @functools.partial(jax.jit, static_argnames=("config", "d_model", "shape"))
 def _fit(keys, x, settings, config, d_model, shape):
-    """All items in one program: flattened, padded to the devices, mapped, and put in shape."""
-    mesh = Mesh(np.array(jax.devices()), "items")
-    n_items = math.prod(shape)
-    padded = -(-n_items // mesh.size) * mesh.size
-    at_once = CACHE_SIZED if jax.default_backend() == "cpu" else padded // mesh.size
+    """All autoencoders as one list of items, mapped, and put in shape."""
+    seed, setting, head = jnp.unravel_index(jnp.arange(math.prod(shape)), shape)
+    items = keys[seed, 0, head], head, setting
 
-    seed, setting, head = jnp.unravel_index(jnp.arange(padded) % n_items, shape)
-    items = (keys[seed, 0, head], x[head], jax.tree.map(lambda v: v[setting], settings))
+    def train(item, constants):
+        key, head, setting = item
+        x, settings = constants
+        own = jax.tree.map(lambda v: v[setting], settings)
+        return sae.train(key, x[head], own, config, d_model)
 
-    def train(items):
-        return jax.lax.map(
-            lambda item: sae.train(*item, config, d_model), items, batch_size=at_once
-        )
-
-    over_items = PartitionSpec("items")
-    spread = jax.shard_map(
-        train, mesh=mesh, in_specs=over_items, out_specs=over_items, check_vma=False
-    )
-    return jax.tree.map(lambda v: v[:n_items].reshape(*shape, *v.shape[1:]), spread(items))
+    at_once = CACHE_SIZED if jax.default_backend() == "cpu" else None
+    fitted = devices.map_items(train, items, (x, settings), at_once)
+    return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -14,7 +14,7 @@ from absl import logging
 from circuits_jax import files, progress, report
 from circuits_jax.circuit import Circuit, Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluate import (
+from circuits_jax.evaluation import (
     ABLATIONS,
     Evaluation,
     EvaluationOptions,
@@ -52,16 +52,17 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         model = load_model(config.model, config.dtype)
     with workdir.stage("make prompts"):
         task = make_task(tokenizer=model.tokenizer, seed=config.seed, **config.task)
+        check_circuit_size(config, model)
+    workdir.begin()
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
     circuit = cut(scores, config.circuit)
     with workdir.stage("evaluate"):
         evaluation = judge(workdir, config, model, task, circuit, evaluation_key)
     with workdir.stage("write report"):
-        environment = files.read_json(workdir / "run.json")
         results = report.Results(
-            config=files.plain(config.to_dict()),
-            environment=environment,
+            config=workdir.config,
+            environment=files.read_json(workdir / "run.json"),
             task=task,
             scores=scores,
             circuit=circuit,
@@ -104,6 +105,20 @@ def check(config: ml_collections.ConfigDict) -> None:
         for fraction in fractions:
             if not 0 <= fraction <= 1:
                 raise InputError(f"config.{field} has {fraction}; allowed is 0 to 1")
+
+
+def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) -> None:
+    """Refuse a circuit larger than the model.
+
+    Raises:
+        InputError: the size, and the number of heads.
+    """
+    size, n_heads = config.circuit.size, model.config.n_layers * model.config.n_heads
+    if size is not None and not 0 <= size <= n_heads:
+        raise InputError(
+            f"config.circuit.size is {size}; {config.model} has {n_heads} heads, so allowed is "
+            f"0 to {n_heads}"
+        )
 
 
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:

@@ -17,7 +17,7 @@ import numpy as np
 
 from circuits_jax import figures, files
 from circuits_jax.circuit import Circuit, Scores, best_first
-from circuits_jax.evaluate import Evaluation, Judgement
+from circuits_jax.evaluation import Evaluation, Judgement
 from circuits_jax.tasks import PromptPairs, Task
 
 N_HUES = 7  # colours of codes in the style sheet

@@ -13,6 +13,7 @@ A file that is there is whole, so its stage is done.
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import io
 import json
@@ -48,9 +49,17 @@ _PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """One experiment's folder; open it with `open_workdir`."""
+    """One experiment's folder; open it with `open_workdir`.
+
+    Attributes:
+        path: the folder, which `begin` makes.
+        config: the resolved config in terms of JSON.
+        seconds: wall time of the stages done so far, by name.
+    """
 
     path: Path
+    config: dict[str, Any]
+    seconds: dict[str, float]
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -59,17 +68,27 @@ class Workdir:
         """Whether a stage's file is there, and so finished."""
         return (self.path / name).is_file()
 
+    def begin(self) -> None:
+        """Write config.json and run.json: from here on the folder belongs to this experiment.
+
+        Called when model and prompts are there, so that a mistyped name leaves nothing behind.
+        """
+        files.write_json(self / "config.json", self.config)
+        self._write_run()
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Log a stage, and record its seconds in run.json when it ends."""
         logging.info("%s ...", name)
         start = time.monotonic()
         yield
-        seconds = round(time.monotonic() - start, 3)
-        logging.info("%s: %.1f s", name, seconds)
-        record = files.read_json(self / "run.json")
-        record["seconds"][name] = seconds
-        files.write_json(self / "run.json", record)
+        self.seconds[name] = round(time.monotonic() - start, 3)
+        logging.info("%s: %.1f s", name, self.seconds[name])
+        if self.has("config.json"):
+            self._write_run()
+
+    def _write_run(self) -> None:
+        files.write_json(self / "run.json", environment() | {"seconds": self.seconds})
 
     def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Put a stage's records into metrics.jsonl, in place of any it had there."""
@@ -97,24 +116,26 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     """Open a new folder, or one that holds a run of the same config to go on with.
 
     Raises:
-        InputError: the folder holds another experiment (names the first field that differs), or
-            cannot be written.
+        InputError: the folder holds another experiment (names the first field that differs).
     """
-    workdir = Workdir(Path(path).expanduser())
-    resolved = files.plain(config.to_dict())
-    if workdir.has("config.json"):
-        found = files.read_json(workdir / "config.json")
-        if found != resolved:
-            raise InputError(
-                f"{workdir.path} holds another experiment ({_first_difference(found, resolved)}); "
-                "give another --workdir, or delete that one"
-            )
-        record = files.read_json(workdir / "run.json") if workdir.has("run.json") else {}
-    else:
-        files.write_json(workdir / "config.json", resolved)
-        record = {}
-    files.write_json(workdir / "run.json", environment() | {"seconds": record.get("seconds", {})})
-    return workdir
+    path, resolved = Path(path).expanduser(), files.plain(config.to_dict())
+    if resolved["task"].get("path"):
+        resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
+    if not (path / "config.json").is_file():
+        return Workdir(path, resolved, {})
+    found = files.read_json(path / "config.json")
+    if found != resolved:
+        raise InputError(
+            f"{path} holds another experiment ({_first_difference(found, resolved)}); "
+            "give another --workdir, or delete that one"
+        )
+    run = path / "run.json"
+    return Workdir(path, resolved, files.read_json(run)["seconds"] if run.is_file() else {})
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file that the config names, since its contents belong to the experiment."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def environment() -> dict[str, Any]:

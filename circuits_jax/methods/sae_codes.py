@@ -38,7 +38,8 @@ class SaeCodes:
         standardise: divide by one number, so that components have mean square 1 over all heads.
         shared: one autoencoder for all heads, as published, in place of one a head.
         basis: `isometric` (the span of a head's examples) or `full` (R^D).
-        score: `evidence`, or the published `unique` or `unique_fraction`.
+        score: `evidence`, or as published: `unique`, `unique_fraction`, or `endpoints`, in how many
+            of the best `n_edges` edges a head takes part.
         softmax: over heads of a `layer`, of `all` layers, or `none`.
         n_codes, activation, k, steps, l1, learning_rate: see `sae.SaeConfig` and `sae.Settings`.
 
@@ -52,7 +53,8 @@ class SaeCodes:
     standardise: bool = True
     shared: bool = False
     basis: Literal["isometric", "full"] = "isometric"
-    score: Literal["evidence", "unique", "unique_fraction"] = "evidence"
+    score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
+    n_edges: int = 100
     softmax: Literal["none", "layer", "all"] = "none"
     n_codes: int = 200
     activation: Literal["relu", "topk"] = "relu"
@@ -98,8 +100,7 @@ def sae_codes(
 
     Returns:
         Scores, with `details`: `codes` [2 B, G] (positives first; F where no code is active),
-        `strengths` [2 B, G] (norm of what the codes
-        say) and `losses` [steps, autoencoders].
+        `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders].
     """
     options = options or SaeCodes()
     pairs = task.learn
@@ -108,14 +109,19 @@ def sae_codes(
     else:
         prompts = [*pairs.positives, *pairs.negatives]
         outputs = head_outputs(model, prompts, options.position, relative=options.relative)
-    return score_outputs(key, outputs, options)
+    return score_outputs(key, outputs, options, model.config.head_width)
 
 
-@functools.partial(jax.jit, static_argnames="options")
-def score_outputs(key: jax.Array, outputs: Float[Array, "B L H D"], options: SaeCodes) -> Scores:
-    """Scores from head outputs of B / 2 positive prompts and then their B / 2 negative ones."""
-    b, n_layers, n_heads, d_model = outputs.shape
-    x = inputs(outputs.reshape(b, -1, d_model), options)
+@functools.partial(jax.jit, static_argnames=("options", "head_width"))
+def score_outputs(
+    key: jax.Array, outputs: Float[Array, "B L H D"], options: SaeCodes, head_width: int
+) -> Scores:
+    """Scores from head outputs of B / 2 positive prompts and then their B / 2 negative ones.
+
+    `head_width` is K, which bounds the rank of a head's outputs.
+    """
+    b, *heads, d_model = outputs.shape
+    x = inputs(outputs.reshape(b, -1, d_model), options, head_width)
     config = sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
     settings = sae.Settings(options.l1, options.learning_rate)
     params, losses = fit.fit(key, x, config, settings, d_model=d_model)
@@ -123,19 +129,18 @@ def score_outputs(key: jax.Array, outputs: Float[Array, "B L H D"], options: Sae
     code = sae.code(h).reshape(-1, b).T
     strength = said(params, h).reshape(-1, b).T
 
-    half = b // 2
-    head_scores, edge_scores = _score(code, strength, half, options.score)
-    head_scores = head_scores.reshape(n_layers, n_heads)
+    head_scores, edge_scores = _score(code, strength, tuple(heads), options)
     if options.softmax != "none":
         axis = {"layer": 1, "all": None}[options.softmax]
         head_scores = jax.nn.softmax(head_scores, axis=axis)
-    edge_scores = codes.directed(edge_scores, (n_layers, n_heads))
     details = {"codes": code, "strengths": strength, "losses": losses[0, 0].T}
     return Scores(head_scores, edge_scores, details)
 
 
-def inputs(outputs: Float[Array, "B G D"], options: SaeCodes) -> Float[Array, "_ N R"]:
-    """What the autoencoders see: [G B R], or [1, G B, D] for a shared one."""
+def inputs(
+    outputs: Float[Array, "B G D"], options: SaeCodes, head_width: int
+) -> Float[Array, "_ N R"]:
+    """What the autoencoders see: [G, B, R], or [1, G B, D] for a shared one."""
     x = outputs
     if options.paired:
         positive, negative = jnp.split(x, 2)
@@ -148,8 +153,9 @@ def inputs(outputs: Float[Array, "B G D"], options: SaeCodes) -> Float[Array, "_
         return x.reshape(1, -1, x.shape[-1])
     if options.basis == "full":
         return x
-    width = min(x.shape[1], x.shape[2])
-    return jax.vmap(lambda x: sae.isometric_basis(x, width))(x)
+    n = x.shape[1] // 2 if options.paired else x.shape[1]  # the two of a pair are opposite
+    rank = min(n, head_width, x.shape[2])
+    return jax.vmap(lambda x: sae.isometric_basis(x, rank))(x)
 
 
 def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]:
@@ -158,12 +164,23 @@ def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]
 
 
 def _score(
-    code: Int[Array, "B G"], strength: Float[Array, "B G"], half: int, score: str
-) -> tuple[Float[Array, " G"], Float[Array, "G G"]]:
-    positive, negative = code[:half], code[half:]
-    if score == "evidence":
-        weight = strength[:half]
+    code: Int[Array, "B G"],
+    strength: Float[Array, "B G"],
+    heads: tuple[int, int],
+    options: SaeCodes,
+) -> tuple[Float[Array, "L H"], Float[Array, "G G"]]:
+    """Scores of heads and of directed edges by the definition that the options name."""
+    positive, negative = jnp.split(code, 2)
+    weight = jnp.split(strength, 2)[0]
+    if options.score == "evidence":
         pairs = codes.evidence_pairs(positive, negative, weight)
-        return codes.evidence(positive, negative, weight), pairs
-    head = {"unique": codes.unique, "unique_fraction": codes.unique_fraction}[score]
-    return head(positive, negative), codes.unique_pairs(positive, negative)
+    else:
+        pairs = codes.unique_pairs(positive, negative)
+    edges = codes.directed(pairs, heads)
+    head_scores = {
+        "evidence": lambda: codes.evidence(positive, negative, weight),
+        "unique": lambda: codes.unique(positive, negative),
+        "unique_fraction": lambda: codes.unique_fraction(positive, negative),
+        "endpoints": lambda: codes.endpoint_counts(edges, options.n_edges),
+    }[options.score]()
+    return head_scores.reshape(heads), edges

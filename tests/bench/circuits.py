@@ -48,7 +48,7 @@ def autoencoders(rival: str, rounds: int) -> None:
     config, key = sae.SaeConfig(), jax.random.key(1)
 
     def train(options):
-        x = inputs(outputs, options)
+        x = inputs(outputs, options, head_width=64)
         return fit.fit(key, x, config, d_model=WIDTH)
 
     ways = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from circuits_jax import figures
 from circuits_jax.circuit import Scores
-from circuits_jax.evaluate import Judgement
+from circuits_jax.evaluation import Judgement
 
 finite = st.floats(-1e6, 1e6, width=32)
 score_tables = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=finite)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from circuits_jax import report
 from circuits_jax.circuit import Scores
-from circuits_jax.evaluate import Evaluation, Judgement, TruthMetrics
+from circuits_jax.evaluation import Evaluation, Judgement, TruthMetrics
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task
 
 

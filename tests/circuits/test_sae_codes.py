@@ -33,7 +33,7 @@ def outputs():
 
 @pytest.fixture(scope="module")
 def scores(outputs):
-    return score_outputs(KEY, outputs, SaeCodes(**FAST))
+    return score_outputs(KEY, outputs, SaeCodes(**FAST), D)
 
 
 def test_planted_heads_score_highest(scores):
@@ -66,7 +66,7 @@ def test_scores_are_read_off_the_codes(outputs, scores):
 
 def test_details_are_those_of_autoencoders_fitted_by_hand(outputs, scores):
     options = SaeCodes(**FAST)
-    x = inputs(outputs.reshape(2 * B, L * H, D), options)
+    x = inputs(outputs.reshape(2 * B, L * H, D), options, D)
     config = sae.SaeConfig(20, "relu", 4, 40)
     params, losses = fit.fit(KEY, x, config, sae.Settings(0.02, 1e-2), d_model=D)
     h = fit.activations(params, x, config)[0, 0]
@@ -79,7 +79,7 @@ def test_details_are_those_of_autoencoders_fitted_by_hand(outputs, scores):
 
 def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
     options = dataclasses.replace(PUBLISHED, **FAST)
-    found = score_outputs(KEY, outputs, options)
+    found = score_outputs(KEY, outputs, options, D)
     code = found.details["codes"]
     wanted = codes.unique(code[:B], code[B:]).reshape(L, H)
     np.testing.assert_array_equal(found.head_scores, wanted)
@@ -90,34 +90,33 @@ def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
 
 def test_inputs_of_the_published_method_are_the_raw_rows(outputs):
     raw = outputs.reshape(2 * B, L * H, D)
-    x = inputs(raw, PUBLISHED)
+    x = inputs(raw, PUBLISHED, D)
     assert x.shape == (1, 2 * B * L * H, D)
     np.testing.assert_array_equal(x[0, 2 * B : 4 * B], raw[:, 1])  # rows of head (0, 1)
 
 
 def test_paired_standardised_and_isometric_inputs(outputs):
     raw = outputs.reshape(2 * B, L * H, D)
-    full = inputs(raw, SaeCodes(basis="full"))
+    full = inputs(raw, SaeCodes(basis="full"), D)
     assert full.shape == (L * H, 2 * B, D)
     np.testing.assert_allclose(full[:, :B] + full[:, B:], 0, atol=1e-5)
     np.testing.assert_allclose(jnp.mean(full**2), 1, rtol=1e-5)
-    narrow = inputs(raw, SaeCodes())
-    assert narrow.shape == (L * H, 2 * B, 2 * B)
+    narrow = inputs(raw, SaeCodes(), D)
+    assert narrow.shape == (L * H, 2 * B, B)  # the two of a pair are opposite
     products = (jnp.einsum("gnr,gmr->gnm", x, x) for x in (full, narrow))
     np.testing.assert_allclose(*products, atol=1e-3)
-    moved = inputs(
-        raw + 7 * jnp.tile(raw[:B], (2, 1, 1)), SaeCodes(basis="full", standardise=False)
-    )
-    plain = inputs(raw, SaeCodes(basis="full", standardise=False))
+    unscaled = SaeCodes(basis="full", standardise=False)
+    moved = inputs(raw + 7 * jnp.tile(raw[:B], (2, 1, 1)), unscaled, D)
+    plain = inputs(raw, unscaled, D)
     np.testing.assert_allclose(moved, plain, atol=1e-4)  # what a pair shares does not matter
-    scaled = inputs(3 * raw, SaeCodes(basis="full"))
+    scaled = inputs(3 * raw, SaeCodes(basis="full"), D)
     np.testing.assert_allclose(scaled, full, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("softmax", "axes"), [("layer", 1), ("all", (0, 1))])
 def test_softmax_sums_to_one(outputs, softmax, axes):
     options = SaeCodes(**FAST, softmax=softmax, score="unique_fraction", activation="topk", k=1)
-    found = score_outputs(KEY, outputs, options)
+    found = score_outputs(KEY, outputs, options, D)
     np.testing.assert_allclose(np.sum(found.head_scores, axis=axes), 1, rtol=1e-5)
 
 
@@ -133,7 +132,7 @@ def test_discover_on_a_model(model):
     assert np.isfinite(found.head_scores).all()
     assert (np.asarray(found.head_scores) >= 0).all()
     outputs = peak_outputs(model, task.learn)
-    by_hand = score_outputs(jax.random.key(3), outputs, SaeCodes(**FAST))
+    by_hand = score_outputs(jax.random.key(3), outputs, SaeCodes(**FAST), model.config.head_width)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
     np.testing.assert_array_equal(
         discover(model, task, seed=3, **FAST).head_scores, found.head_scores
@@ -147,7 +146,8 @@ def test_positions_are_those_of_head_outputs(model, position):
     task = tiny.task()
     options = SaeCodes(**FAST, position=position, relative=False)
     prompts = [*task.learn.positives, *task.learn.negatives]
-    by_hand = score_outputs(KEY, head_outputs(model, prompts, position), options)
+    raw = head_outputs(model, prompts, position)
+    by_hand = score_outputs(KEY, raw, options, model.config.head_width)
     found = sae_codes(model, task, KEY, options)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
 
@@ -196,3 +196,11 @@ def test_topk_needs_a_k_among_its_codes(k):
     assert method_options("sae_codes", n_codes=20, activation="topk", k=20).k == 20
     with pytest.raises(InputError, match=f"k is {k}; allowed are 1 to 20"):
         method_options("sae_codes", n_codes=20, activation="topk", k=k)
+
+
+def test_endpoints_count_the_best_edges(outputs):
+    found = score_outputs(KEY, outputs, SaeCodes(**FAST, score="endpoints", n_edges=4), D)
+    edges = np.asarray(found.edge_scores)
+    best = np.argsort(-edges, axis=None, kind="stable")[:4]
+    counts = np.bincount(np.concatenate(np.divmod(best, L * H)), minlength=L * H)
+    np.testing.assert_array_equal(np.ravel(found.head_scores), counts)

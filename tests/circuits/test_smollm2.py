@@ -1,4 +1,4 @@
-"""The embedded default model agrees with Hugging Face's PyTorch implementation and does its task."""
+"""The embedded default model agrees with Hugging Face's in PyTorch, and does its task."""
 
 import importlib.metadata
 from pathlib import Path

@@ -14,13 +14,20 @@ from circuits_jax.errors import InputError
 from circuits_jax.workdir import environment, open_workdir
 
 
+def begun(config, path):
+    """A folder whose model and prompts were found to be usable."""
+    workdir = open_workdir(config, path)
+    workdir.begin()
+    return workdir
+
+
 @pytest.fixture
 def config():
     return experiment("ioi")
 
 
 def test_a_new_folder_records_config_and_environment(tmp_path, config):
-    workdir = open_workdir(config, tmp_path / "new" / "run")
+    workdir = begun(config, tmp_path / "new" / "run")
     assert workdir.path == tmp_path / "new" / "run"
     assert json.loads((workdir / "config.json").read_text()) == files.plain(config.to_dict())
     record = json.loads((workdir / "run.json").read_text())
@@ -33,10 +40,10 @@ def test_a_new_folder_records_config_and_environment(tmp_path, config):
 
 
 def test_the_same_experiment_goes_on(tmp_path, config):
-    first = open_workdir(config, tmp_path)
+    first = begun(config, tmp_path)
     with first.stage("load model"):
         pass
-    second = open_workdir(experiment("ioi"), tmp_path)
+    second = begun(experiment("ioi"), tmp_path)
     with second.stage("evaluate"):
         pass
     assert list(json.loads((second / "run.json").read_text())["seconds"]) == [
@@ -59,7 +66,7 @@ def test_the_same_experiment_goes_on(tmp_path, config):
     ],
 )
 def test_another_experiment_is_refused_and_nothing_is_touched(tmp_path, config, change, message):
-    open_workdir(config, tmp_path)
+    begun(config, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = experiment("ioi")
     other.update(change)
@@ -70,7 +77,7 @@ def test_another_experiment_is_refused_and_nothing_is_touched(tmp_path, config, 
 
 
 def test_fields_that_only_one_experiment_has_are_named(tmp_path, config):
-    open_workdir(config, tmp_path)
+    begun(config, tmp_path)
     with pytest.raises(InputError, match=r"config\.task\.name is 'ioi' there and 'custom' here"):
         open_workdir(experiment("custom", path="x"), tmp_path)
     more = ml_collections.ConfigDict(config.to_dict() | {"new": 1})
@@ -88,12 +95,12 @@ def test_a_folder_that_cannot_be(tmp_path, config):
     (tmp_path / "file").write_text("kept")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match="cannot be written"):
-            open_workdir(config, path)
+            begun(config, path)
     assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_stage_that_fails_is_not_recorded(tmp_path, config):
-    workdir = open_workdir(config, tmp_path)
+    workdir = begun(config, tmp_path)
     with pytest.raises(KeyError), workdir.stage("evaluate"):
         raise KeyError
     assert json.loads((workdir / "run.json").read_text())["seconds"] == {}
@@ -125,3 +132,23 @@ def test_scores_come_back(tmp_path, config):
     assert found.details["codes"].dtype == np.int32
     with np.load(workdir / "scores.npz") as arrays:
         assert set(arrays.files) == {"head_scores", "edge_scores", "codes", "strengths"}
+
+
+def test_nothing_is_written_before_model_and_prompts_are_usable(tmp_path, config):
+    workdir = open_workdir(config, tmp_path / "run")
+    with workdir.stage("load model"):
+        pass
+    assert not workdir.path.exists()
+    workdir.begin()
+    assert "load model" in json.loads((workdir / "run.json").read_text())["seconds"]
+
+
+def test_a_task_file_that_changed_is_another_experiment(tmp_path):
+    lines = tmp_path / "task.jsonl"
+    lines.write_text("1")
+    config = experiment("custom", path=str(lines))
+    begun(config, tmp_path / "run")
+    open_workdir(config, tmp_path / "run")
+    lines.write_text("2")
+    with pytest.raises(InputError, match=r"config\.task\.path_sha256 is"):
+        open_workdir(config, tmp_path / "run")

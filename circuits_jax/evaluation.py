@@ -21,7 +21,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax import interpose, progress
+from circuits_jax import devices, interpose, progress
 from circuits_jax.circuit import Circuit, top
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
@@ -96,14 +96,16 @@ def metric_under(
 ) -> Float[Array, "M B"]:
     """The task's metric for every mask of heads that are kept, and every prompt.
 
-    One compiled program over all masks; `masks_at_once` of them share a forward pass.
+    One compiled program over all masks, which are spread over the devices; `masks_at_once` of them
+    share a forward pass.
     """
 
-    def judge(keep):
+    def judge(keep, constants):
+        params, trial = constants
         logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
         return metric_values(logits, trial.targets, metric)
 
-    return jax.lax.map(judge, keep, batch_size=masks_at_once)
+    return devices.map_items(judge, keep, (params, trial), masks_at_once)
 
 
 def faithfulness(
@@ -276,7 +278,12 @@ def _judge(
     track: progress.Track,
 ) -> list[Judgement]:
     """Circuit, complement and random circuits of every size, as one stack of masks."""
-    found = np.stack([top(circuit.head_scores, size) for size in sizes])
+    found = np.stack(
+        [
+            circuit.heads if size == circuit.size else top(circuit.head_scores, size)
+            for size in sizes
+        ]
+    )
     random = random_masks(key, circuit.heads.shape, sizes, options.n_random)
     everything, nothing = np.ones_like(found[:1]), np.zeros_like(found[:1])
     groups = [everything, nothing, found, ~found, random.reshape(-1, *circuit.heads.shape)]
@@ -310,7 +317,7 @@ def _streamed(
     track: progress.Track,
 ) -> Float[np.ndarray, "M B"]:
     """`metric_under` in chunks of one static shape, so that progress shows."""
-    chunk = MASKS_A_CALL * options.masks_at_once
+    chunk = MASKS_A_CALL * options.masks_at_once * len(jax.devices())
     n = len(keep)
     starts = range(0, n, chunk)
     values = [

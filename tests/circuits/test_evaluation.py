@@ -9,7 +9,7 @@ import pytest
 
 from circuits_jax import interpose
 from circuits_jax.circuit import Scores
-from circuits_jax.evaluate import (
+from circuits_jax.evaluation import (
     ABLATIONS,
     EvaluationOptions,
     against_truth,
