@@ -1,0 +1,31 @@
+"""What foveation does to a vision system: a fixed first stage, a learned second one, and probes.
+
+    import foveation_jax as fj
+    texture = fj.transform("foveation_texture", images, jax.random.key(0), scale=0.4)
+    windows = fj.pooling_windows(0.4).masks()
+
+Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Perceptual Systems"
+(arXiv 2006.07991).
+"""
+
+from foveation_jax import metrics
+from foveation_jax.errors import InputError
+from foveation_jax.match import match
+from foveation_jax.pyramid import Pyramid, decompose, reconstruct
+from foveation_jax.transforms import register, transform
+from foveation_jax.transforms.matched import Match
+from foveation_jax.windows import PoolingWindows, pooling_windows
+
+__all__ = [
+    "InputError",
+    "Match",
+    "PoolingWindows",
+    "Pyramid",
+    "decompose",
+    "match",
+    "metrics",
+    "pooling_windows",
+    "reconstruct",
+    "register",
+    "transform",
+]

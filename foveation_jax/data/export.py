@@ -1,0 +1,133 @@
+"""A data set, transformed, to disk: PNG folders, and from them array_record files.
+
+SYSTEM/NAME.png below the working folder, written whole or not at all; a run that was stopped goes
+on with the first batch that lacks a picture. Batches are split over all devices.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float
+
+from foveation_jax.data.images import write_png
+from foveation_jax.data.sources import ImageSource, batch_count, read_batches
+
+# images [N, Y, X, 3] on the devices, number of the batch -> the same as a system sees them
+System = Callable[[Float[Array, "N Y X 3"], int], Float[Array, "N Y X 3"]]
+RECORDS_PER_FILE = 1024
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(jax.devices()), ("images",))
+
+
+def shard_images(images: Float[np.ndarray, "N Y X 3"]) -> Float[Array, "N Y X 3"]:
+    """`images` on all devices, split along N; N is a multiple of the number of devices."""
+    return jax.device_put(images, NamedSharding(_mesh(), PartitionSpec("images")))
+
+
+def on_all_devices(system: System) -> System:
+    """`system` compiled to run on every device's part of the batch, without traffic."""
+    split, whole = PartitionSpec("images"), PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            system, mesh=_mesh(), in_specs=(split, whole), out_specs=split, check_vma=False
+        )
+    )
+
+
+def whole_batches(batch_size: int) -> int:
+    """`batch_size` rounded up to a multiple of the number of devices."""
+    return -(-batch_size // jax.device_count()) * jax.device_count()
+
+
+def export_pictures(
+    source: ImageSource,
+    systems: Mapping[str, System],
+    folder: pathlib.Path,
+    size: tuple[int, int],
+    batch_size: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> dict[str, str]:
+    """Writes every picture of `source` as every system sees it, to folder/SYSTEM/NAME.png.
+
+    Pictures that exist are not made again, and batches without a missing one are not even read.
+
+    Args:
+        source: the pictures.
+        systems: name -> transform of a batch.
+        folder: the working folder.
+        size: (Y, X) that pictures are brought to.
+        batch_size: a multiple of the number of devices.
+        advance: told how many more pictures are done, those found done first.
+
+    Returns:
+        Name -> sentence of the pictures that could not be read.
+    """
+
+    def missing(system, name):
+        return not (folder / system / f"{name}.png").exists()
+
+    def unfinished(number):
+        names = source.names[number * batch_size : (number + 1) * batch_size]
+        return any(missing(system, name) for system in systems for name in names)
+
+    to_do = [n for n in range(batch_count(source, batch_size)) if unfinished(n)]
+    advance(len(source.names) - sum(_batch_length(source, n, batch_size) for n in to_do))
+    failures = {}
+    for batch in read_batches(source, size, batch_size, to_do):
+        failures |= batch.failures
+        names = [
+            source.names[i] if ok else None
+            for i, ok in zip(batch.indices, batch.present, strict=True)
+        ]
+        images = shard_images(batch.images)
+        for system, transform in systems.items():
+            places = [p for p, name in enumerate(names) if name and missing(system, name)]
+            if places:
+                seen = np.asarray(transform(images, batch.number))
+                for place in places:
+                    write_png(folder / system / f"{names[place]}.png", seen[place])
+        advance(_batch_length(source, batch.number, batch_size))
+    return failures
+
+
+def _batch_length(source: ImageSource, number: int, batch_size: int) -> int:
+    """Pictures in a batch; the last one may be shorter."""
+    return min(batch_size, len(source.names) - number * batch_size)
+
+
+def pack_records(source: ImageSource, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Packs folder/NAME.png of every picture into folder-NNNNN-of-NNNNN.array_record files.
+
+    A record is msgpack {"name", "label", "class", "png"}; pictures that are missing (their files
+    could not be read) are left out. Files that exist are kept.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+    from flax.serialization import msgpack_serialize
+
+    present = [i for i, name in enumerate(source.names) if (folder / f"{name}.png").exists()]
+    groups = [present[i : i + RECORDS_PER_FILE] for i in range(0, len(present), RECORDS_PER_FILE)]
+    paths = []
+    for number, group in enumerate(groups):
+        path = folder.with_name(f"{folder.name}-{number:05d}-of-{len(groups):05d}.array_record")
+        paths.append(path)
+        if path.exists():
+            continue
+        unfinished = path.with_name(path.name + ".unfinished")
+        writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+        for index in group:
+            label, name = int(source.labels[index]), source.names[index]
+            record = {
+                "name": name,
+                "label": label,
+                "class": source.class_names[label] if source.class_names else "",
+                "png": (folder / f"{name}.png").read_bytes(),
+            }
+            writer.write(msgpack_serialize(record))
+        writer.close()
+        unfinished.replace(path)
+    return paths

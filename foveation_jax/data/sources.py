@@ -1,0 +1,117 @@
+"""One interface to every source of pictures, and its batches of static shape.
+
+A source is a list of names with labels and a function that reads one picture. Batches are fixed
+slices of that list, so that batch i holds the same pictures in every run, resumed or not; a picture
+that cannot be read leaves its place in the batch grey and its sentence in `failures`.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from foveation_jax.data.images import fit_image
+from foveation_jax.errors import InputError
+
+READERS = 4  # threads; decoding releases the interpreter lock
+AHEAD = 2  # batches read in advance
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """Named pictures with labels.
+
+    Attributes:
+        names: one unique relative name a picture, without extension, such as "office/0012".
+        labels: index into `class_names` a picture; all 0 where there are no classes.
+        class_names: names of the classes; empty where the source has none.
+        read: index of a picture -> its values [Y, X, 3] in [0, 1]; may raise InputError.
+    """
+
+    names: tuple[str, ...]
+    labels: Int[np.ndarray, " N"]
+    class_names: tuple[str, ...]
+    read: Callable[[int], Float[np.ndarray, "Y X 3"]]
+
+    def subset(self, indices: Iterable[int | np.integer]) -> "ImageSource":
+        """The source of these pictures alone, in this order."""
+        indices = np.asarray(list(indices), int)
+        names = tuple(self.names[i] for i in indices)
+        return dataclasses.replace(
+            self, names=names, labels=self.labels[indices], read=lambda i: self.read(indices[i])
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One batch of a source.
+
+    Attributes:
+        number: which slice of the source this is.
+        images: [N, Y, X, 3] in [0, 1]; places without a picture are grey (.5).
+        indices: place of each image in the source, -1 where the last batch is filled up.
+        present: which places hold a picture that could be read.
+        failures: name -> sentence of the pictures that could not be read.
+    """
+
+    number: int
+    images: Float[np.ndarray, "N Y X 3"]
+    indices: Int[np.ndarray, " N"]
+    present: Bool[np.ndarray, " N"]
+    failures: dict[str, str]
+
+
+def batch_count(source: ImageSource, batch_size: int) -> int:
+    """How many batches `read_batches` makes of a source."""
+    return -(-len(source.names) // batch_size)
+
+
+def read_batches(
+    source: ImageSource,
+    size: tuple[int, int],
+    batch_size: int,
+    numbers: Iterable[int] | None = None,
+) -> Iterator[Batch]:
+    """All pictures of `source`, in order, at `size` = (Y, X), in batches of exactly `batch_size`.
+
+    The last batch is filled up with grey. Files are read in threads, two batches ahead. `numbers`
+    picks batches by their numbers, for a run that goes on.
+    """
+    numbers = range(batch_count(source, batch_size)) if numbers is None else numbers
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+        waiting = collections.deque()
+        for number in numbers:
+            stop = min((number + 1) * batch_size, len(source.names))
+            futures = [
+                pool.submit(_read, source, i, size) for i in range(number * batch_size, stop)
+            ]
+            waiting.append((number, futures))
+            if len(waiting) > AHEAD:
+                yield _batch(source, *waiting.popleft(), size, batch_size)
+        while waiting:
+            yield _batch(source, *waiting.popleft(), size, batch_size)
+
+
+def _read(source: ImageSource, index: int, size: tuple[int, int]) -> np.ndarray | InputError:
+    try:
+        return fit_image(source.read(index), size)
+    except InputError as error:
+        return error
+
+
+def _batch(source, number, futures, size, batch_size) -> Batch:
+    images = np.full((batch_size, *size, 3), 0.5, np.float32)
+    present = np.zeros(batch_size, bool)
+    indices = np.full(batch_size, -1)
+    indices[: len(futures)] = number * batch_size + np.arange(len(futures))
+    failures = {}
+    for place, future in enumerate(futures):
+        result = future.result()
+        if isinstance(result, InputError):
+            failures[source.names[indices[place]]] = str(result)
+        else:
+            images[place], present[place] = result, True
+    return Batch(number, images, indices, present, failures)

@@ -1,0 +1,53 @@
+"""Separable filtering of [N, Y, X, C] batches by two small matrices, one an axis.
+
+A 1-D filter with its edge rule is a banded matrix, so filtering both axes is two matrix products:
+exact at the edges, fast on a matrix unit, and on two CPU cores faster than a depthwise convolution.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def gaussian_taps(taps: int, sigma: float) -> np.ndarray:
+    """`taps` (odd) samples of a Gaussian with deviation `sigma` in pixels, normalised to sum 1."""
+    offsets = np.arange(taps) - taps // 2
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def valid_matrix(size: int, taps: np.ndarray, stride: int = 1) -> np.ndarray:
+    """[outputs, size] matrix of the filter at every `stride`-th place where it fits whole."""
+    starts = np.arange(0, size - len(taps) + 1, stride)
+    matrix = np.zeros((len(starts), size))
+    for k, tap in enumerate(taps):
+        matrix[np.arange(len(starts)), starts + k] = tap
+    return matrix
+
+
+def mirror_matrix(size: int, taps: np.ndarray) -> np.ndarray:
+    """[size, size] matrix of the filter, the edge pixel repeated in the mirror (d c b a | a b c d).
+
+    Its rows sum to 1, so constant images stay as they are. `size` is at least len(taps) // 2.
+    """
+    reach = len(taps) // 2
+    inner = valid_matrix(size + 2 * reach, taps)
+    matrix = inner[:, reach : size + reach].copy()
+    matrix[:, :reach] += inner[:, :reach][:, ::-1]
+    matrix[:, size - reach :] += inner[:, size + reach :][:, ::-1]
+    return matrix
+
+
+def filter_axes(
+    images: Float[Array, "N Y X C"], rows: np.ndarray, columns: np.ndarray
+) -> Float[Array, "N P Q C"]:
+    """Applies `rows` [P, Y] along Y and `columns` [Q, X] along X, in full float precision.
+
+    Variances are differences of near-equal moments, so reduced precision on an accelerator would
+    show in them.
+    """
+    rows, columns = (jnp.asarray(m, images.dtype) for m in (rows, columns))
+    highest = jax.lax.Precision.HIGHEST
+    half = jnp.einsum("py,nyxc->npxc", rows, images, precision=highest)
+    return jnp.einsum("qx,npxc->npqc", columns, half, precision=highest)

@@ -1,0 +1,107 @@
+"""The registry of stage-1 systems: pure functions (images, key, options) -> images.
+
+A system sees a batch [N, Y, X, 3] of colours in [0, 1] and gives one of the same shape. The four of
+arXiv 2006.07991 and the controls are registered here; `register` adds one of your own, which the
+commands then know by name.
+"""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+
+from foveation_jax.errors import InputError
+from foveation_jax.transforms.controls import (
+    contrast_sensitivity_blur,
+    cortical_magnification,
+    raw,
+)
+from foveation_jax.transforms.foveated_blur import foveation_blur
+from foveation_jax.transforms.foveation_texture import foveation_texture
+from foveation_jax.transforms.reference import reference
+from foveation_jax.transforms.uniform_blur import uniform_blur
+
+System = Callable[..., Float[Array, "N Y X C"]]
+
+SYSTEMS: dict[str, System] = {
+    "reference": reference,
+    "foveation_texture": foveation_texture,
+    "uniform_blur": uniform_blur,
+    "foveation_blur": foveation_blur,
+    "raw": raw,
+    "cortical_magnification": cortical_magnification,
+    "contrast_sensitivity_blur": contrast_sensitivity_blur,
+    "scrambled_texture": functools.partial(foveation_texture, scramble=True),
+}
+
+
+def register(name: str, system: System) -> None:
+    """Add a system under a new name.
+
+    Args:
+        name: what `transform` and the commands call it.
+        system: `(images [N Y X C] in [0, 1], key, **options) -> images`, pure.
+
+    Raises:
+        InputError: a name that is taken.
+    """
+    if name in SYSTEMS:
+        raise InputError(f"register: the name {name!r} is taken.")
+    SYSTEMS[name] = system
+
+
+def transform(
+    name: str, images: Shaped[Array, "..."], key: PRNGKeyArray, **options
+) -> Float[Array, "N Y X C"]:
+    """Show images to a system.
+
+    Args:
+        name: of a registered system.
+        images: [N, Y, X, 3], colours in [0, 1].
+        key: for the systems that draw noise.
+        **options: of that system; see its docstring.
+
+    Raises:
+        InputError: an unknown name or option, or images of another shape or range.
+
+    Property: pure; the same key gives the same images, and image n of a batch is the same alone.
+    Systems go through a batch image by image to save memory; to spread it over devices, call this
+    inside `jax.shard_map` over the leading axis.
+    """
+    if name not in SYSTEMS:
+        raise InputError(f"system {name!r} is not registered{_nearest(name, SYSTEMS)}.")
+    system = SYSTEMS[name]
+    parameters = inspect.signature(system).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option in options:
+            if option not in known:
+                raise InputError(f"{name} has no option {option!r}{_nearest(option, known)}.")
+    return system(check_images(images), key, **options)
+
+
+def check_images(images) -> Float[Array, "N Y X C"]:
+    """Images as float32 on the device; values are looked at only outside jit.
+
+    Raises:
+        InputError: not [N, Y, X, 3], not floating point, or values outside [0, 1] or NaN.
+    """
+    images = jnp.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+        raise InputError(f"images have shape {images.shape}: they must be [N, Y, X, 3].")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(f"images are {images.dtype}: they must be floating point in [0, 1].")
+    if not isinstance(images, jax.core.Tracer):
+        low, high = float(images.min()), float(images.max())
+        if not (low >= -1e-6 and high <= 1 + 1e-6):  # also when one is NaN
+            raise InputError(f"images span {low:g} to {high:g}: they must lie within 0 and 1.")
+    return images
+
+
+def _nearest(word, known) -> str:
+    close = difflib.get_close_matches(word, known, 1)
+    return f": did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,68 @@
+"""Foveation-Texture, one interface to its routes (arXiv 2006.07991, section 2).
+
+* "pyramid": steerable pyramid, no weights, exact inverse; the default (texture.py).
+* "vgg": AdaIN on relu4_1 of VGG19 with the user's weights, the published route (vgg_texture.py).
+A system of your own goes beside these by `register` and is called by its own name.
+"""
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from foveation_jax import geometry, pyramid
+from foveation_jax.errors import InputError
+from foveation_jax.transforms.noise import coral, white_noise
+from foveation_jax.transforms.texture import pyramid_texture
+from foveation_jax.windows import PoolingWindows, pooling_windows
+
+ROUTES = ("pyramid", "vgg")
+
+
+def foveation_texture(
+    images: Float[Array, "N Y X C"],
+    key: PRNGKeyArray,
+    *,
+    scale: float = 0.4,
+    fixation: tuple | None = None,
+    field_of_view: float = geometry.FIELD_OF_VIEW,
+    published: bool = False,
+    route: str = "pyramid",
+    n_scales: int | None = None,
+    scramble: bool = False,
+    weights: str = "",
+    blend: str = "partition",
+) -> Float[Array, "N Y X C"]:
+    """Clear centre, texture-like periphery.
+
+    Args:
+        images: colours in [0, 1].
+        key: draws the noise.
+        scale: width of the pooling windows over their eccentricity.
+        fixation: (y, x) in pixels, also off the image; the centre by default.
+        field_of_view: degrees that the width subtends.
+        published: corner slivers stay clear and cut windows mix by their cut area, as published.
+        route: "pyramid" or "vgg".
+        n_scales: octaves that turn into texture, pyramid only; by default all but 32 x 32 samples.
+        scramble: statistics of other windows of the same ring, pyramid only.
+        weights: file of the encoder and decoder, vgg only.
+        blend: how regions meet, vgg only: "partition", or "overwrite" as published.
+
+    Raises:
+        InputError: an option out of range, or a size that the route cannot take.
+    """
+    size = images.shape[1:3]
+    windows = pooling_windows(scale, size, fixation, published, field_of_view)
+    if route == "pyramid":
+        octaves = pyramid.default_scales(size) if n_scales is None else n_scales
+        pyramid.check_size(size, octaves + 1)
+        return pyramid_texture(images, key, windows, octaves, scramble=scramble)
+    if route == "vgg":
+        return _vgg(images, key, windows, weights, blend)
+    raise InputError(f"route is {route!r}: it must be {' or '.join(ROUTES)}.")
+
+
+def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str):
+    from foveation_jax.transforms.vgg_texture import cell_regions, load_networks, vgg_texture
+
+    encoder, decoder = load_networks(weights)
+    noise = jax.vmap(coral, (None, 0))(white_noise(key, images.shape[1:]), images)
+    return vgg_texture(images, noise, cell_regions(windows, blend), encoder, decoder)

@@ -1,0 +1,96 @@
+"""Noise in an image's own colours: the source of texture in Foveation-Texture.
+
+CORAL (Sun, Feng & Saenko 2016) gives white noise the mean and covariance over colours of an image,
+as arXiv 2006.07991 does before encoding it. It is linear in the channels and acts on every pixel
+alike, so it commutes with any filter, the steerable pyramid too: one noise field serves a batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from foveation_jax.pooling import cells, pool, spread
+from foveation_jax.windows import PoolingWindows
+
+# Added to the products of z-scored colours summed over pixels, as the published code does: beside
+# so many pixels it only guards the inverse.
+RIDGE = 1.0
+FLOOR = 1e-5
+
+
+def white_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """Independent Gaussian samples, mean 0 and deviation 1."""
+    return jax.random.normal(key, shape)
+
+
+def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
+    """Noise with the colours of an image, as published.
+
+    z-score both by channel, whiten the noise by (Z^T Z + I)^-1/2, colour it by the image's
+    (Z^T Z + I)^1/2, rescale by the image's mean and deviation. Property: the noise takes the image's
+    covariance over colours, and noise that is a permutation
+    of the image's pixels comes back as it is.
+    """
+    centred_noise, _, _ = _standardise(noise)
+    centred_image, mean, deviation = _standardise(image)
+    whiten = _power(_correlation(centred_noise), -0.5)
+    colour = _power(_correlation(centred_image), 0.5)
+    return (centred_noise @ (whiten @ colour)) * deviation + mean
+
+
+def regional_coral(
+    noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"], windows: PoolingWindows
+) -> Float[Array, "Y X C"]:
+    """White noise that takes the image's colour mean and covariance window by window.
+
+    x = mean_R + chol(cov_R) n, both spread by the windows; the fovea, where nothing reads the
+    noise, takes those of the whole image.
+
+    Args:
+        noise: white noise; its own moments count as 0 and I.
+        image: colours in [0, 1].
+        windows: of the image's size.
+    """
+    planes, white = jnp.moveaxis(image, -1, 0), jnp.moveaxis(noise, -1, 0)
+    channels, size = len(planes), planes.shape[1:]
+    grid = cells(windows, size)
+    products = (planes[:, None] * planes[None]).reshape(-1, *size)
+    moments = jnp.concatenate([planes, products])
+    whole = moments.mean((1, 2))
+    regional = pool(grid, moments)
+    inside = (grid.mass > 1e-3)[..., None]
+    base = _affine(whole, channels)
+    table = _affine(jnp.where(inside, regional, whole[None, None]), channels) - base[None, None]
+    fields = spread(grid, table) + base[:, None, None]
+    root = fields[channels:].reshape(channels, channels, *size)
+    return jnp.moveaxis(fields[:channels] + (root * white[None]).sum(1), 0, -1)
+
+
+def _affine(moments: Float[Array, "*batch K"], channels: int) -> Float[Array, "*batch K"]:
+    """First and second moments to mean and Cholesky root, in one row."""
+    mean, second = moments[..., :channels], moments[..., channels:]
+    second = second.reshape(*second.shape[:-1], channels, channels)
+    covariance = second - mean[..., :, None] * mean[..., None, :]
+    root = jnp.linalg.cholesky(
+        covariance
+        + FLOOR * jnp.eye(channels).reshape((1,) * (mean.ndim - 1) + (channels, channels))
+    )
+    return jnp.concatenate([mean, root.reshape(*mean.shape[:-1], -1)], -1)
+
+
+def _standardise(pixels):
+    """z-scores by channel, with the mean and deviation that they lost."""
+    mean = pixels.mean((0, 1), keepdims=True)
+    deviation = jnp.sqrt(pixels.var((0, 1), keepdims=True) + FLOOR**2)
+    return (pixels - mean) / deviation, mean, deviation
+
+
+def _correlation(centred):
+    flat = centred.reshape(-1, centred.shape[-1])
+    return flat.T @ flat + RIDGE * jnp.eye(flat.shape[1])
+
+
+def _power(matrix: Float[Array, "C C"], exponent: float) -> Float[Array, "C C"]:
+    """A power of a symmetric positive matrix."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * values[None] ** exponent) @ vectors.T

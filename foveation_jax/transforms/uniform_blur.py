@@ -1,0 +1,71 @@
+"""Uniform-Blur: one Gaussian over the whole image, matched to Foveation-Texture (arXiv 2006.07991).
+
+The kernel is the sampled Gaussian, exp(-d^2 / 2 sigma^2) normalised, over all offsets d that the
+image allows; edges mirror (the edge pixel counts twice, scipy's "reflect"). Written as two small
+matrices, rows and columns, it is exact for every sigma, differentiable in sigma, and one shape.
+"""
+
+from os import PathLike
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from foveation_jax import geometry
+from foveation_jax.errors import InputError
+from foveation_jax.transforms.matched import Match, choose
+
+SMALLEST_SIGMA = 0.05  # pixels; below it a sampled Gaussian is the identity
+
+
+def gaussian_matrix(sigma: Float[Array, ""], n: int) -> Float[Array, "n n"]:
+    """Matrix that blurs a line of n samples with deviation `sigma` (samples); rows add to 1."""
+    i = jnp.arange(n)
+    there = i[:, None] - i[None, :]
+    mirrored = jnp.minimum(i[:, None] + i[None, :] + 1, 2 * n - 1 - i[:, None] - i[None, :])
+    far = 2 * n - mirrored
+    spread = 2 * jnp.maximum(sigma, SMALLEST_SIGMA) ** 2
+    weights = sum(jnp.exp(-(offset**2) / spread) for offset in (there, mirrored, far))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def blur(image: Float[Array, "Y X C"], sigma: Float[Array, ""]) -> Float[Array, "Y X C"]:
+    """One image blurred by a Gaussian of `sigma` pixels. sigma 0 gives the image back."""
+    rows, columns = (gaussian_matrix(sigma, n) for n in image.shape[:2])
+    return jnp.einsum("yp,pqc,xq->yxc", rows, image, columns, optimize=True)
+
+
+@jax.jit
+def blur_batch(images: Float[Array, "N Y X C"], sigma: Float[Array, ""]) -> Float[Array, "N Y X C"]:
+    """Every image of a batch blurred by a Gaussian of `sigma` pixels."""
+    return jax.vmap(blur, (0, None))(images, sigma)
+
+
+def uniform_blur(
+    images: Float[Array, "N Y X C"],
+    key,
+    *,
+    sigma: float | None = None,
+    matched: str | PathLike | Match | None = None,
+    scale: float = 0.4,
+    field_of_view: float = geometry.FIELD_OF_VIEW,
+) -> Float[Array, "N Y X C"]:
+    """The system: images blurred alike everywhere.
+
+    Args:
+        images: colours in [0, 1].
+        key: unused; systems share one signature.
+        sigma: deviation in pixels, 0 or more; by default the matched one.
+        matched: record of a match (or its file); by default the shipped one.
+        scale: of the texture that the blur stands in for; the record's must agree.
+        field_of_view: degrees that the width subtends; turns the record's degrees into pixels.
+
+    Raises:
+        InputError: a negative sigma, or a record that does not fit.
+    """
+    if sigma is None:
+        degrees = choose("uniform_blur", matched, scale).sigma_deg[0]
+        sigma = degrees * geometry.pixels_per_degree(images.shape[1:3], field_of_view)
+    elif not sigma >= 0:
+        raise InputError(f"sigma is {sigma}: it must be 0 pixels or more.")
+    return blur_batch(images, jnp.float32(sigma))
