@@ -14,10 +14,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Attention, Block, Decoder, TokenBatch
+from circuits_jax.models.decoder import Attention, Block, Decoder, TokenBatch, layer_data
 
 
 @struct.dataclass
@@ -107,3 +107,66 @@ def replace(
         return Decoder(config).apply(
             {"params": params, "interventions": interventions}, batch, method="last_logits"
         )
+
+
+def residual_streams(
+    config: DecoderConfig, params: Any, batch: TokenBatch
+) -> tuple[Float[Array, "B V"], Float[Array, "L B T D"]]:
+    """The plain forward pass, with the residual stream before every layer: what `resume` takes."""
+    stream = Decoder(config).apply({"params": params}, batch, method="embed")
+
+    def step(stream, layer):
+        return _block(config, params, batch, layer, stream), stream
+
+    last, streams = jax.lax.scan(step, stream, jnp.arange(config.n_layers))
+    return _logits(config, params, batch, last), streams
+
+
+def resume(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    layer: Int[Array, ""],
+    stream: Float[Array, "B T D"],
+    head: Int[Array, ""],
+    replacement: Float[Array, "B T K"],
+) -> Float[Array, "B V"]:
+    """`replace` of one head, from its own layer on: logits after the last token.
+
+    Layers below are not run; `stream` is the residual stream before `layer`. Under `vmap` over
+    heads of one layer, the attention of that layer is computed once for all of them.
+    """
+
+    def interceptor(call, args, kwargs, context):
+        z = call(*args, **kwargs)
+        return z.at[:, :, head].set(replacement.astype(z.dtype)) if _returns_heads(context) else z
+
+    with nn.intercept_methods(interceptor):
+        stream = _block(config, params, batch, layer, stream)
+    stream = jax.lax.fori_loop(
+        layer + 1,
+        config.n_layers,
+        lambda later, stream: _block(config, params, batch, later, stream),
+        stream,
+    )
+    return _logits(config, params, batch, stream)
+
+
+def _block(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    layer: Int[Array, ""],
+    stream: Float[Array, "B T D"],
+) -> Float[Array, "B T D"]:
+    """The residual stream after one layer."""
+    own, data = jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))
+    return Block(config).apply({"params": own}, stream, data, batch)[0]
+
+
+def _logits(
+    config: DecoderConfig, params: Any, batch: TokenBatch, stream: Float[Array, "B T D"]
+) -> Float[Array, "B V"]:
+    """Logits after the last token, from the residual stream after the last layer."""
+    last = jnp.take_along_axis(stream, batch.last[:, None, None], axis=1)
+    return Decoder(config).apply({"params": params}, last, method="unembed")[:, 0]

@@ -7,7 +7,8 @@ Configs: ioi.py, greater_than.py, docstring.py, induction.py, custom.py. Fields 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
     --config.task.n=5           pairs of prompts that the method learns from
     --config.task.path=FILE     a file of JSON lines, for custom.py
-    --config.method=sae_codes   sae_codes_published is the method as published
+    --config.method=sae_codes   or sae_codes_published, exact_patching, attribution,
+                                attribution_ig, mean_difference, random
     --config.seed=0             of prompts and autoencoders
     --config.circuit.size=68    heads in the circuit; or .fraction=0.25, or .threshold
 

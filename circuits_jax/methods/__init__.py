@@ -11,6 +11,10 @@ import jax
 
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.methods.attribution import INTEGRATED, Attribution, attribution
+from circuits_jax.methods.exact_patching import ExactPatching, exact_patching
+from circuits_jax.methods.mean_difference import MeanDifference, mean_difference
+from circuits_jax.methods.random import Random, random
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task, make_task
@@ -27,6 +31,11 @@ class Method:
 METHODS: Mapping[str, Method] = {
     "sae_codes": Method(sae_codes, SaeCodes()),
     "sae_codes_published": Method(sae_codes, PUBLISHED),
+    "exact_patching": Method(exact_patching, ExactPatching()),
+    "attribution": Method(attribution, Attribution()),
+    "attribution_ig": Method(attribution, INTEGRATED),
+    "mean_difference": Method(mean_difference, MeanDifference()),
+    "random": Method(random, Random()),
 }
 
 

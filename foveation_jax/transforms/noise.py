@@ -27,9 +27,9 @@ def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[A
     """Noise with the colours of an image, as published.
 
     z-score both by channel, whiten the noise by (Z^T Z + I)^-1/2, colour it by the image's
-    (Z^T Z + I)^1/2, rescale by the image's mean and deviation. Property: the noise takes the image's
-    covariance over colours, and noise that is a permutation
-    of the image's pixels comes back as it is.
+    (Z^T Z + I)^1/2, rescale by the image's mean and deviation. Property: the noise takes the
+    image's covariance over colours, and noise that is a permutation of the image's pixels comes
+    back as it is.
     """
     centred_noise, _, _ = _standardise(noise)
     centred_image, mean, deviation = _standardise(image)

@@ -320,7 +320,7 @@ def test_unknown_architectures_and_tensors(tmp_path):
 
 def test_every_truncation_is_told(tmp_path):
     whole = write_tiny(tmp_path / "m.gguf", "gemma2").read_bytes()
-    header = open_gguf(tmp_path / "m.gguf").entries["token_embd.weight"].start
+    header = open_gguf(tmp_path / "m.gguf").entries["token_embd.weight"].data_offset
     cut = tmp_path / "cut.gguf"
     for size in [*range(4, header, 7), header, (header + len(whole)) // 2, len(whole) - 64]:
         cut.write_bytes(whole[:size])
@@ -331,16 +331,17 @@ def test_every_truncation_is_told(tmp_path):
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_damaged_headers_are_read_or_refused(tmp_path_factory, data):
-    folder = tmp_path_factory.getbasetemp()
-    path = folder / "fuzz.gguf"
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / "whole.gguf"
     arch = data.draw(st.sampled_from(sorted(FAMILIES)))
     content = bytearray(write_tiny(path, arch).read_bytes())
-    header = min(entry.start for entry in open_gguf(path).entries.values())
+    header = min(entry.data_offset for entry in open_gguf(path).entries.values())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, header - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
+    damaged = folder / "damaged.gguf"
+    damaged.write_bytes(content)
     try:
-        tensors = read_gguf(path).tensors
+        tensors = read_gguf(damaged).tensors
     except InputError:
         return
     for name in tensors:

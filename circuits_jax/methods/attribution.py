@@ -1,0 +1,112 @@
+r"""Attribution patching: exact patching of every head to first order, from one gradient.
+
+AtP (Nanda 2023; Syed et al., arXiv 2310.10348; Kramar et al., arXiv 2403.00745). With m the task's
+metric and z_g what head g reads, the drop of m when z_g is replaced by z'_g of the paired negative
+is to first order
+
+    effect_g = < dm / dz_g (at the positive prompt), z_g - z'_g >,   summed over positions.
+
+With every head scaled as `keep z + (1 - keep) z'` (`interpose.replace`), that product is the
+derivative of m by keep_g at keep = 1, so one gradient with respect to the mask [L, H] gives all
+heads and no gradient of the size of z is held.
+
+With integrated gradients (Sundararajan et al., arXiv 1703.01365) the same derivative is averaged
+over `steps` points keep = i / steps, i = 1 ... steps, of the line on which all heads go from the
+negative's z to the positive's. One step is AtP; with many, effects sum to m with no head replaced
+minus m with all replaced (completeness), up to 1 / steps.
+
+Cost: one forward pass over the negatives, and `steps` forward and backward passes over the
+positives.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from circuits_jax import devices, interpose
+from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError
+from circuits_jax.evaluation import Trial, trial
+from circuits_jax.methods.edges import product_edges
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.tasks import Task, metric_values
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """Options of the method.
+
+    Attributes:
+        steps: points at which gradients are taken; 1 is plain attribution patching.
+        prompts_at_once: prompts that share a backward pass on one device; bounds the memory.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+
+    steps: int = 1
+    prompts_at_once: int = 32
+
+    def __post_init__(self):
+        for name in ("steps", "prompts_at_once"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
+
+
+INTEGRATED = Attribution(steps=5)
+
+
+def attribution(
+    model: LanguageModel, task: Task, key: jax.Array, options: Attribution | None = None
+) -> Scores:
+    """Score heads by the first-order effect of replacing each by its output on the negative.
+
+    Edges have no definition of their own here: see `product_edges`.
+
+    Args:
+        model: a loaded model.
+        task: its `learn` pairs are used.
+        key: not used, nothing is random.
+        options: see `Attribution`.
+
+    Returns:
+        Scores, in units of the metric, with `details`: `effects` [L, H], signed as those of exact
+        patching: positive where replacing the head lowers the metric.
+    """
+    options = options or Attribution()
+    effects = attributed_effects(
+        model.config, model.params, trial(model, task.learn, "resample"), task.metric, options
+    )
+    head_scores = jnp.abs(effects)
+    return Scores(head_scores, product_edges(head_scores), {"effects": effects})
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
+def attributed_effects(
+    config: DecoderConfig, params: Any, trial: Trial, metric: str, options: Attribution
+) -> Float[Array, "L H"]:
+    """Mean first-order drop of the metric for every head; prompts are spread over the devices."""
+    points = jnp.arange(1, options.steps + 1) / options.steps
+    prompts = (trial.batch, trial.targets, trial.replacement.swapaxes(0, 1))
+    rows, structure = jax.tree.flatten(prompts)
+
+    def of_one_prompt(rows, constants):
+        params, points = constants
+        batch, targets, replacement = jax.tree.unflatten(structure, [x[None] for x in rows])
+
+        def value(keep):
+            logits = interpose.replace(config, params, batch, keep, replacement.swapaxes(0, 1))
+            return metric_values(logits, targets, metric)[0]
+
+        def gradient(point):
+            return jax.grad(value)(jnp.full(config.heads, point))
+
+        return jnp.mean(jax.lax.map(gradient, points), axis=0)
+
+    effects = devices.map_items(of_one_prompt, rows, (params, points), options.prompts_at_once)
+    return jnp.mean(effects, axis=0)
