@@ -75,7 +75,7 @@ def _read_config(file: GgufFile, family: GgufFamily) -> Config:
     if "token_embd.weight" not in file.entries:
         raise InputError(f"{file.path} has no tensor 'token_embd.weight', the embedding.")
     config = dict(family.constants) | _stated_settings(file, family)
-    config["vocab_size"] = file.entries["token_embd.weight"].shape[0]
+    config["vocab_size"] = int(file.entries["token_embd.weight"].shape[-1])
     config["tie_word_embeddings"] = "output.weight" not in file.entries
     config["attention_bias"] = not file.entries.keys().isdisjoint(_ATTENTION_BIASES)
     config["mlp_bias"] = "blk.0.ffn_up.bias" in file.entries
