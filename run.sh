@@ -57,7 +57,7 @@ case "$verb" in
     if [ ! -x .venv-torch/bin/python ]; then
       echo "installing PyTorch, the rival, in an environment of its own (once) ..." >&2
       "${PYTHON:-python3}" -m venv .venv-torch
-      .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy
+      .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy pillow
     fi
     exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
     ;;

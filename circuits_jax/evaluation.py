@@ -85,7 +85,6 @@ def _replacement(
     return interpose.capture(config, params, negatives, aligned)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
 def metric_under(
     config: DecoderConfig,
     params: Any,
@@ -99,13 +98,20 @@ def metric_under(
     One compiled program over all masks, which are spread over the devices; `masks_at_once` of them
     share a forward pass.
     """
+    values = _metric_under(config, params, trial, keep, metric, masks_at_once)
+    return devices.gather(values, len(keep))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
+def _metric_under(config, params, trial, keep, metric, masks_at_once):
+    """`metric_under` before it is gathered."""
 
     def judge(keep, constants):
         params, trial = constants
         logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
         return metric_values(logits, trial.targets, metric)
 
-    return devices.map_items(judge, keep, (params, trial), masks_at_once)
+    return devices.spread(judge, keep, (params, trial), masks_at_once)
 
 
 def faithfulness(

@@ -47,14 +47,16 @@ def fit(
     settings = jax.tree.unflatten(jax.tree.structure(settings), leaves)
     shape = (n_seeds, leaves[0].shape[0], x.shape[0])
     keys = jax.random.split(key, (n_seeds, 1, x.shape[0]))
-    return _fit(keys, x, settings, config, d_model or x.shape[-1], shape)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "d_model", "shape"))
-def _fit(keys, x, settings, config, d_model, shape):
-    """All autoencoders as one list of items, mapped, and put in shape."""
-    seed, setting, head = jnp.unravel_index(jnp.arange(math.prod(shape)), shape)
+    n_items = math.prod(shape)
+    seed, setting, head = jnp.unravel_index(jnp.arange(n_items), shape)
     items = keys[seed, 0, head], head, setting
+    fitted = devices.gather(_fit(items, x, settings, config, d_model or x.shape[-1]), n_items)
+    return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "d_model"))
+def _fit(items, x, settings, config, d_model):
+    """All autoencoders as one list of items (key, head, setting)."""
 
     def train(item, constants):
         key, head, setting = item
@@ -63,8 +65,7 @@ def _fit(keys, x, settings, config, d_model, shape):
         return sae.train(key, x[head], own, config, d_model)
 
     at_once = CACHE_SIZED if jax.default_backend() == "cpu" else None
-    fitted = devices.map_items(train, items, (x, settings), at_once)
-    return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
+    return devices.spread(train, items, (x, settings), at_once)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -86,11 +86,17 @@ def attribution(
     return Scores(head_scores, product_edges(head_scores), {"effects": effects})
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
 def attributed_effects(
     config: DecoderConfig, params: Any, trial: Trial, metric: str, options: Attribution
 ) -> Float[Array, "L H"]:
     """Mean first-order drop of the metric for every head; prompts are spread over the devices."""
+    effects = _effects(config, params, trial, metric, options)
+    return jnp.mean(devices.gather(effects, len(trial.batch.tokens)), axis=0)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
+def _effects(config, params, trial, metric, options):
+    """The first-order drop for every prompt and head, before it is gathered."""
     points = jnp.arange(1, options.steps + 1) / options.steps
     prompts = (trial.batch, trial.targets, trial.replacement.swapaxes(0, 1))
     rows, structure = jax.tree.flatten(prompts)
@@ -108,5 +114,4 @@ def attributed_effects(
 
         return jnp.mean(jax.lax.map(gradient, points), axis=0)
 
-    effects = devices.map_items(of_one_prompt, rows, (params, points), options.prompts_at_once)
-    return jnp.mean(effects, axis=0)
+    return devices.spread(of_one_prompt, rows, (params, points), options.prompts_at_once)

@@ -92,27 +92,34 @@ def exact_patching(
     return Scores(head_scores, product_edges(head_scores), {"effects": effects})
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once"))
 def patched_change(
     config: DecoderConfig, params: Any, trial: Trial, metric: str, heads_at_once: int
 ) -> Float[Array, "L H"]:
     """Mean change of the metric when one head alone takes its replacement, for every head.
 
-    One compiled program: layer by layer, the heads of a layer spread over the devices.
+    One compiled program: the heads of a layer are spread over the devices, layer by layer.
     """
+    change = _patched_change(config, params, trial, metric, heads_at_once)
+    return devices.gather(change, config.n_heads).T
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once"))
+def _patched_change(config, params, trial, metric, heads_at_once):
+    """`patched_change` by head and layer, before it is gathered."""
     logits, streams = interpose.residual_streams(config, params, trial.batch)
     whole = metric_values(logits, trial.targets, metric)
 
-    def patch(head, constants):
-        params, trial, whole, layer, stream, replacement = constants
-        logits = interpose.resume(
-            config, params, trial.batch, layer, stream, head, replacement[:, :, head]
-        )
-        return jnp.mean(metric_values(logits, trial.targets, metric) - whole)
+    def patch_layers(head, constants):
+        params, trial, whole, streams = constants
 
-    def patch_layer(layer):
-        at_layer = (layer, *(x[layer] for x in (streams, trial.replacement)))
-        constants = (params, trial, whole, *at_layer)
-        return devices.map_items(patch, jnp.arange(config.n_heads), constants, heads_at_once)
+        def patch(layer):  # the same for all heads that share a pass, so lower layers are skipped
+            replacement = trial.replacement[layer][:, :, head]
+            logits = interpose.resume(
+                config, params, trial.batch, layer, streams[layer], head, replacement
+            )
+            return jnp.mean(metric_values(logits, trial.targets, metric) - whole)
 
-    return jax.lax.map(patch_layer, jnp.arange(config.n_layers))
+        return jax.lax.map(patch, jnp.arange(config.n_layers))
+
+    constants = (params, trial, whole, streams)
+    return devices.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)

@@ -112,7 +112,6 @@ def sae_codes(
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
-@functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def score_outputs(
     key: jax.Array, outputs: Float[Array, "B L H D"], options: SaeCodes, head_width: int
 ) -> Scores:
@@ -128,15 +127,12 @@ def score_outputs(
     h = fit.activations(params, x, config)[0, 0]
     code = sae.code(h).reshape(-1, b).T
     strength = said(params, h).reshape(-1, b).T
-
     head_scores, edge_scores = _score(code, strength, tuple(heads), options)
-    if options.softmax != "none":
-        axis = {"layer": 1, "all": None}[options.softmax]
-        head_scores = jax.nn.softmax(head_scores, axis=axis)
     details = {"codes": code, "strengths": strength, "losses": losses[0, 0].T}
     return Scores(head_scores, edge_scores, details)
 
 
+@functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def inputs(
     outputs: Float[Array, "B G D"], options: SaeCodes, head_width: int
 ) -> Float[Array, "_ N R"]:
@@ -163,6 +159,7 @@ def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]
     return jnp.linalg.norm(jnp.einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames=("heads", "options"))
 def _score(
     code: Int[Array, "B G"],
     strength: Float[Array, "B G"],
@@ -183,4 +180,8 @@ def _score(
         "unique_fraction": lambda: codes.unique_fraction(positive, negative),
         "endpoints": lambda: codes.endpoint_counts(edges, options.n_edges),
     }[options.score]()
-    return head_scores.reshape(heads), edges
+    head_scores = head_scores.reshape(heads)
+    if options.softmax != "none":
+        axis = {"layer": 1, "all": None}[options.softmax]
+        head_scores = jax.nn.softmax(head_scores, axis=axis)
+    return head_scores, edges

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from circuits_jax import devices, interpose
+from circuits_jax import interpose
 from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
@@ -76,13 +76,12 @@ class LanguageModel:
 
 
 def split(batch: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:
-    """Batches of one static shape, each spread over all devices.
+    """Batches of one static shape; the last is filled up with copies of the first rows.
 
-    The last is filled up with copies of the first rows; concatenated results of the batches
-    therefore begin with those of the rows of `batch`.
+    Concatenated results of the batches therefore begin with those of the rows of `batch`.
     """
-    n, n_devices = batch.tokens.shape[0], len(jax.devices())
-    size = -(-min(batch_size, n) // n_devices) * n_devices
+    n = batch.tokens.shape[0]
+    size = min(batch_size, n)
     for start in range(0, n, size):
         rows = np.arange(start, start + size) % n
-        yield devices.split_rows(jax.tree.map(lambda x, rows=rows: x[rows], batch))
+        yield jax.tree.map(lambda x, rows=rows: x[rows], batch)

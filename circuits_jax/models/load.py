@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from circuits_jax import devices
 from circuits_jax.errors import InputError
 from circuits_jax.models import families
 from circuits_jax.models.checkpoints import RawCheckpoint, read_folder, read_hub
@@ -32,7 +31,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
         raise InputError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
     raw = _read(name)
     config = families.read_config(raw.config, raw.source)
-    params = devices.replicate(families.read_params(raw, config, dtype))
+    params = families.read_params(raw, config, dtype)
     return LanguageModel(name, config, params, load_tokenizer(raw.source))
 
 

@@ -31,6 +31,7 @@ def get_config() -> config_dict.ConfigDict:
     config.route = "pyramid"  # or "vgg", or a registered route
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
+    config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region
     # The shipped blurs are matched to the pyramid route at scale .4; for another route or scale
     # they are matched to this run's texture, on its first so many pictures.
     config.match_images = 32

@@ -10,11 +10,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax import geometry, pyramid
 from foveation_jax.errors import InputError
-from foveation_jax.transforms.noise import coral, white_noise
+from foveation_jax.transforms.noise import coral, regional_coral, white_noise
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import PoolingWindows, pooling_windows
 
 ROUTES = ("pyramid", "vgg")
+COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
+    "image": lambda white, image, windows: coral(white, image),
+    "region": regional_coral,
+}
 
 
 def foveation_texture(
@@ -30,6 +34,7 @@ def foveation_texture(
     scramble: bool = False,
     weights: str = "",
     blend: str = "partition",
+    colours: str = "image",
 ) -> Float[Array, "N Y X C"]:
     """Clear centre, texture-like periphery.
 
@@ -45,6 +50,8 @@ def foveation_texture(
         scramble: statistics of other windows of the same ring, pyramid only.
         weights: file of the encoder and decoder, vgg only.
         blend: how regions meet, vgg only: "partition", or "overwrite" as published.
+        colours: that the noise takes, vgg only: those of the whole "image", as published, or
+            "region" by region.
 
     Raises:
         InputError: an option out of range, or a size that the route cannot take.
@@ -56,13 +63,16 @@ def foveation_texture(
         pyramid.check_size(size, octaves + 1)
         return pyramid_texture(images, key, windows, octaves, scramble=scramble)
     if route == "vgg":
-        return _vgg(images, key, windows, weights, blend)
+        return _vgg(images, key, windows, weights, blend, colours)
     raise InputError(f"route is {route!r}: it must be {' or '.join(ROUTES)}.")
 
 
-def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str):
+def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str, colours: str):
     from foveation_jax.transforms.vgg_texture import cell_regions, load_networks, vgg_texture
 
+    if colours not in COLOURS:
+        raise InputError(f"colours is {colours!r}: it must be {' or '.join(COLOURS)}.")
     encoder, decoder = load_networks(weights)
-    noise = jax.vmap(coral, (None, 0))(white_noise(key, images.shape[1:]), images)
+    white = white_noise(key, images.shape[1:])
+    noise = jax.vmap(lambda image: COLOURS[colours](white, image, windows))(images)
     return vgg_texture(images, noise, cell_regions(windows, blend), encoder, decoder)

@@ -1,6 +1,6 @@
 """Races the stage-1 transforms against the published algorithm, on this machine, in this run.
 
-    python tests/bench/foveation.py --rival=PYTHON_WITH_TORCH
+    ./run.sh bench foveation
 
 Prints seconds an image of Foveation-Texture by the pyramid route at 512 x 512 in a batch, of plain
 PyTorch NeuroFovea (neurofovea_torch.py), and their ratio; how time grows with pixels and with the
@@ -14,6 +14,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def peak_gigabytes(queue) -> None:
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
 
 
+def random_weights(folder: str) -> str:
+    """A file of a VGG19 encoder and decoder with random weights: time does not depend on them."""
+    import jax
+
+    from foveation_jax import vgg, vgg_weights
+
+    key = jax.random.key(0)
+    encoder = {"color": {"kernel": jax.numpy.eye(3)[None, None], "bias": jax.numpy.zeros(3)}}
+    for name, (inputs, outputs) in vgg.layer_shapes((2, 2, 4)).items():
+        kernel = jax.random.normal(key, (3, 3, inputs, outputs)) / (3 * inputs**0.5)
+        encoder[name] = {"kernel": kernel, "bias": jax.numpy.zeros(outputs)}
+    path = Path(folder) / "random.safetensors"
+    vgg_weights.save_weights(path, encoder, vgg.init_decoder(key, encoder))
+    return str(path)
+
+
 def main():
     """Measure and print, one line a number."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -57,7 +74,11 @@ def main():
         print(output.rstrip())
         rival = total_seconds(output)
         print(f"NeuroFovea in PyTorch: {rival:.2f} s an image")
-        print(f"ratio: {rival / texture:.0f} times faster", flush=True)
+        print(f"pyramid against it: {rival / texture:.1f} times faster", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            weights = random_weights(folder)
+            vgg = seconds_an_image("foveation_texture", 512, 2, route="vgg", weights=weights)
+        print(f"vgg route, 512 x 512: {vgg:.2f} s an image, {rival / vgg:.2f} times faster")
     for size in (128, 256, 512):
         spent = seconds_an_image("foveation_texture", size, options.batch)
         print(f"pyramid texture, {size}: {spent * 1e9 / size**2:.0f} ns a pixel", flush=True)

@@ -63,7 +63,7 @@ def main():
     """Match, check, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=800)
+    parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--assets", type=Path, default=ASSETS)
     options = parser.parse_args()
     both = photographs(options.images, 2 * options.count)

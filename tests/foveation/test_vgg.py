@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import foveation_jax as fj
 from foveation_jax import vgg, vgg_weights, winograd
 from foveation_jax.errors import InputError
 from foveation_jax.torch_files import read_torch
@@ -120,6 +121,19 @@ def test_full_texture_keeps_the_moments_of_separate_regions():
         got, expected = mixed[0, half], content[0, half] * 3 + 2
         np.testing.assert_allclose(got.mean((0, 1)), expected.mean((0, 1)), atol=1e-4)
         np.testing.assert_allclose(got.std((0, 1)), expected.std((0, 1)), rtol=1e-3)
+
+
+def test_noise_takes_the_colours_of_the_image_or_of_each_region(files):
+    options = {"route": "vgg", "weights": ",".join(map(str, files)), "scale": 0.5}
+    key, images = jax.random.key(0), PAIR[:1]
+    seen = {
+        colours: fj.transform("foveation_texture", images, key, colours=colours, **options)
+        for colours in ("image", "region")
+    }
+    assert all(bool(jnp.isfinite(picture).all()) for picture in seen.values())
+    assert float(jnp.abs(seen["image"] - seen["region"]).mean()) > 1e-3
+    with pytest.raises(InputError, match="colours is 'grey': it must be image or region"):
+        fj.transform("foveation_texture", images, key, colours="grey", **options)
 
 
 def test_unknown_blend_is_refused():
