@@ -26,8 +26,8 @@ class Grid:
 
     n_layers: int
     n_heads: int
-    step: float
-    row: float
+    step: float | int
+    row: float | int
 
     @property
     def width(self) -> float:
@@ -53,7 +53,9 @@ class Grid:
         return TOP + (head + 0.5) * self.row
 
 
-def grid(shape: tuple[int, int], height: float, rows: tuple[float, float]) -> Grid:
+def grid(
+    shape: tuple[int, int], height: float | int, rows: tuple[float | int, float | int]
+) -> Grid:
     """A grid about 1080 wide and `height` high, with rows no lower or higher than `rows`."""
     n_layers, n_heads = shape
     step = float(np.clip(1080 / n_layers, 22, 96))
@@ -77,7 +79,7 @@ class Edge:
     source: int
     target: int
     path: str
-    width: float
+    width: float | int
     tip: str
     best: bool
 
@@ -121,25 +123,25 @@ class Series:
     path: str
     band: str
     points: tuple[tuple[float, float, str], ...]
-    label_y: float
+    label_y: float | int
 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """The curve. `series` has no points where faithfulness is undefined throughout."""
 
-    width: float
-    height: float
-    left: float
-    right: float
-    top: float
-    bottom: float
+    width: float | int
+    height: float | int
+    left: float | int
+    right: float | int
+    top: float | int
+    bottom: float | int
     series: tuple[Series, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
-    size_x: float
-    zero_y: float
-    one_y: float
+    size_x: float | int
+    zero_y: float | int
+    one_y: float | int
 
 
 def faithfulness_plot(judgements: Sequence[Judgement], size: int, n_heads: int) -> Plot:
@@ -187,7 +189,7 @@ def _series(judgements: Sequence[Judgement], x, y) -> Series:
     return Series(judgements[0].kept, path, band, points, points[-1][1] if real else 0.0)
 
 
-def _labelled(series: Sequence[Series], bottom: float) -> tuple[Series, ...]:
+def _labelled(series: Sequence[Series], bottom: float | int) -> tuple[Series, ...]:
     """Labels at the lines' right ends, moved apart to 15 and kept above the bottom."""
     limit, placed = bottom + 15, []
     for one in sorted((s for s in series if s.points), key=lambda s: -s.label_y):
@@ -206,7 +208,7 @@ def _size_ticks(sizes: set[int], n_heads: int, x) -> tuple[tuple[float, str], ..
     return tuple(ticks)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _ticks(low: float | int, high: float | int) -> list[float]:
     """Round numbers from low to high, at most eight of them."""
     power = 10.0 ** math.floor(math.log10(high - low))
     step = next(s for s in (0.1, 0.2, 0.25, 0.5, 1, 2) if (high - low) / (s * power) <= 7) * power
@@ -230,7 +232,7 @@ def ranks(scores: Float[np.ndarray, "L H"]) -> list[int]:
     return rank.tolist()
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """Three significant digits, with a true minus; an en dash for what is not a number."""
     if not math.isfinite(value):
         return "\u2013"
@@ -238,7 +240,7 @@ def number(value: float) -> str:
     return text.replace("-", "\u2212")
 
 
-def fixed(value: float) -> str:
+def fixed(value: float | int) -> str:
     """Two decimals, with a true minus; an en dash for what is not a number."""
     if not math.isfinite(value):
         return "\u2013"

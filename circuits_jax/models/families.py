@@ -73,7 +73,7 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
         return read_config(inner | {"model_type": _WRAPPED[model_type]}, source)
     if model_type not in FAMILIES:
         known = {*FAMILIES, *_WRAPPED}
-        raise InputError(f"{source}: {unknown_name('model_type', model_type, known)}")
+        raise InputError(f"{source}: {unknown_name('model_type', str(model_type), known)}")
     fields = family_configs.Fields(dict(config), source)
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
 

@@ -16,7 +16,10 @@ score_tables = hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), 
 
 def judged(kept, values, spread=0.0):
     sizes = (2, 10, 50)
-    return [Judgement("mean", kept, n, 1.0, v, spread) for n, v in zip(sizes, values, strict=True)]
+    return [
+        Judgement("mean", kept, n, 1.0, float(v), float(spread))
+        for n, v in zip(sizes, values, strict=True)
+    ]
 
 
 @given(score_tables)

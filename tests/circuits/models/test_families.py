@@ -274,8 +274,8 @@ LINEAR = {"rope_type": "linear", "factor": 2.0}
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("llama", {"model_type": "lama"}, ["'lama'", "nearest: llama", "gemma3_text, gpt2"]),
-        ("llama", {"model_type": "-"}, ["model_type None", "allowed"]),
+        ("llama", {"model_type": "lama"}, ["'lama'", "did you mean 'llama'", "gemma3_text, gpt2"]),
+        ("llama", {"model_type": "-"}, ["model_type 'None'", "allowed"]),
         ("llama", {"hidden_size": "-"}, ["'hidden_size'", "missing", "llama"]),
         ("llama", {"hidden_size": "wide"}, ["'hidden_size'", "'wide'", "whole numbers"]),
         ("llama", {"num_hidden_layers": 0}, ["'num_hidden_layers'", "0", "above 0"]),

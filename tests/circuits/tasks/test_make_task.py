@@ -69,10 +69,10 @@ def test_tokenizer_that_knows_no_words(letters_only, name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? known: ioi, greater_than"),
-        ({"name": "zzz"}, r"unknown task 'zzz'; known: ioi"),
+        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? allowed: custom"),
+        ({"name": "zzz"}, r"unknown task 'zzz'; allowed: custom, docstring"),
         ({"negative": "range", "name": "greater_than"}, r"'negative'; did you mean 'negatives'\?"),
-        ({"path": "x"}, r"unknown option of task 'ioi': 'path'; known: none"),
+        ({"path": "x"}, r"unknown option of task ioi 'path'; allowed: none"),
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"n_held_out": 0}, "n_held_out must be at least 1, got 0"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
