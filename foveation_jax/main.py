@@ -34,7 +34,7 @@ from ml_collections import config_flags
 from foveation_jax.errors import InputError
 
 # `config.job` -> module whose run(config, workdir) does it
-JOBS = {"transforms": "foveation_jax.pipeline", "train_decoder": "foveation_jax.vgg_training"}
+JOBS = {"transforms": "foveation_jax.stage1", "train_decoder": "foveation_jax.vgg_training"}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment, configs/foveation/*.py.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/foveation", "Folder for all that the run writes.")

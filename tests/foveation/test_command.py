@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from foveation_jax import pipeline, progress, vgg, vgg_training, vgg_weights, winograd, workdir
+from foveation_jax import progress, stage1, vgg, vgg_training, vgg_weights, winograd, workdir
 from foveation_jax.data import read_image, render_scenes, write_png
 from foveation_jax.errors import InputError
 
@@ -49,7 +49,7 @@ def finished(folder, tmp_path_factory):
     config = load_config(
         "transforms", images=str(folder), size=(64, 64), batch_size=4, report_images=2, records=True
     )
-    return config, out, pipeline.run(config, out)
+    return config, out, stage1.run(config, out)
 
 
 def test_run_writes_every_picture_rows_records_and_the_page(finished):
@@ -87,7 +87,7 @@ def test_second_run_does_nothing_again_and_a_missing_picture_comes_back(finished
     others = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p != gone}
     rows = (out / "metrics.jsonl").read_text()
     gone.unlink()
-    pipeline.run(config, out)
+    stage1.run(config, out)
     assert gone.read_bytes() == content
     assert gone.stat().st_mtime_ns > before
     assert all(p.stat().st_mtime_ns == time for p, time in others.items())
@@ -98,7 +98,7 @@ def test_workdir_of_another_experiment_is_refused(finished):
     config, out, _ = finished
     other = load_config("transforms", **(config.to_dict() | {"scale": 0.5}))
     with pytest.raises(InputError, match=r"holds a run with scale=0\.4, not 0\.5"):
-        pipeline.run(other, out)
+        stage1.run(other, out)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_workdir_of_another_experiment_is_refused(finished):
 def test_bad_fields_stop_before_any_output(fields, message, folder, tmp_path):
     config = load_config("transforms", **({"images": str(folder), "size": (64, 64)} | fields))
     with pytest.raises(InputError, match=message):
-        pipeline.run(config, tmp_path / "out")
+        stage1.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +127,7 @@ def test_folder_without_one_picture_is_refused(tmp_path):
     (tmp_path / "photographs" / "letter.txt").write_text("no picture")
     config = load_config("transforms", images=str(tmp_path / "photographs"), size=(64, 64))
     with pytest.raises(InputError, match=r"none of the files can be read; .*letter\.txt"):
-        pipeline.run(config, tmp_path / "out")
+        stage1.run(config, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
         "transforms", images=str(folder), size=(64, 64), route="vgg", weights=str(resumed.weights),
         systems=("reference", "foveation_texture"), batch_size=4, limit=4,
     )  # fmt: skip
-    pipeline.run(config, tmp_path / "seen")
+    stage1.run(config, tmp_path / "seen")
     assert len(list((tmp_path / "seen" / "foveation_texture").rglob("*.png"))) == 3
 
 
