@@ -8,7 +8,7 @@ Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Percep
 (arXiv 2006.07991).
 """
 
-from foveation_jax import metrics
+from foveation_jax import metrics, probes
 from foveation_jax.errors import InputError
 from foveation_jax.match import match
 from foveation_jax.pyramid import Pyramid, decompose, reconstruct
@@ -25,6 +25,7 @@ __all__ = [
     "match",
     "metrics",
     "pooling_windows",
+    "probes",
     "reconstruct",
     "register",
     "transform",

@@ -6,6 +6,7 @@ the WIDTH of the image subtends (26 degrees in arXiv 2006.07991); pixels are squ
 is taken as flat in angle, as the published windows do.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -34,6 +35,19 @@ def pixels_per_degree(size: tuple[int, int], field_of_view: float = FIELD_OF_VIE
 def centre(size: tuple[int, int]) -> tuple[float, float]:
     """The middle (y, x) of an image in pixels: the default fixation, (size - 1) / 2."""
     return ((size[0] - 1) / 2, (size[1] - 1) / 2)
+
+
+def farthest_seeing(fixation, size: tuple[int, int]) -> tuple[float, float]:
+    """The (y, x) on the host for which rings and radii are counted.
+
+    That is the fixation itself, the centre for None. A traced fixation can be counted for in
+    advance only if it lies on the image: a corner sees at least as far as any of its points.
+    """
+    if fixation is None:
+        return centre(size)
+    if isinstance(fixation, jax.core.Tracer):
+        return (0.0, 0.0)
+    return (float(fixation[0]), float(fixation[1]))
 
 
 def to_degrees(

@@ -1,9 +1,20 @@
-"""Show pictures as foveated perceptual systems see them.
+"""What a foveated first stage does to pictures, and to networks that learn from them.
 
     foveation-jax --config=configs/foveation/transforms.py --config.images=FOLDER --workdir=DIR
 
-Configs: transforms.py (pictures, metrics and a page) and train_decoder.py (a decoder for the vgg
-route). Fields that are often set:
+Configs: smoke.py, scenes_cpu.py, paper_alexnet.py, paper_resnet18.py (the whole experiment: paired
+networks on four systems, probes, a verdict for each claim); transforms.py (pictures as the systems
+show them, metrics and a page); train_decoder.py (a decoder for the vgg route). Fields that are
+often set, first of the experiment:
+
+    --config.data=FOLDER          that holds train/CLASS/* and test/CLASS/*; tfds:NAME; synthetic
+    --config.size="(64, 64)"      rows and columns that every image is brought to
+    --config.network=resnet18     or alexnet, vgg11; --config.width=.25 narrows it
+    --config.runs=3               paired runs of every system
+    --config.recipe.epochs=10     and the other fields of the optimiser
+    --config.stage1.scale=0.4     window width over eccentricity
+
+and of the other two:
 
     --config.images=FOLDER        of pictures, with class sub-folders or not; tfds:NAME;
                                   without it, the embedded scenes and photographs
@@ -29,12 +40,17 @@ import runpy
 import sys
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from foveation_jax.errors import InputError
 
 # `config.job` -> module whose run(config, workdir) does it
-JOBS = {"transforms": "foveation_jax.stage1", "train_decoder": "foveation_jax.vgg_training"}
+JOBS = {
+    "systems": "foveation_jax.pipeline",
+    "transforms": "foveation_jax.stage1",
+    "train_decoder": "foveation_jax.vgg_training",
+}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment, configs/foveation/*.py.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/foveation", "Folder for all that the run writes.")
@@ -47,6 +63,8 @@ def run_job(_) -> int:
     """Runs the job that the config names, in the working folder; prints what it made."""
     import jax
 
+    if not flags.FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)  # orbax tells of every file
     if CONFIG.value is None:
         raise InputError(
             "--config is missing: name an experiment, such as configs/foveation/transforms.py."

@@ -14,7 +14,10 @@ for, so any metric will do.
 """
 
 import functools
-from collections.abc import Callable
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax import geometry, metrics
 from foveation_jax.errors import InputError
+from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveated_blur import blend_blurs, ring_centres
 from foveation_jax.transforms.matched import Match
 from foveation_jax.transforms.uniform_blur import blur
@@ -30,9 +34,11 @@ from foveation_jax.windows import pooling_windows
 
 SYSTEMS = ("uniform_blur", "foveation_blur")
 SIGMA_BOUNDS = (0.1, 64.0)  # pixels
+FINE = 0.002  # gap that nobody would see, in SSIM
 STEP, LARGEST_STEP, ITERATIONS = 0.1, 0.7, 30
 SMALLEST_RING_DEG2 = 4.0  # outer rings of which the image holds less keep their neighbour's sigma
 RESAMPLES = 2000
+SHIPPED_AT = (256, 256)  # pixels at which the records in assets/ were matched
 MAPS = {"ssim": metrics.ssim_map, "mse": lambda a, b: (a - b) ** 2}
 
 
@@ -46,7 +52,7 @@ def match(
     scale: float = 0.4,
     fixation: tuple | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
-    tolerance: float = 0.002,
+    tolerance: float = FINE,
     start: Match | None = None,
     description: str = "",
 ) -> Match:
@@ -87,7 +93,7 @@ def match(
     log_start = jnp.zeros(len(rings))
     if start is not None:
         log_start = jnp.log(jnp.asarray(start.sigma_deg) * per_degree)
-    settled = tolerance / 20
+    settled = min(tolerance, FINE) / 20
     wanted, values, log_sigma = _solve(
         reference, target, rings, log_start, settled, degrade, measure
     )
@@ -104,6 +110,43 @@ def match(
             eccentricity, sigma / per_degree, wanted.mean(0), wanted.mean(0) + gap)),
         tuple(tuple(map(float, np.round(pair, 6))) for pair in interval),
     )  # fmt: skip
+
+
+def shipped_or_matched(
+    system: str,
+    settings: Mapping[str, Any],
+    size: tuple[int, int],
+    key: PRNGKeyArray,
+    path: pathlib.Path,
+    pictures: Callable[[], Iterable[Float[Array | np.ndarray, "N Y X C"]]],
+    tolerance: float = FINE,
+) -> Match:
+    """The record of a blur: the shipped one where it fits, else matched once and kept at `path`.
+
+    Args:
+        system: "uniform_blur" or "foveation_blur".
+        settings: of the texture, `route`, `scale`, `fixation` and `field_of_view`.
+        size: (Y, X) of the pictures. The shipped records fit the pyramid route at their scale and
+            size: SSIM looks at windows of a few pixels, so sigmas in degrees depend on the size.
+        key: of the bootstrap.
+        path: of the JSON record.
+        pictures: reads the images as Reference and as Foveation-Texture show them.
+        tolerance: largest gap that is taken, as of `match`.
+    """
+    shipped = matched.shipped(system)
+    if settings["route"] == "pyramid" and settings["scale"] == shipped.scale and size == SHIPPED_AT:
+        return shipped
+    if not path.exists():
+        reference, texture = map(jnp.asarray, pictures())
+        print(f"matching {system} to the texture on {len(reference)} pictures", file=sys.stderr)
+        view = {k: settings.get(k) for k in ("scale", "fixation", "field_of_view")}
+        description = f"foveation_texture, route {settings['route']}, scale {settings['scale']}"
+        found = match(
+            reference, texture, key,
+            system=system, tolerance=tolerance, description=description, **view,
+        )  # fmt: skip
+        matched.save(found, path)
+    return matched.load(path)
 
 
 def blur_by_one(image, sigmas: Float[Array, "1"], weights):

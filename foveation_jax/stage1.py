@@ -7,9 +7,7 @@ WORKDIR/report.html.
 
 import dataclasses
 import functools
-import inspect
 import pathlib
-import sys
 from collections.abc import Callable
 
 import jax
@@ -27,7 +25,7 @@ from foveation_jax.data.export import (
 )
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.errors import InputError
-from foveation_jax.match import match
+from foveation_jax.match import shipped_or_matched
 from foveation_jax.progress import progress
 from foveation_jax.transforms import matched
 from foveation_jax.workdir import append_rows, claim_workdir, read_rows
@@ -139,11 +137,7 @@ def _system(name: str, config: ConfigDict, **more) -> Callable:
 
     Of the options that the system takes, those that `config` names are given.
     """
-    parameters = inspect.signature(transforms.SYSTEMS[name]).parameters.values()
-    known = {field: config[field] for field in config if config[field] is not None} | more
-    options = {
-        p.name: known[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in known
-    }
+    options = transforms.options_for(name, config.to_dict() | more)
     key = jax.random.key(config.seed)
 
     def apply(images, number):
@@ -180,24 +174,15 @@ def blur_match(
     Matching takes the first `config.match_images` pictures as this run has written them, and is
     kept in WORKDIR/NAME.json.
     """
-    if config.route == "pyramid" and config.scale == matched.shipped(name).scale:
-        return matched.shipped(name)
+
+    def pictures():
+        names = source.names[: config.match_images]
+        for system in (REFERENCE, TEXTURE):
+            yield np.stack([read_image(workdir / system / f"{n}.png") for n in names])
+
+    key = jax.random.key(config.seed)
     path = workdir / f"{name}.json"
-    if not path.exists():
-        reference, texture = (
-            np.stack(
-                [read_image(workdir / s / f"{n}.png") for n in source.names[: config.match_images]]
-            )
-            for s in (REFERENCE, TEXTURE)
-        )
-        print(f"matching {name} to {TEXTURE} on {len(reference)} pictures", file=sys.stderr)
-        found = match(
-            reference, texture, jax.random.key(config.seed), system=name, scale=config.scale,
-            fixation=config.fixation, field_of_view=config.field_of_view,
-            description=f"{TEXTURE}, route {config.route}, scale {config.scale}",
-        )  # fmt: skip
-        matched.save(found, path)
-    return matched.load(path)
+    return shipped_or_matched(name, config.to_dict(), tuple(config.size), key, path, pictures)
 
 
 def measure(

@@ -144,7 +144,7 @@ def ring_areas(windows: PoolingWindows) -> Float[Array, "E"]:
 def pooling_windows(
     scale: float,
     size: tuple = (512, 512),
-    fixation: tuple | None = None,
+    fixation: tuple | Array | None = None,
     published: bool = True,
     field_of_view: float = geometry.FIELD_OF_VIEW,
 ) -> PoolingWindows:
@@ -153,7 +153,8 @@ def pooling_windows(
     Args:
         scale: s in [.05, 2]; .4 in most of arXiv 2006.07991.
         size: (rows, columns), pixels.
-        fixation: (y, x) in pixels, also off the image; the centre by default.
+        fixation: (y, x) in pixels, also off the image; the centre by default. Under jit and vmap it
+            may be traced, on the image; the counts are then those of a corner.
         published: merge corner slivers into the fovea and mix cut windows by their cut area, as the
             published masks do; False keeps every window and gives a cut one the mixing of its ring.
         field_of_view: degrees that the width subtends.
@@ -163,12 +164,17 @@ def pooling_windows(
         them under `jax.grad` or `jax.vmap` with those counts.
 
     Raises:
-        InputError: a scale, size, fixation or field of view out of range.
+        InputError: a scale, size, fixation or field of view out of range, or a traced fixation of
+            published windows, whose slivers are counted on the host.
     """
-    _check(scale, size, fixation)
-    point = geometry.centre(size) if fixation is None else tuple(float(v) for v in fixation)
+    traced = isinstance(fixation, jax.core.Tracer)
+    _check(scale, size, None if traced else fixation)
+    if traced and published:
+        raise InputError("published windows need a fixation of two numbers: it is traced.")
+    point = geometry.farthest_seeing(fixation, size)
     per_degree = geometry.pixels_per_degree(size, field_of_view)
-    return _build(float(scale), tuple(map(int, size)), point, bool(published), per_degree)
+    windows = _build(float(scale), tuple(map(int, size)), point, bool(published), per_degree)
+    return dataclasses.replace(windows, fixation=fixation) if traced else windows
 
 
 def _check(scale, size, fixation):

@@ -14,7 +14,27 @@ from foveation_jax.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pillow", "flax", "optax")
 # Fields that say how much is done or shown, not what.
-FREE_FIELDS = ("report_images", "records", "limit", "steps", "checkpoint_every")
+FREE_FIELDS = ("report_images", "records", "limit", "steps", "checkpoint_every", "keep_seconds")
+
+
+def check_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Looks whether `workdir` is free, or holds this very experiment.
+
+    Raises:
+        InputError: it holds another experiment; the first field that differs is named.
+    """
+    path = workdir / "experiment.json"
+    if not path.exists():
+        return
+    earlier = _flat(json.loads(path.read_text())["config"])
+    resolved = _flat(json.loads(config.to_json_best_effort()))
+    for field in sorted(earlier.keys() | resolved.keys()):
+        then, now = earlier.get(field), resolved.get(field)
+        if then != now and field not in FREE_FIELDS:
+            raise InputError(
+                f"workdir: {workdir} holds a run with {field}={then}, not {now}; "
+                "name another --workdir, or the same settings to go on."
+            )
 
 
 def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -23,12 +43,9 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
     Raises:
         InputError: the folder holds another experiment, or cannot be written.
     """
-    path = workdir / "experiment.json"
-    resolved = json.loads(config.to_json_best_effort())
-    if path.exists():
-        _refuse_another(path, resolved)
+    check_workdir(workdir, config)
     record = {
-        "config": resolved,
+        "config": json.loads(config.to_json_best_effort()),
         "command": sys.argv,
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES}
         | {"python": sys.version.split()[0]},
@@ -38,20 +55,18 @@ def claim_workdir(workdir: pathlib.Path, config: ConfigDict) -> None:
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(record, indent=1) + "\n")
+        write_text(workdir / "experiment.json", json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"workdir: {workdir} cannot be written ({error.strerror}).") from None
 
 
-def _refuse_another(path: pathlib.Path, resolved: dict) -> None:
-    earlier = json.loads(path.read_text())["config"]
-    for field in sorted(set(earlier) | set(resolved)):
-        then, now = earlier.get(field), resolved.get(field)
-        if then != now and field not in FREE_FIELDS:
-            raise InputError(
-                f"workdir: {path.parent} holds a run with {field}={then}, not {now}; "
-                "name another --workdir, or the same settings to go on."
-            )
+def _flat(config: dict, prefix: str = "") -> dict:
+    """Sections as dotted fields."""
+    fields = {}
+    for name, value in config.items():
+        inside = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        fields |= {f"{prefix}{name}": value} if inside is None else inside
+    return fields
 
 
 def _revision() -> str:

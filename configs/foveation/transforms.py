@@ -32,7 +32,7 @@ def get_config() -> config_dict.ConfigDict:
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region
-    # The shipped blurs are matched to the pyramid route at scale .4; for another route or scale
+    # The shipped blurs are matched to the pyramid route at scale .4 and 256 x 256; for another
     # they are matched to this run's texture, on its first so many pictures.
     config.match_images = 32
     config.seed = 0  # of the noise and of the embedded scenes

@@ -14,6 +14,7 @@ horizon and vanishing point vary within a class.
 
 import functools
 import math
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -142,17 +143,24 @@ def open_scenes(
     labels = np.arange(count, dtype=np.int32) % len(SCENE_CLASSES)
     key = jax.random.key(seed)
 
+    lock = threading.Lock()  # readers that wait for one batch must not each render it
+
     @functools.lru_cache(maxsize=8)
     def rendered(start: int) -> np.ndarray:
         numbers = jnp.arange(start, start + batch)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
         return np.asarray(_render(keys, numbers % len(SCENE_CLASSES), size))
 
+    def read(index):
+        index = int(index)
+        with lock:
+            return rendered(index - index % batch)[index % batch]
+
     return ImageSource(
         names=tuple(f"{SCENE_CLASSES[label]}/{n:05d}" for n, label in enumerate(labels)),
         labels=labels,
         class_names=SCENE_CLASSES,
-        read=lambda index: rendered(index - index % batch)[index % batch],
+        read=read,
     )
 
 

@@ -8,7 +8,8 @@ commands then know by name.
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,13 @@ def transform(
             if option not in known:
                 raise InputError(f"{name} has no option {option!r}{_nearest(option, known)}.")
     return system(check_images(images), key, **options)
+
+
+def options_for(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `settings` that the registered system `name` takes and that are not None."""
+    parameters = inspect.signature(SYSTEMS[name]).parameters.values()
+    taken = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {k: v for k, v in settings.items() if k in taken and v is not None}
 
 
 def check_images(images) -> Float[Array, "N Y X C"]:

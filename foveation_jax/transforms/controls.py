@@ -30,7 +30,7 @@ def cortical_magnification(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    fixation: tuple | None = None,
+    fixation: tuple | Array | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     half_eccentricity: float = 2.0,
 ) -> Float[Array, "N Y X C"]:
@@ -43,7 +43,7 @@ def cortical_magnification(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        fixation: (y, x) in pixels, the centre by default.
+        fixation: (y, x) in pixels, the centre by default. May be traced, on the image.
         field_of_view: degrees that the width subtends.
         half_eccentricity: e2 in degrees, at which magnification has halved.
 
@@ -56,8 +56,9 @@ def cortical_magnification(
         raise InputError(
             f"half_eccentricity is {half_eccentricity} degrees: it must cover a pixel or more."
         )
-    fixation = geometry.centre(size) if fixation is None else fixation
-    corners = [(y - fixation[0], x - fixation[1]) for y in (0, size[0]) for x in (0, size[1])]
+    seen = geometry.farthest_seeing(fixation, size)
+    fixation = seen if fixation is None else fixation
+    corners = [(y - seen[0], x - seen[1]) for y in (0, size[0]) for x in (0, size[1])]
     half = half_eccentricity * per_degree
     n_angles = math.ceil(2 * math.pi * half)
     n_radii = math.ceil(half * math.log1p(max(math.hypot(*c) for c in corners) / half)) + 1
@@ -91,7 +92,7 @@ def contrast_sensitivity_blur(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    fixation: tuple | None = None,
+    fixation: tuple | Array | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     half_eccentricity: float = 2.3,
     decay: float = 0.106,
@@ -107,7 +108,7 @@ def contrast_sensitivity_blur(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        fixation: (y, x) in pixels, the centre by default.
+        fixation: (y, x) in pixels, the centre by default. May be traced, on the image.
         field_of_view: degrees that the width subtends.
         half_eccentricity: e2, degrees.
         decay: alpha, degrees.

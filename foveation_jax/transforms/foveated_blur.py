@@ -50,7 +50,7 @@ def foveation_blur(
     sigma: tuple[float, ...] | None = None,
     matched: str | PathLike | Match | None = None,
     scale: float = 0.4,
-    fixation: tuple | None = None,
+    fixation: tuple | Array | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
 ) -> Float[Array, "N Y X C"]:
     """The system: a clear centre and a periphery blurred by eccentricity.
@@ -62,7 +62,8 @@ def foveation_blur(
             the matched ones, read at the centres of rings, the outermost holding beyond.
         matched: record of a match (or its file); by default the shipped one.
         scale: s of the rings; the record's must agree.
-        fixation: (y, x) in pixels, also off the image; the centre by default.
+        fixation: (y, x) in pixels, also off the image; the centre by default. May be traced, on
+            the image.
         field_of_view: degrees that the width subtends.
 
     Raises:

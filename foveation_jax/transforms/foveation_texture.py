@@ -26,7 +26,7 @@ def foveation_texture(
     key: PRNGKeyArray,
     *,
     scale: float = 0.4,
-    fixation: tuple | None = None,
+    fixation: tuple | Array | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     published: bool = False,
     route: str = "pyramid",
@@ -42,7 +42,8 @@ def foveation_texture(
         images: colours in [0, 1].
         key: draws the noise.
         scale: width of the pooling windows over their eccentricity.
-        fixation: (y, x) in pixels, also off the image; the centre by default.
+        fixation: (y, x) in pixels, also off the image; the centre by default. May be traced, on
+            the image.
         field_of_view: degrees that the width subtends.
         published: corner slivers stay clear and cut windows mix by their cut area, as published.
         route: "pyramid" or "vgg".

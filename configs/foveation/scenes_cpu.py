@@ -1,0 +1,29 @@
+"""The whole experiment of arXiv 2006.07991 on two CPU cores: a folder of some 20 scene classes.
+
+Images of 64 x 64 pixels, a ResNet18 of a quarter of the width, 3 paired runs of each of the four
+systems. The folder holds train/CLASS/* and test/CLASS/*, some 300 and 50 images each.
+Expected: all four systems well above chance (1 in 20); see the table of claims in README.md. Three
+runs decide large effects only: the page says which, and with what uncertainty.
+Cost: under 15 minutes on two CPU cores.
+
+    ./run.sh foveation --config=configs/foveation/scenes_cpu.py --config.data=FOLDER --workdir=DIR
+"""
+
+from foveation_jax.config import systems_experiment
+
+
+def get_config():
+    config = systems_experiment()
+    config.size = (64, 64)
+    config.runs = 3
+    config.network, config.width = "resnet18", 0.25
+    config.recipe.update(
+        epochs=10,
+        batch_size=32,
+        learning_rates=(0.05, 0.0125, 0.003125),
+        changes=(0.5, 0.8),
+    )
+    config.keep_epochs = (0, 1, 3, 10)
+    config.probe_images = 10
+    config.dynamics_images, config.dynamics_every = 5, 4
+    return config.lock()

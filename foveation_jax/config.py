@@ -1,0 +1,61 @@
+"""The fields of a stage-2 experiment, which the files in configs/foveation/ fill in."""
+
+import dataclasses
+
+from ml_collections import ConfigDict, config_dict
+
+from foveation_jax.optimiser import Recipe
+
+
+def systems_experiment() -> ConfigDict:
+    """A config with every field at its default: what arXiv 2006.07991 does with AlexNet.
+
+    A file sets what differs and locks it. Fields that say what is done to the images are in
+    `stage1`, those of the optimiser in `recipe` (`optimiser.Recipe` documents them).
+    """
+    config = ConfigDict()
+    config.job = "systems"
+    # A folder that holds train/CLASS/* and test/CLASS/*, "tfds:NAME", or "synthetic" scenes.
+    config.data = ""
+    config.data_dir = ""  # of TFDS; its own default if empty
+    config.classes = ()  # names of the classes to take; () for all
+    config.limit_train = 0  # the first so many images of each class; 0 for all
+    config.limit_test = 0
+    config.size = (256, 256)  # rows and columns that every image is brought to
+    config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
+    config.runs = 10  # V, paired: run v has the same weights and order of images in every system
+    config.seed = 0
+
+    config.stage1 = ConfigDict()
+    config.stage1.scale = 0.4  # s, window width over eccentricity
+    config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
+    config.stage1.field_of_view = 26.0  # degrees that the width subtends
+    config.stage1.published = False  # cut windows and corner slivers as in the published masks
+    config.stage1.route = "pyramid"  # or "vgg", or a registered route
+    config.stage1.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
+    config.stage1.blend = "partition"  # of the vgg route: or "overwrite", as published
+    config.stage1.colours = "image"  # of the vgg route: or "region"
+    # Blurs are matched to the texture on so many training images, unless the shipped match fits.
+    config.stage1.match_images = 100
+    config.stage1.match_tolerance = 0.02  # in mean SSIM; a larger gap stops the run
+    # "beforehand", to disk; "on_the_fly": training images go through stage 1 within every step.
+    config.stage1.when = "beforehand"
+    config.stage1.eye_movements = "fixed"  # on the fly: or "uniform", "gaussian" about the centre
+    config.stage1.deviation = 2.0  # degrees, of the Gaussian
+
+    config.network = "alexnet"  # or "resnet18", "vgg11"
+    config.width = 1.0  # factor of all channel counts
+    config.dropout = config_dict.placeholder(float)  # the network's own if unset
+
+    config.recipe = ConfigDict(dataclasses.asdict(Recipe()))
+
+    config.keep_epochs = ()  # epochs whose weights are kept, and probed for the learning dynamics
+    config.keep_seconds = 300.0  # between states to go on from after a stop
+
+    config.probe_images = 0  # the first so many test images of each class are probed; 0 for all
+    config.probe_every = 1  # every so-many-th level
+    config.dynamics_images = 10  # the same for the networks at `keep_epochs`
+    config.dynamics_every = 4
+    config.metrics = ("mse", "mutual_information", "ssim", "gmsd", "vif")  # perceptual panel
+    config.report_images = 3  # test images shown in full on the page
+    return config

@@ -1,0 +1,292 @@
+"""Labelled images for the second stage: decoded once, kept as 8-bit levels, found again.
+
+Stage 2 of arXiv 2006.07991 trains on 20 scene classes, 4500 / 250 / 250 images a class, at 256 x
+256. A data set is a FOLDER that holds train/CLASS/* and test/CLASS/* (val/CLASS/* if you like), a
+TFDS name, or the generator of synthetic scenes. Images are [N, Y, X, 3] uint8, in the order of
+their source.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from foveation_jax.data.arrays import find_record, open_array, write_array
+from foveation_jax.data.folders import open_folder
+from foveation_jax.data.images import to_levels
+from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
+from foveation_jax.data.sources import ImageSource, read_batches
+from foveation_jax.data.tfds import describe_tfds, open_tfds
+from foveation_jax.errors import InputError
+from foveation_jax.progress import progress
+
+TRAIN, TEST, VALIDATION = "train", "test", "val"
+SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given
+BATCH = 64  # images decoded together
+NAMED_FAILURES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images of one split with their classes.
+
+    Attributes:
+        images: [N, Y, X, 3] levels, often a memory map.
+        labels: index into `class_names` an image.
+        class_names: L names, the same in every split.
+        fingerprint: tells these images from others; "" for arrays made by hand.
+    """
+
+    images: UInt8[np.ndarray, "N Y X 3"]
+    labels: Int[np.ndarray, " N"]
+    class_names: tuple[str, ...]
+    fingerprint: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """One split before it is decoded: what decides on its images, and how to list them."""
+
+    made_of: dict
+    open: Callable[[], ImageSource]
+    limit: int
+
+
+def open_labelled(
+    data: str,
+    size: tuple[int, int],
+    folder: pathlib.Path,
+    *,
+    seed: int = 0,
+    data_dir: str | None = None,
+    classes: tuple[str, ...] = (),
+    limit_train: int = 0,
+    limit_test: int = 0,
+) -> dict[str, LabelledImages]:
+    """The splits "train" and "test" of a data set, and "val" where a folder has it.
+
+    They are decoded in threads into folder/SPLIT.npy, and found there by the next call. A TFDS set
+    is tested on its split "validation" if it has one, as the test images of places365_small carry
+    no labels.
+
+    Args:
+        data: a folder, "tfds:NAME", or "synthetic".
+        size: (Y, X) that images are brought to, cut to shape about their middle.
+        folder: of the decoded images; made as needed.
+        seed: of the synthetic scenes.
+        data_dir: where TFDS keeps its data; its own default if None.
+        classes: names of those to take, in the order of the data set's own; all if empty.
+        limit_train: take the first so many training images of each class; 0 for all. Of synthetic
+            scenes, 0 stands for 100.
+        limit_test: the same of every other split; 0 stands for 50 scenes.
+
+    Raises:
+        InputError: no such data, a split or class that is missing, empty or unknown, fewer than two
+            classes, images that cannot be read (all are counted), or a `folder` that holds images
+            of another making.
+    """
+    limits = {TRAIN: limit_train, TEST: limit_test, VALIDATION: limit_test}
+    _check_limits(limits)
+    splits = _list_splits(data, size, seed, data_dir, limits)
+    asked = {"size": size, "classes": classes}
+    splits = {
+        name: dataclasses.replace(s, made_of=s.made_of | asked | {"limit": s.limit})
+        for name, s in splits.items()
+    }
+    paths = {name: folder / f"{name}.npy" for name in splits}
+    found = {name: find_record(paths[name], split.made_of) for name, split in splits.items()}
+    if not all(found.values()):
+        sources = {
+            name: _choose(split.open(), classes, split.limit, f"data={data}, {name}")
+            for name, split in splits.items()
+        }
+        _check_classes(sources, data)
+        for name, source in sources.items():
+            if not found[name]:
+                found[name] = _decode(source, splits[name], size, paths[name], name)
+    return {name: _from_disk(paths[name], record) for name, record in found.items()}
+
+
+def _check_limits(limits: dict[str, int]) -> None:
+    for name in (TRAIN, TEST):
+        if limits[name] < 0:
+            raise InputError(f"limit_{name} is {limits[name]}: it must be 0 (all) or more.")
+
+
+def _list_splits(data, size, seed, data_dir, limits) -> dict[str, _Split]:
+    """Split -> what it is, without reading an image; `data` decides where from."""
+    if data == "synthetic":
+        return _synthetic_splits(seed, size, limits)
+    if data.startswith("tfds:"):
+        return _tfds_splits(data.removeprefix("tfds:"), data_dir, limits)
+    return _folder_splits(pathlib.Path(data), limits)
+
+
+def _synthetic_splits(seed, size, limits) -> dict[str, _Split]:
+    """Scenes of one stream, those of the test first: none is in both splits."""
+    each = {name: limits[name] or SCENES_A_CLASS[name] for name in (TRAIN, TEST)}
+    ends = np.cumsum([0, each[TEST], each[TRAIN]]) * len(SCENE_CLASSES)
+
+    def opener(start, stop):
+        return lambda: open_scenes(seed, int(stop), size).subset(range(start, stop))
+
+    return {
+        name: _Split(
+            {"data": "synthetic", "seed": seed, "scenes": [int(start), int(stop)]},
+            opener(start, stop),
+            each[name],
+        )
+        for name, start, stop in ((TRAIN, *ends[1:]), (TEST, *ends[:2]))
+    }
+
+
+def _tfds_splits(name, data_dir, limits) -> dict[str, _Split]:
+    described = describe_tfds(name, data_dir, field="data")
+    parts = {TRAIN: "train", TEST: "validation" if "validation" in described.counts else "test"}
+    for part in parts.values():
+        if part not in described.counts:
+            raise InputError(
+                f"data=tfds:{name}: it has no split {part!r}, only {', '.join(described.counts)}."
+            )
+    if not described.class_names:
+        raise InputError(f'data=tfds:{name}: its examples hold no "label", classes are needed.')
+    return {
+        split: _Split(
+            {"data": described.full_name, "split": part, "images": described.counts[part]},
+            lambda part=part: open_tfds(name, part, data_dir, field="data"),
+            limits[split],
+        )
+        for split, part in parts.items()
+    }
+
+
+def _folder_splits(root: pathlib.Path, limits) -> dict[str, _Split]:
+    if not root.is_dir():
+        raise InputError(f"data: {root} is not a folder; name one, or tfds:NAME, or synthetic.")
+    for name in (TRAIN, TEST):
+        if not (root / name).is_dir():
+            raise InputError(f"data: the folder {root} holds no {name}/ with a folder a class.")
+    names = [name for name in (TRAIN, TEST, VALIDATION) if (root / name).is_dir()]
+    for name in names:
+        _check_class_folders(root / name)
+    return {
+        name: _Split(
+            {"data": "folder", "files": _listing(root / name)},
+            lambda name=name: open_folder(root / name),
+            limits[name],
+        )
+        for name in names
+    }
+
+
+def _check_class_folders(split: pathlib.Path) -> None:
+    """Raises InputError for a file outside the class folders and for a class without files."""
+    entries = sorted(entry for entry in split.iterdir() if not entry.name.startswith("."))
+    if not entries:
+        raise InputError(f"data: {split} is empty, it must hold one folder a class.")
+    for entry in entries:
+        if not entry.is_dir():
+            raise InputError(f"data: {entry} is a file, {split} must hold one folder a class.")
+        if not any(file.is_file() for file in entry.rglob("[!.]*")):
+            raise InputError(f"data: the class {entry.name} is empty, {entry} holds no images.")
+
+
+def _listing(split: pathlib.Path) -> str:
+    """Hash of names and sizes of all files, hidden ones aside: a copy elsewhere has the same."""
+    lines = []
+    for parent, _, files in os.walk(split):
+        place = os.path.relpath(parent, split)
+        shown = [file for file in files if not file.startswith(".")]
+        lines += [f"{place}/{f} {os.path.getsize(os.path.join(parent, f))}" for f in shown]
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _choose(source: ImageSource, classes: tuple[str, ...], limit: int, where: str) -> ImageSource:
+    """The first `limit` images of each of `classes`, in the source's order, labelled anew.
+
+    Raises:
+        InputError: a class that the source does not know.
+    """
+    for name in classes:
+        if name not in source.class_names:
+            close = difflib.get_close_matches(name, source.class_names, 3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "there is none like it."
+            raise InputError(f"classes names {name!r}, which {where} does not hold: {hint}")
+    names = tuple(n for n in source.class_names if not classes or n in classes)
+    labels = np.full(len(source.names), -1, np.int32)
+    for label, name in enumerate(names):
+        of_class = np.flatnonzero(source.labels == source.class_names.index(name))
+        labels[of_class[: limit or None]] = label
+    chosen = source.subset(np.flatnonzero(labels >= 0))
+    return dataclasses.replace(chosen, labels=labels[labels >= 0], class_names=names)
+
+
+def _check_classes(sources: dict[str, ImageSource], data: str) -> None:
+    """Raises InputError unless all splits hold images of the same two or more classes."""
+    present = {
+        name: {source.class_names[label] for label in np.unique(source.labels)}
+        for name, source in sources.items()
+    }
+    everywhere = set().union(*present.values())
+    for name, classes in present.items():
+        missing = sorted(everywhere - classes)
+        if missing:
+            raise InputError(
+                f"data={data}: the split {name} holds no images of {', '.join(missing)}, "
+                "which other splits hold."
+            )
+    for name, source in sources.items():
+        empty = [c for c in source.class_names if c not in everywhere]
+        if empty:
+            raise InputError(f"data={data}: {name} holds no images of {', '.join(empty)}.")
+    if len(everywhere) < 2:
+        raise InputError(f"data={data}: {', '.join(everywhere)} is its only class, two are needed.")
+
+
+def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: str) -> dict:
+    """Decodes a split to `path`; returns the record beside it."""
+    record = {
+        "made_of": split.made_of,
+        "class_names": source.class_names,
+        "labels": source.labels.tolist(),
+    }
+    with progress(f"decoding {name}", len(source.names)) as advance:
+        write_array(
+            path,
+            record,
+            (len(source.names), *size, 3),
+            BATCH,
+            lambda numbers: _read_levels(source, size, numbers),
+            advance,
+        )
+    return record
+
+
+def _read_levels(
+    source: ImageSource, size: tuple[int, int], numbers: Iterable[int]
+) -> Iterator[UInt8[np.ndarray, "B Y X 3"]]:
+    """Batches of decoded images; from the first that cannot be read on, they are only counted."""
+    failures = {}
+    for batch in read_batches(source, size, BATCH, numbers):
+        failures |= batch.failures
+        if not failures:
+            yield to_levels(batch.images[batch.present])
+    if failures:
+        some = " ".join(list(failures.values())[:NAMED_FAILURES])
+        raise InputError(f"data: {len(failures)} images cannot be read: {some}")
+
+
+def _from_disk(path: pathlib.Path, record: dict) -> LabelledImages:
+    made_of = json.dumps(record["made_of"], sort_keys=True)
+    return LabelledImages(
+        images=open_array(path),
+        labels=np.asarray(record["labels"], np.int32),
+        class_names=tuple(record["class_names"]),
+        fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
+    )

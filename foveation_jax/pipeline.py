@@ -1,0 +1,279 @@
+"""The whole story of arXiv 2006.07991, from a config to the verdicts: read this file first.
+
+images -> transform -> network -> probe -> analysis -> report
+
+Every stage leaves its result in the working folder and is found there by the next run:
+
+    images/SPLIT.npy             the data set, decoded
+    perceived/SYSTEM/SPLIT.npy   what each system's stage 1 lets through
+    checkpoints/SYSTEM/          weights of all runs; metrics.jsonl has a row an epoch and system
+    probes/SYSTEM-EPOCH.npz      curves and confusion matrices of the networks after EPOCH epochs
+    results.json, *.csv          every number and every verdict; report.html shows them
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from foveation_jax import claims, probe_report
+from foveation_jax.checkpoints import epochs_saved, load_variables
+from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
+from foveation_jax.errors import InputError
+from foveation_jax.metrics import METRICS
+from foveation_jax.networks import first_layer_filters, make_network
+from foveation_jax.optimiser import Recipe
+from foveation_jax.perception import Seen, look
+from foveation_jax.probes.battery import load_battery, run_battery, save_battery
+from foveation_jax.probes.evaluate import mean_colour
+from foveation_jax.probes.perceptual import metrics_for, perceptual_panel
+from foveation_jax.results import History, ProbeResults
+from foveation_jax.results_files import mean_accuracy, write_results
+from foveation_jax.samples import sample_strips
+from foveation_jax.train_step import Perceive, Setup
+from foveation_jax.training import Keeping, train
+from foveation_jax.transforms import SYSTEMS
+from foveation_jax.windows import pooling_windows
+from foveation_jax.workdir import check_workdir, claim_workdir, read_rows
+
+REFERENCE = "reference"
+WHEN = ("beforehand", "on_the_fly")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a run made.
+
+    Attributes:
+        accuracy: system -> mean test accuracy on its own transform.
+        verdicts: claim -> verdict.
+        report: path of the page.
+    """
+
+    accuracy: dict[str, float]
+    verdicts: dict[str, str]
+    report: pathlib.Path
+
+    def lines(self) -> list[str]:
+        """What the command prints at the end; the page's path comes last."""
+        accuracies = [
+            f"{name}: {value:.3f} of the test images" for name, value in self.accuracy.items()
+        ]
+        counted = [
+            f"{list(self.verdicts.values()).count(verdict)} {verdict}"
+            for verdict in ("holds", "fails", "undecided")
+        ]
+        return [*accuracies, f"claims: {', '.join(counted)}", f"report: {self.report}"]
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
+    """Trains paired networks on what each system lets through, probes them, judges the claims.
+
+    Args:
+        config: as `config.systems_experiment` makes it.
+        workdir: stages finished there are not done again.
+
+    Raises:
+        InputError: a config or data that cannot be used, or a folder of another experiment.
+    """
+    check_config(config)
+    check_workdir(workdir, config)
+    data = open_data(config, workdir)
+    claim_workdir(workdir, config)
+    seen = look(config, data, workdir)
+    keeping = Keeping(tuple(config.keep_epochs), config.keep_seconds)
+    for name, system in seen.items():
+        images = system.splits.get(TRAIN, data[TRAIN])
+        setup = set_up(config, images, system.see)
+        train(setup, name, images, system.splits[TEST], workdir, keeping)
+    results = gather(config, seen, workdir)
+    table = claims.judge(results)
+    write_results(results, table, workdir)
+    page = probe_report.write_report(results, table, workdir)
+    verdicts = {claim.name: claim.verdict for claim in table.claims}
+    return Finished(mean_accuracy(results), verdicts, page)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuse what cannot be run before any work is done; parts check their own when they are made.
+
+    Raises:
+        InputError: a field, its value, and what is allowed.
+    """
+    if not config.data:
+        raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
+    size = tuple(config.size)
+    if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
+        raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
+    least = {"runs": 1, "seed": 0, "keep_seconds": 0, "probe_images": 0, "probe_every": 1}
+    least |= {"dynamics_images": 0, "dynamics_every": 1, "report_images": 0}
+    for field, lowest in least.items():
+        if config[field] < lowest:
+            raise InputError(f"{field} is {config[field]}: it must be {lowest} or more.")
+    for field, known in (("systems", SYSTEMS), ("metrics", METRICS)):
+        for name in config[field]:
+            if name not in known:
+                raise InputError(f"{field} names {name!r}: known are {', '.join(known)}.")
+    if not config.systems:
+        raise InputError(f"systems is empty: name one or more of {', '.join(SYSTEMS)}.")
+    if config.stage1.when not in WHEN:
+        raise InputError(f"stage1.when is {config.stage1.when!r}: it must be {' or '.join(WHEN)}.")
+    for epoch in config.keep_epochs:
+        if not 0 <= epoch <= config.recipe.epochs:
+            raise InputError(
+                f"keep_epochs has {epoch}: it must lie within 0 and recipe.epochs, "
+                f"{config.recipe.epochs}."
+            )
+    config_recipe(config)
+    check_network(config)
+
+
+def config_recipe(config: ConfigDict) -> Recipe:
+    """The config's recipe; raises InputError for a field out of range."""
+    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.recipe.items()})
+
+
+def config_network(config: ConfigDict, n_classes: int) -> nn.Module:
+    """The config's network."""
+    options = {} if config.dropout is None else {"dropout": config.dropout}
+    return make_network(config.network, n_classes, width=config.width, **options)
+
+
+def check_network(config: ConfigDict) -> None:
+    """Raises InputError for options out of range, and for images too small for the network."""
+    network = config_network(config, 2)
+    image = jax.ShapeDtypeStruct((1, *config.size, 3), np.float32)
+    jax.eval_shape(functools.partial(network.init, train=False), jax.random.key(0), image)
+
+
+def open_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, LabelledImages]:
+    """Split -> images and labels of the config's data set."""
+    return open_labelled(
+        config.data,
+        tuple(config.size),
+        workdir / "images",
+        seed=config.seed,
+        data_dir=config.data_dir or None,
+        classes=tuple(config.classes),
+        limit_train=config.limit_train,
+        limit_test=config.limit_test,
+    )
+
+
+def set_up(config: ConfigDict, images: LabelledImages, see: Perceive | None) -> Setup:
+    """The training of one system on `images`, which `see` (if any) shows it."""
+    return Setup(
+        network=config_network(config, len(images.class_names)),
+        recipe=config_recipe(config),
+        n_runs=config.runs,
+        seed=config.seed,
+        n_images=len(images.images),
+        size=tuple(config.size),
+        perceive=see,
+    )
+
+
+def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) -> ProbeResults:
+    """Everything that is measured of the trained networks, and of what they see."""
+    tests = {name: system.splits[TEST] for name, system in seen.items()}
+    labels, class_names = (
+        getattr(next(iter(tests.values())), n) for n in ("labels", "class_names")
+    )
+    shown = {name: test.images for name, test in tests.items()}
+    windows = pooling_windows(
+        config.stage1.scale,
+        tuple(config.size),
+        config.stage1.fixation,
+        published=config.stage1.published,
+        field_of_view=config.stage1.field_of_view,
+    )
+    colours = {name: mean_colour(system.splits.get(VALIDATION, tests[name]).images)
+               for name, system in seen.items()}  # fmt: skip
+    network = config_network(config, len(class_names))
+
+    def probed(name, epoch, n_images, every, label):
+        path = workdir / "probes" / f"{name}-{label}.npz"
+        if not path.exists():
+            battery = run_battery(
+                network,
+                load_variables(workdir, name, epoch),
+                name,
+                shown,
+                labels,
+                mean=colours[name],
+                windows=windows,
+                n_images=n_images,
+                every=every,
+            )
+            save_battery(battery, path)
+        return load_battery(path, name)
+
+    last = config.recipe.epochs
+    final = [probed(n, last, config.probe_images, config.probe_every, "final") for n in seen]
+    dynamics = {
+        epoch: tuple(
+            curve
+            for name in seen
+            for curve in probed(
+                name, epoch, config.dynamics_images, config.dynamics_every, f"epoch{epoch}"
+            ).curves
+        )
+        for epoch in sorted(config.keep_epochs)
+    }
+    return ProbeResults(
+        systems=tuple(seen),
+        class_names=class_names,
+        network=config.network,
+        curves=tuple(curve for battery in final for curve in battery.curves),
+        dynamics=dynamics,
+        confusion=tuple(matrix for battery in final for matrix in battery.confusion),
+        perceptual=perceptual(config, shown),
+        training=histories(seen, workdir),
+        strips=sample_strips(
+            shown,
+            labels,
+            class_names,
+            mean=next(iter(colours.values())),
+            windows=windows,
+            n_images=config.report_images,
+        ),
+        filters={
+            name: {
+                epoch: np.asarray(first_layer_filters(load_variables(workdir, name, epoch))[0])
+                for epoch in epochs_saved(workdir, name)
+            }
+            for name in seen
+        },
+        experiment=json.loads((workdir / "experiment.json").read_text()),
+    )
+
+
+def perceptual(config: ConfigDict, shown: Mapping[str, np.ndarray]) -> dict[str, dict]:
+    """System -> metric -> [N], against Reference; nothing where Reference is not among them."""
+    names = tuple(n for n in config.metrics if n in metrics_for(tuple(config.size)))
+    others = {name: images for name, images in shown.items() if name != REFERENCE}
+    if REFERENCE not in shown or not names:
+        return {}
+    return {n: perceptual_panel(shown[REFERENCE], images, names) for n, images in others.items()}
+
+
+def histories(systems: Iterable[str], workdir: pathlib.Path) -> tuple[History, ...]:
+    """The rows of metrics.jsonl as one history a system."""
+    rows = [row for row in read_rows(workdir / "metrics.jsonl") if row["kind"] == "epoch"]
+
+    def history(system):
+        own = sorted((r for r in rows if r["system"] == system), key=lambda row: row["epoch"])
+        columns = {
+            name: np.array([row[name] for row in own], np.float64).T
+            for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+        }
+        rate = np.array([row["learning_rate"] for row in own], np.float64)
+        return History(system, np.array([row["epoch"] for row in own]), rate, **columns)
+
+    return tuple(map(history, systems))

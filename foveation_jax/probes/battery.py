@@ -1,0 +1,109 @@
+"""The whole battery on the networks of one system at one time of learning, kept on disk.
+
+Occlusion, cue-conflict and spatial frequency on the system's own images, and generalization to
+those of every other system. A file of NumPy arrays holds them, `levels:PROBE`, `accuracy:PROBE` and
+`confusion:TRANSFORM`, so that a run that goes on does no probe again.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Float, Int, UInt8
+
+from foveation_jax.prediction import run_logits
+from foveation_jax.probes.curves import Confusion, Curve
+from foveation_jax.probes.evaluate import evaluate
+from foveation_jax.probes.generalization import generalize
+from foveation_jax.windows import PoolingWindows
+
+_logits = jax.jit(run_logits, static_argnums=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Battery:
+    """What the networks of a system answered."""
+
+    curves: tuple[Curve, ...]
+    confusion: tuple[Confusion, ...]
+
+
+def run_battery(
+    network: nn.Module,
+    variables: Any,
+    system: str,
+    shown: Mapping[str, UInt8[np.ndarray, "N Y X 3"]],
+    labels: Int[np.ndarray, " N"],
+    *,
+    mean: Float[np.ndarray, "3"],
+    windows: PoolingWindows,
+    n_images: int = 0,
+    every: int = 1,
+    batch_size: int = 64,
+) -> Battery:
+    """All probes of all runs.
+
+    Args:
+        network: of the runs.
+        variables: leaves [V, ...].
+        system: that the runs were trained on; a key of `shown`.
+        shown: system -> the same held-out images as it lets them through, levels.
+        labels: classes of the images.
+        mean: colour in [0, 1] that high-pass stimuli have on average.
+        windows: pooling windows of the images' size, for cue-conflict.
+        n_images: the first so many of each class, see `evaluate`; generalization takes all.
+        every: every so-many-th level.
+        batch_size: images that are predicted together.
+    """
+    predict = functools.partial(_logits, network, variables)
+    curves = evaluate(
+        predict,
+        system,
+        shown[system],
+        labels,
+        n_images=n_images,
+        every=every,
+        mean=mean,
+        windows=windows,
+        batch_size=batch_size,
+    )
+    tested, confusion = generalize(predict, system, shown, labels, network.n_classes, batch_size)
+    return Battery((*curves, *tested), tuple(confusion))
+
+
+def save_battery(battery: Battery, path: pathlib.Path) -> None:
+    """Writes a battery, whole or not at all."""
+    arrays = {}
+    for curve in battery.curves:
+        arrays[f"levels:{curve.probe}"] = curve.levels
+        arrays[f"accuracy:{curve.probe}"] = curve.accuracy
+    arrays |= {f"confusion:{matrix.transform}": matrix.counts for matrix in battery.confusion}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with open(unfinished, "wb") as file:
+        np.savez(file, **arrays)
+    unfinished.replace(path)
+
+
+def load_battery(path: pathlib.Path, system: str) -> Battery:
+    """Reads what `save_battery` wrote for `system`."""
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    names = [name.split(":", 1) for name in found]
+    return Battery(
+        tuple(
+            Curve(probe, system, found[f"levels:{probe}"], found[f"accuracy:{probe}"])
+            for kind, probe in names
+            if kind == "levels"
+        ),
+        tuple(
+            Confusion(system, transform, found[f"confusion:{transform}"])
+            for kind, transform in names
+            if kind == "confusion"
+        ),
+    )

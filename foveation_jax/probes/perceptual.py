@@ -1,0 +1,72 @@
+"""The perceptual panel: how much of each image a system lets through, against Reference's.
+
+Per image, so that systems can be compared pair by pair: MSE, mutual information in bits, SSIM and
+the others of `foveation_jax.metrics`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from foveation_jax.errors import InputError
+from foveation_jax.metrics import METRICS
+from foveation_jax.probes.evaluate import batch_rows
+
+
+def perceptual_panel(
+    reference: UInt8[np.ndarray, "N Y X 3"],
+    system: UInt8[np.ndarray, "N Y X 3"],
+    names: tuple[str, ...] = ("mse", "mutual_information", "ssim"),
+    batch_size: int = 16,
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """Metrics of each image of `system` against the same image of `reference`.
+
+    Args:
+        reference: levels, as Reference lets the images through.
+        system: levels of the same images, as another system does.
+        names: of `metrics.METRICS`; `metrics_for` gives those that take images of a size.
+        batch_size: images that are measured together.
+
+    Returns:
+        Metric -> one number an image, in the unit of the metric on colours in [0, 1].
+
+    Raises:
+        InputError: batches of different shapes, an unknown metric, or images too small for one.
+
+    Property: a system equal to the reference has mse 0 and ssim 1, up to rounding.
+    """
+    for name in names:
+        if name not in METRICS:
+            raise InputError(f"metrics names {name!r}: known are {', '.join(METRICS)}.")
+    if reference.shape != system.shape:
+        raise InputError(f"pictures have shape {system.shape}, Reference's {reference.shape}.")
+    values = [
+        _measure(system[rows], reference[rows], tuple(names))
+        for rows in batch_rows(len(reference), batch_size)
+    ]
+    return {
+        name: np.concatenate([value[name] for value in values])[: len(reference)] for name in names
+    }
+
+
+def metrics_for(size: tuple[int, int]) -> tuple[str, ...]:
+    """Names of the metrics that take images of `size` = (Y, X); MS-SSIM needs 161 px a side."""
+    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+    def takes(name):
+        try:
+            jax.eval_shape(METRICS[name], picture, picture)
+        except InputError:
+            return False
+        return True
+
+    return tuple(filter(takes, METRICS))
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _measure(pictures, references, names):
+    a, b = (levels / jnp.float32(255) for levels in (pictures, references))
+    return {name: METRICS[name](a, b) for name in names}

@@ -1,0 +1,133 @@
+"""The whole experiment from a config to the verdicts, on tiny settings, and bad input."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foveation_jax import pipeline, workdir
+from foveation_jax.checkpoints import load_variables
+from foveation_jax.errors import InputError
+from foveation_jax.probes.battery import load_battery
+from foveation_jax.results_files import read_results
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "foveation"
+SYSTEMS = ("reference", "foveation_texture")
+
+
+def tiny_config(**changes):
+    """The smoke experiment with two systems, a narrower network and fewer of everything."""
+    config = runpy.run_path(str(CONFIGS / "smoke.py"))["get_config"]().unlock()
+    config.systems = SYSTEMS
+    config.limit_train, config.limit_test = 4, 2
+    config.width = 0.0625
+    config.recipe.epochs, config.recipe.batch_size = 2, 8
+    config.keep_epochs = (0, 1, 2)
+    config.probe_images, config.probe_every = 1, 8
+    config.dynamics_images, config.dynamics_every = 1, 16
+    config.metrics = ("mse", "ssim")
+    config.report_images = 1
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    return out, pipeline.run(tiny_config(), out)
+
+
+def test_a_finished_folder_holds_results_page_metrics_and_checkpoints(finished):
+    out, ended = finished
+    document = json.loads((out / "results.json").read_text())
+    assert set(document["accuracy"]) == set(SYSTEMS)
+    assert all(0 <= value <= 1 for value in document["accuracy"].values())
+    assert all({"name", "verdict", "effect", "interval"} <= set(c) for c in document["claims"])
+    assert {c["verdict"] for c in document["claims"]} <= {"holds", "fails", "undecided"}
+    results, table = read_results(out / "results.json")
+    assert set(results.dynamics) == {0, 1, 2}
+    assert len(results.confusion) == len(SYSTEMS) ** 2
+    assert len(table.claims) == len(document["claims"])
+    page = (out / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert "Foveation-Texture" in page
+    assert ended.lines()[-1] == f"report: {out / 'report.html'}"
+    assert not list(out.rglob("*.unfinished"))
+
+
+def test_own_accuracy_is_that_of_the_last_row_of_metrics(finished):
+    out, _ = finished
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for system in SYSTEMS:
+        last = [r for r in rows if r["system"] == system and r["kind"] == "epoch"][-1]
+        battery = load_battery(out / "probes" / f"{system}-final.npz", system)
+        own = next(c for c in battery.curves if c.probe == f"generalization/{system}")
+        np.testing.assert_allclose(own.accuracy[:, 0], last["test_accuracy"], atol=1e-6)
+
+
+def test_runs_are_paired_across_systems_and_differ_from_each_other(finished):
+    out, _ = finished
+    first, second = (load_variables(out, system, 0)["params"] for system in SYSTEMS)
+    kernel, other = (np.asarray(p["conv1"]["kernel"]) for p in (first, second))
+    np.testing.assert_array_equal(kernel, other)
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_a_second_run_does_nothing_again(finished, monkeypatch):
+    out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.np[yz]")}
+    monkeypatch.setattr(pipeline, "run_battery", None)
+    metrics = (out / "metrics.jsonl").read_bytes()
+    pipeline.run(tiny_config(), out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.np[yz]")} == before
+    assert (out / "metrics.jsonl").read_bytes() == metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data": ""}, "data is empty: name a folder, tfds:NAME, or synthetic"),
+        ({"data": "nowhere"}, "nowhere is not a folder"),
+        ({"size": (8, 8)}, r"size is \(8, 8\)"),
+        ({"runs": 0}, "runs is 0: it must be 1 or more"),
+        ({"systems": ()}, "systems is empty"),
+        ({"systems": ("referense",)}, "systems names 'referense': known are reference"),
+        ({"metrics": ("mss",)}, "metrics names 'mss': known are"),
+        ({"network": "resnet19"}, "network is 'resnet19': it must be one of alexnet"),
+        ({"network": "alexnet"}, "32 x 32 is too small for alexnet"),
+        ({"width": 0.0}, "width is 0.0: it must be positive"),
+        ({"recipe.epochs": 0, "keep_epochs": ()}, "epochs is 0: it must be 1 or more"),
+        ({"recipe.batch_size": 64}, "64"),
+        ({"keep_epochs": (3,)}, "keep_epochs has 3: it must lie within 0 and recipe.epochs, 2"),
+        ({"stage1.when": "later"}, "stage1.when is 'later': it must be beforehand or on_the_fly"),
+        ({"systems": ("reference", "uniform_blur")}, "systems lacks foveation_texture"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_claims_no_folder(changes, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence) as error:
+        pipeline.run(tiny_config(**changes), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_another_experiment_in_the_folder_is_refused_by_its_field(finished):
+    out, _ = finished
+    before = (out / "experiment.json").read_bytes()
+    with pytest.raises(InputError, match=r"with recipe\.momentum=0\.9, not 0\.8"):
+        pipeline.run(tiny_config(**{"recipe.momentum": 0.8}), out)
+    assert (out / "experiment.json").read_bytes() == before
+
+
+def test_how_often_states_are_written_is_no_other_experiment(finished):
+    out, _ = finished
+    workdir.check_workdir(out, tiny_config(keep_seconds=1.0))
+
+
+@pytest.mark.parametrize("name", ["smoke", "scenes_cpu", "paper_alexnet", "paper_resnet18"])
+def test_every_config_can_be_run(name):
+    config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()
+    with config.unlocked():
+        config.data = "synthetic"
+    pipeline.check_config(config)
