@@ -5,7 +5,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'TEXT'
-./run.sh                    install what is needed, find a circuit in SmolLM2, end with its report
+./run.sh                    install what is needed, find a circuit in SmolLM2, train and probe
+                            foveated systems on synthetic scenes, end with both reports
 ./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
 ./run.sh test [PYTEST ARGS] lint and tests
@@ -40,8 +41,10 @@ verb="${1:-all}"
 [ $# -gt 0 ] && shift
 case "$verb" in
   all)
-    need circuits
+    need circuits foveation
     .venv/bin/circuits-jax --config=configs/circuits/ioi.py --workdir=runs/ioi
+    .venv/bin/foveation-jax --config=configs/foveation/smoke.py --workdir=runs/smoke
+    echo "open runs/ioi/report.html and runs/smoke/report.html"
     ;;
   circuits | foveation)
     need "$verb"
@@ -54,10 +57,12 @@ case "$verb" in
     ;;
   bench)
     need circuits foveation
-    if [ ! -x .venv-torch/bin/python ]; then
+    if [ ! -e .venv-torch/.has-torchvision ]; then
       echo "installing PyTorch, the rival, in an environment of its own (once) ..." >&2
       "${PYTHON:-python3}" -m venv .venv-torch
-      .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy pillow
+      .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check \
+        torch==2.13.0 torchvision==0.28.0 numpy pillow
+      touch .venv-torch/.has-torchvision
     fi
     exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
     ;;

@@ -213,9 +213,13 @@ def answers(
 
 
 def batch_rows(n_images: int, batch_size: int) -> list[Int[np.ndarray, " B"]]:
-    """Numbers of the images of each batch, all of one length: the last image fills up the last."""
-    batch_size = min(batch_size, n_images)
-    rows = np.arange(-(-n_images // batch_size) * batch_size).reshape(-1, batch_size)
+    """Numbers of the images of each batch, at most `batch_size`.
+
+    All batches are of one length, as even as can be (200 images make 4 of 50, not of 64): the last
+    image fills up the last.
+    """
+    n_batches = -(-n_images // batch_size)
+    rows = np.arange(-(-n_images // n_batches) * n_batches).reshape(n_batches, -1)
     return list(np.minimum(rows, n_images - 1))
 
 

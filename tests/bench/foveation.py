@@ -1,11 +1,17 @@
-"""Races the stage-1 transforms against the published algorithm, on this machine, in this run.
+"""Races stage 1 against the published algorithm, and training against PyTorch, in this very run.
 
     ./run.sh bench foveation
+    ./run.sh bench foveation --part training
 
-Prints seconds an image of Foveation-Texture by the pyramid route at 512 x 512 in a batch, of plain
-PyTorch NeuroFovea (neurofovea_torch.py), and their ratio; how time grows with pixels and with the
-number of regions; the blurs; and the peak memory of a batch of 32 at 256 x 256, in a process of its
-own. Every time is the least of several runs, without compilation.
+Stage 1: prints seconds an image of Foveation-Texture by the pyramid route at 512 x 512 in a batch,
+of plain PyTorch NeuroFovea (neurofovea_torch.py), and their ratio; how time grows with pixels and
+with the number of regions; the blurs; and the peak memory of a batch of 32 at 256 x 256, in a
+process of its own. Every time is the least of several runs, without compilation.
+
+Training: images a second over all runs of AlexNet in one program (3 runs, batch 32, 128 x 128, or
+as the flags say), of a plain PyTorch loop that trains the runs one after another
+(networks_torch.py), and of the input pipeline alone; the three take turns, and the best of each
+counts. On an accelerator, also the fraction of `--peak` (TFLOP/s of the device).
 """
 
 import argparse
@@ -19,6 +25,8 @@ import time
 from pathlib import Path
 
 RIVAL = Path(__file__).with_name("neurofovea_torch.py")
+TRAINING_RIVAL = Path(__file__).with_name("networks_torch.py")
+INPUT = Path(__file__).with_name("input_pipeline.py")
 
 
 def seconds_an_image(name: str, size: int, batch: int, repeats: int = 3, **options) -> float:
@@ -58,12 +66,95 @@ def random_weights(folder: str) -> str:
     return str(path)
 
 
+def make_race(options: argparse.Namespace):
+    """A function that trains for `options.steps` and gives images a second over all runs."""
+    import jax
+    import numpy as np
+
+    from foveation_jax.networks import flops, make_network
+    from foveation_jax.optimiser import Recipe
+    from foveation_jax.runs import runs_mesh, shard_runs
+    from foveation_jax.train_step import Setup, init_state, make_step
+
+    size = (options.size, options.size)
+    network = make_network(options.network, 20)
+    recipe = Recipe(batch_size=options.train_batch, dtype=options.dtype)
+    setup = Setup(network, recipe, options.runs, 0, 1000 * options.train_batch, size)
+    step, state = make_step(setup), init_state(setup)
+    draw = np.random.default_rng(0)
+    shape = (options.runs, options.train_batch)
+    images = draw.integers(0, 256, (*shape, *size, 3), dtype=np.uint8)
+    labels = draw.integers(0, 20, shape, dtype=np.int32)
+    batch = shard_runs((images, labels), runs_mesh(options.runs))
+    state, _ = jax.block_until_ready(step(state, *batch))
+
+    def rate() -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for _ in range(options.steps):
+            state, loss = step(state, *batch)
+        loss.block_until_ready()
+        return options.steps * labels.size / (time.perf_counter() - start)
+
+    return rate, 3 * flops(network, size)
+
+
+def printed_rate(command: list) -> float:
+    """The number of a script's line "images_a_second: X"."""
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(re.search(r"images_a_second: ([\d.]+)", output)[1])
+
+
+def race_training(options: argparse.Namespace) -> None:
+    """Ours, the rival's and the input pipeline's images a second, in turns."""
+    rate, step_flops = make_race(options)
+    flags = ["--runs", str(options.runs), "--batch", str(options.train_batch)]
+    flags += ["--size", str(options.size), "--steps", str(options.steps)]
+    rival = [options.rival, TRAINING_RIVAL, "--network", options.network, *flags]
+    ours, theirs = [], []
+    for _ in range(options.turns):
+        ours.append(rate())
+        if options.rival:
+            theirs.append(printed_rate(rival))
+    what = f"{options.network}, {options.runs} runs, batch {options.train_batch}, {options.size} px"
+    print(f"training {what}: {max(ours):.1f} images a second ({min(ours):.1f} to {max(ours):.1f})")
+    if theirs:
+        spread = f"{max(theirs):.1f} ({min(theirs):.1f} to {max(theirs):.1f})"
+        ratio = max(ours) / max(theirs)
+        print(f"PyTorch, one run after another: {spread}; ours is {ratio:.2f} times as fast")
+    if options.peak:
+        share = max(ours) * step_flops / (options.peak * 1e12)
+        print(f"{max(ours) * step_flops / 1e12:.2f} TFLOP/s, {share:.1%} of {options.peak} TFLOP/s")
+    feed = printed_rate([sys.executable, INPUT, *flags[:6]])
+    times = feed / max(ours)
+    print(
+        f"input pipeline alone: {feed:.0f} images a second, {times:.0f} times as many", flush=True
+    )
+
+
 def main():
     """Measure and print, one line a number."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rival", help="a Python that has torch; without it, no race")
+    parser.add_argument("--part", choices=("stage1", "training", "all"), default="all")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--network", default="alexnet", choices=("alexnet", "resnet18", "vgg11"))
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--train_batch", type=int, default=32)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peak", type=float, default=0, help="TFLOP/s of the device")
     options = parser.parse_args()
+    if options.part != "stage1":
+        race_training(options)
+    if options.part != "training":
+        race_stage1(options)
+
+
+def race_stage1(options: argparse.Namespace) -> None:
+    """Time and memory of the transforms, and of the rival."""
     texture = seconds_an_image("foveation_texture", 512, options.batch)
     print(
         f"pyramid texture, 512 x 512, batch {options.batch}: {texture:.3f} s an image", flush=True

@@ -13,7 +13,9 @@ from foveation_jax.errors import InputError
 from foveation_jax.probes.battery import load_battery
 from foveation_jax.results_files import read_results
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "foveation"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "foveation"
+NOTEBOOK = ROOT / "notebooks" / "foveation.ipynb"
 SYSTEMS = ("reference", "foveation_texture")
 
 
@@ -131,3 +133,18 @@ def test_every_config_can_be_run(name):
     with config.unlocked():
         config.data = "synthetic"
     pipeline.check_config(config)
+
+
+def test_notebook_runs_top_to_bottom(finished, monkeypatch):
+    """With the smoke config made tiny, which `finished` has compiled already."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(NOTEBOOK.parent)
+    names = {"__name__": "notebook"}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
+            if "pipeline" not in names and "config" in names:
+                assert names["config"].data == "synthetic"
+                names["config"] = tiny_config()
+    assert set(names["finished"].accuracy) == set(SYSTEMS)
+    assert names["hidden"].shape == names["mixed"].shape == names["high"].shape == (3, 128, 128, 3)

@@ -69,7 +69,7 @@ def test_networks_lose_what_is_hidden_from_their_place():
         np.testing.assert_array_equal(curves()[name].accuracy, accuracy, err_msg=name)
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [(8, (8, 8, 8)), (64, (20,))])
+@pytest.mark.parametrize(("batch_size", "expected"), [(8, (7, 7, 7)), (64, (20,))])
 def test_batches_have_one_shape_and_do_not_matter(batch_size, expected):
     sizes = []
 
@@ -122,7 +122,7 @@ def test_fewer_levels_and_images():
 
 
 def test_shown_stimuli_are_8_bit_levels_of_the_pure_functions():
-    levels = np.random.default_rng(1).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    levels = np.random.default_rng(1).integers(0, 256, (7, SIDE, SIDE, 3), np.uint8)
     decoys, windows = levels[::-1].copy(), cue_conflict.default_windows((SIDE, SIDE))
     mean = jnp.asarray(evaluate.mean_colour(levels), jnp.float32)
     pixels, others = levels / np.float32(255), decoys / np.float32(255)
@@ -134,7 +134,10 @@ def test_shown_stimuli_are_8_bit_levels_of_the_pure_functions():
         "frequency/high_pass_colour", levels, np.float64(1), decoys, mean, windows
     )
     expected = jax.jit(fj.probes.high_pass)(pixels, 1.0, mean)
-    np.testing.assert_allclose(shown, 255 * expected, atol=0.01)
+    # Two programs may round a value halfway between two levels, 123.500 here, either way.
+    off = np.abs(np.asarray(shown) - 255 * np.asarray(expected))
+    assert off.max() < 1.01
+    assert (off > 0.01).mean() < 1e-3
     np.testing.assert_allclose(mean, (levels / 255).mean((0, 1, 2)), rtol=1e-5)
 
 
