@@ -12,6 +12,7 @@ from circuits_jax.activations import head_outputs
 from circuits_jax.circuit import Circuit, Scores, load_circuit
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate
+from circuits_jax.formats import load_graph_json, save_graph_json
 from circuits_jax.methods import METHODS, discover
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
@@ -32,6 +33,8 @@ __all__ = [
     "evaluate",
     "head_outputs",
     "load_circuit",
+    "load_graph_json",
     "load_model",
     "make_task",
+    "save_graph_json",
 ]

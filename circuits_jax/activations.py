@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from circuits_jax import interpose
+from circuits_jax import interpose, reading
 from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
@@ -59,51 +59,72 @@ def head_outputs(
     return outputs
 
 
-def peak_outputs(
-    model: LanguageModel, pairs: PromptPairs, batch_size: int = 32
+def read_outputs(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    read_weight: float = 0.65,
+    mlp_neurons: int = 256,
+    batch_size: int = 32,
 ) -> Float[Array, "B L H D"]:
-    """Each head's output on both prompts of a pair, at the token where the two differ most.
+    """How each head's output moves from the negative to the positive, where that matters most.
 
-    In units of the residual stream, as `relative` in `head_outputs`. Tokens of a pair are aligned
-    at the last one; those that only one prompt has are not looked at. A head's peak is its own.
+    At every token a movement has a length, relative to the residual stream, and a flow: how much of
+    it is read, on to the prediction (`reading.py`), as a share of the pair's flow over all heads
+    and tokens. What matters is their weighted geometric mean,
+
+        flow^a distance^(1 - a),   a = `read_weight`;
+
+    a head's peak is the token at which it is largest. Tokens of a pair are aligned at the last one;
+    those that only one prompt has are not looked at.
+
+    Args:
+        model: a loaded model.
+        pairs: B pairs.
+        read_weight: a in [0, 1]; 0 looks at the movement alone, 1 at the flow alone.
+        mlp_neurons: how many neurons of each MLP are read one by one.
+        batch_size: prompts in one forward pass.
 
     Returns:
-        The positives, then the negatives: [2 B', L, H, D] for B' pairs. Equal where the prompts
-        are equal; at every other token the two differ by no more than here.
+        For each pair the movement at the peak, with the length of what matters there; 0 where the
+        two prompts are the same. Float32.
     """
     length = model.tokenize([*pairs.positives, *pairs.negatives]).tokens.shape[1]
     sides = [
         split(model.tokenize(prompts, length, side="left"), max(batch_size // 2, 1))
         for prompts in (pairs.positives, pairs.negatives)
     ]
-    rows = [_project(*_peak(model.config, model.params, p, n)) for p, n in zip(*sides, strict=True)]
-    halves = zip(*(jnp.split(row, 2) for row in rows), strict=True)
-    outputs = jnp.concatenate([jnp.concatenate(half)[: len(pairs)] for half in halves])
-    check_finite(outputs, [*pairs.positives, *pairs.negatives])
+    rows = [
+        _at_peak(model.config, model.params, p, n, read_weight, mlp_neurons)
+        for p, n in zip(*sides, strict=True)
+    ]
+    outputs = jnp.concatenate(rows)[: len(pairs)]
+    check_finite(outputs, pairs.positives)
     return outputs
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _peak(
-    config: DecoderConfig, params: Any, positives: TokenBatch, negatives: TokenBatch
-) -> tuple[Float[Array, "L B H K"], Float[Array, "L H K D"]]:
-    """Z of both prompts at each head's peak, found in the pass; and W_O."""
-    shared = positives.mask & negatives.mask
+@functools.partial(jax.jit, static_argnames=("config", "mlp_neurons"))
+def _at_peak(
+    config: DecoderConfig,
+    params: Any,
+    positives: TokenBatch,
+    negatives: TokenBatch,
+    read_weight: float,
+    mlp_neurons: int,
+) -> Float[Array, "B L H D"]:
+    """`read_outputs` of one batch."""
+    flow = reading.flows(config, params, positives, negatives, mlp_neurons)
+    read = jnp.abs(flow.read)
+    share = read / jnp.maximum(jnp.sum(read, axis=(0, 2, 3), keepdims=True), 1e-30)
+    matters = share**read_weight * flow.distance ** (1 - read_weight)
+    peak = jnp.argmax(matters, axis=2, keepdims=True)
 
-    def at_peak(heads):
-        z = heads.z.astype(jnp.float32) / jnp.maximum(heads.scale, 1e-6)[..., None, None]
-        positive, negative = jnp.split(z, 2)
-        difference, w_o = positive - negative, heads.w_o.astype(jnp.float32)
-        gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
-        moved = jnp.einsum("bthk,hkm,bthm->bth", difference, gram, difference)
-        peak = jnp.argmax(jnp.where(shared[:, :, None], moved, -1), axis=1)[:, None, :, None]
-        return jnp.concatenate(
-            [jnp.take_along_axis(x, peak, axis=1)[:, 0] for x in (positive, negative)]
-        )
+    def at_peak(x):
+        return jnp.take_along_axis(x, peak, axis=2)[:, :, 0]
 
-    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), positives, negatives)
-    _, z = interpose.capture(config, params, both, at_peak)
-    return z, params["layers"]["attention"]["o"]
+    length = at_peak(matters) / jnp.maximum(at_peak(flow.distance), 1e-30)
+    moved = jnp.take_along_axis(flow.moved, peak[..., None], axis=2)[:, :, 0] * length[..., None]
+    return _project(moved, params["layers"]["attention"]["o"])
 
 
 def token_weights(batch: TokenBatch, position: Position) -> Float[Array, "B T"]:

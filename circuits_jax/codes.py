@@ -8,7 +8,8 @@ negative ones:
     unique_fraction   the same, over the codes seen at all
     pairs             code pairs that occur together        (of two heads)
 
-`evidence` and `evidence_pairs` are ours: they weigh each occurrence by the code's activation.
+`evidence` and `evidence_pairs` are ours: they compare the two prompts of each pair, and weigh each
+occurrence by what the code says.
 
 All scores have one sign: higher = in the circuit.
 """
@@ -54,34 +55,27 @@ def unique_pairs(positive: Int[Array, "B G"], negative: Int[Array, "B2 G"]) -> F
 
 
 def evidence(
-    positive: Int[Array, "B G"], negative: Int[Array, "B2 G"], strength: Float[Array, "B G"]
+    positive: Int[Array, "B G"], negative: Int[Array, "B G"], strength: Float[Array, "B G"]
 ) -> Float[Array, " G"]:
-    """Mean activation, over positive prompts, of codes that never occur in negatives.
+    """Mean strength, over pairs, of positive codes that the pair's own negative does not have.
 
-    `unique` with every prompt counted by how strongly its code was active; 0 for a silent head.
+    0 for a silent head. Other pairs' negatives are not looked at: a task may go both ways (he or
+    she), and then what tells a pair's prompts apart occurs in positives and negatives alike.
     """
-    is_new = ~jnp.any(_same(positive, negative), axis=1)
-    return jnp.mean(jnp.where(is_new, strength, 0), axis=0)
+    return jnp.mean(jnp.where(positive == negative, 0, strength), axis=0)
 
 
 def evidence_pairs(
-    positive: Int[Array, "B G"], negative: Int[Array, "B2 G"], strength: Float[Array, "B G"]
+    positive: Int[Array, "B G"], negative: Int[Array, "B G"], strength: Float[Array, "B G"]
 ) -> Float[Array, "G G"]:
-    """Mean, over positive prompts, of the strength of code pairs that never occur in negatives.
+    """Mean strength, over pairs, of positive code pairs that the pair's negative does not have.
 
-    The strength of a pair is the geometric mean of its two activations. The diagonal is `evidence`.
+    The strength of a code pair is the geometric mean of its two. The diagonal is `evidence`.
     """
-
-    def add(total, prompt):
-        code, strength = prompt
-        agrees = (negative == code[None]).astype(jnp.float32)
-        is_new = jnp.einsum("jg,jh->gh", agrees, agrees) == 0
-        root = jnp.sqrt(strength)
-        return total + jnp.where(is_new, root[:, None] * root[None, :], 0), None
-
-    n_heads = positive.shape[1]
-    total, _ = jax.lax.scan(add, jnp.zeros((n_heads, n_heads)), (positive, strength))
-    return total / positive.shape[0]
+    root = jnp.sqrt(strength)
+    same = jnp.where(positive == negative, root, 0)  # the negative has both codes: no evidence
+    together = jnp.einsum("bg,bh->gh", root, root) - jnp.einsum("bg,bh->gh", same, same)
+    return together / positive.shape[0]
 
 
 def directed(pairs: Float[Array, "G G"], heads: tuple[int, int]) -> Float[Array, "G G"]:

@@ -9,27 +9,107 @@ from ml_collections import config_dict
 from circuits_jax.evaluation import EvaluationOptions
 from circuits_jax.methods import METHODS
 
+COSTLY = ("acdc", "subnetwork_probing")  # many passes for each head or edge: asked for by name
+
 
 def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
-    """A locked config with every field at its default.
+    """A locked config of the job "circuit", with every field at its default.
 
     Fields: `model`, `dtype`, `seed`, `method`; `task` (name, n, n_held_out and the options of that
     task); `circuit` (fraction of all heads, or size, or threshold); `evaluate`; and for each
     method a section of its own name with its options.
     """
+    evaluate = dataclasses.asdict(EvaluationOptions())
+    return _config("circuit", task, task_options, method="sae_codes", evaluate=evaluate)
+
+
+def comparison(task: str, **task_options: Any) -> ml_collections.ConfigDict:
+    """A locked config of the job "compare".
+
+    Fields: as in `experiment`, and in place of `method` and `evaluate`: `methods`, names;
+    `warm_limit`, seconds of a first call above which there is no second one; `masks_at_once`,
+    circuits judged in one forward pass. `task` has the options of all tasks; those that stay None
+    are the task's own to choose.
+    """
+    methods = tuple(name for name in METHODS if name not in COSTLY)
+    return _config(
+        "compare",
+        task,
+        _any_options() | task_options,
+        methods=methods,
+        warm_limit=60.0,
+        masks_at_once=1,
+    )
+
+
+def sweeps(task: str, **task_options: Any) -> ml_collections.ConfigDict:
+    """A locked config of the job "sweep".
+
+    Fields: as in `experiment`, less `evaluate`; `task.n` is how many pairs draws are made from;
+    `sweep` has the values of every axis (see `sweep.py`), `n_draws`, and `base_trained` and
+    `base_counted`, the pairs that train and are counted while other axes move (None: all).
+    """
+    sweep = {
+        "trained": (1, 2, 5, 10, 20),
+        "counted": (1, 2, 5, 10, 20),
+        "codes": (4, 8, 16, 32, 64),
+        "l1": (0.005, 0.01, 0.02, 0.05, 0.1),
+        "negatives": (),
+        "models": (),
+        "n_draws": 5,
+        "base_trained": 5,
+        "base_counted": config_dict.placeholder(int),
+    }
+    options = _any_options() | {"n": 20} | task_options
+    return _config("sweep", task, options, method="sae_codes", sweep=sweep)
+
+
+def paper_table() -> ml_collections.ConfigDict:
+    """A locked config of the job "paper_table".
+
+    Fields: `models`, for each task a hub id, a folder, or nothing; `methods`, `n_trials`; `trained`
+    and `counted`, pairs of each trial.
+    """
+    sections = ("sae_codes", "sae_codes_published")
     config = ml_collections.ConfigDict(
         {
+            "job": "paper_table",
+            "models": {"ioi": "gpt2", "greater_than": "gpt2", "docstring": ""},
+            "dtype": "float32",
+            "seed": 0,
+            "task": {"n_held_out": 1},
+            "methods": sections,
+            "n_trials": 10,
+            "trained": 5,
+            "counted": 250,
+            **{name: dataclasses.asdict(METHODS[name].options) for name in sections},
+        }
+    )
+    return config.lock()
+
+
+def _any_options() -> dict[str, Any]:
+    """Options that some tasks have; None is the task's own choice."""
+    return {"path": config_dict.placeholder(str), "negatives": config_dict.placeholder(str)}
+
+
+def _config(
+    job: str, task: str, task_options: dict[str, Any], **fields: Any
+) -> ml_collections.ConfigDict:
+    """What all jobs have, and a section for each method."""
+    config = ml_collections.ConfigDict(
+        {
+            "job": job,
             "model": "smollm2",
             "dtype": "float32",
             "seed": 0,
-            "method": "sae_codes",
             "task": {"name": task, "n": 5, "n_held_out": 10, **task_options},
             "circuit": {
                 "fraction": 0.25,
                 "size": config_dict.placeholder(int),
                 "threshold": config_dict.placeholder(float),
             },
-            "evaluate": dataclasses.asdict(EvaluationOptions()),
+            **fields,
             **{name: dataclasses.asdict(method.options) for name, method in METHODS.items()},
         }
     )

@@ -8,7 +8,12 @@ metric, averaged over prompts, C the circuit, M all heads:
     completeness(C) = faithfulness(M \ C); near 0 where the circuit is all there is
 
 m(C) ablates the heads outside C: `zero` their outputs, replace them by their `mean` over the
-negative prompts, or `resample` them from the matched negative prompt.
+negative prompts, or `resample` them from the matched negative prompt. A metric that stays can hide
+predictions that change: how far, says for each prompt
+
+    divergence(C) = KL(whole model's next-token distribution || that with C alone)
+
+in nats, 0 where C is all heads; its largest value over prompts is the worst case.
 """
 
 import dataclasses
@@ -114,6 +119,20 @@ def _metric_under(config, params, trial, keep, metric, masks_at_once):
     return devices.spread(judge, keep, (params, trial), masks_at_once)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
+def _judged_under(config, params, trial, whole, keep, metric, masks_at_once):
+    """The metric and the divergence from `whole`, log probabilities [B V], for every mask."""
+
+    def judge(keep, constants):
+        params, trial, whole = constants
+        logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
+        lost = whole - jax.nn.log_softmax(logits)
+        divergence = jnp.sum(jnp.exp(whole) * lost, axis=-1)
+        return metric_values(logits, trial.targets, metric), jnp.maximum(divergence, 0)
+
+    return devices.spread(judge, keep, (params, trial, whole), masks_at_once)
+
+
 def faithfulness(
     values: Float[np.ndarray, "*M"], full: float, nothing: float
 ) -> Float[np.ndarray, "*M"]:
@@ -179,6 +198,8 @@ class Judgement:
         metric: mean of the task's metric over prompts, and over circuits where random.
         faithfulness: see the module; the mean over circuits where random.
         spread: standard deviation of the faithfulness over random circuits; 0 elsewhere.
+        divergence: see the module; the mean over prompts, and over circuits where random.
+        worst_divergence: the largest over prompts, and over circuits where random.
     """
 
     ablation: str
@@ -187,6 +208,8 @@ class Judgement:
     metric: float
     faithfulness: float
     spread: float = 0.0
+    divergence: float = np.nan
+    worst_divergence: float = np.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,10 +317,13 @@ def _judge(
     everything, nothing = np.ones_like(found[:1]), np.zeros_like(found[:1])
     groups = [everything, nothing, found, ~found, random.reshape(-1, *circuit.heads.shape)]
     prepared = trial(model, task.held_out, ablation)
-    values = _streamed(model, prepared, np.concatenate(groups), task.metric, options, track)
+    values, divergence = judged(
+        model, prepared, np.concatenate(groups), task.metric, options.masks_at_once, track
+    )
     full, empty, *rest = values.mean(axis=1)
     metric = np.array(rest).reshape(-1, len(sizes))  # circuit, complement, then random rows
     share = faithfulness(metric, float(full), float(empty))
+    divergence = divergence[2:].reshape(-1, len(sizes), divergence.shape[1])
     kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
     return [
         Judgement(
@@ -307,6 +333,8 @@ def _judge(
             float(metric[rows, i].mean()),
             float(share[rows, i].mean()),
             float(share[rows, i].std()),
+            float(divergence[rows, i].mean()),
+            float(divergence[rows, i].max()),
         )
         for kept, rows in kinds.items()
         for i, size in enumerate(sizes)
@@ -314,32 +342,32 @@ def _judge(
     ]
 
 
-def _streamed(
+def judged(
     model: LanguageModel,
     prepared: Trial,
     keep: Bool[np.ndarray, "M L H"],
     metric: str,
-    options: EvaluationOptions,
-    track: progress.Track,
-) -> Float[np.ndarray, "M B"]:
-    """`metric_under` in chunks of one static shape, so that progress shows."""
-    chunk = MASKS_A_CALL * options.masks_at_once * len(jax.devices())
+    masks_at_once: int = 1,
+    track: progress.Track = progress.silent,
+) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
+    """Metric and divergence for every mask of heads that are kept, and every prompt.
+
+    One compiled program, called on chunks of one static shape, so that progress shows.
+    """
+    whole = jax.nn.log_softmax(interpose.last_logits(model.config, model.params, prepared.batch))
+    chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
     n = len(keep)
-    starts = range(0, n, chunk)
-    values = [
-        np.asarray(  # waits for the device, so that progress is real
-            metric_under(
-                model.config,
-                model.params,
-                prepared,
-                jnp.asarray(keep[np.arange(start, start + chunk) % n], jnp.float32),
-                metric,
-                options.masks_at_once,
-            )
+
+    def of_chunk(start):
+        masks = jnp.asarray(keep[np.arange(start, start + chunk) % n], jnp.float32)
+        judged = _judged_under(
+            model.config, model.params, prepared, whole, masks, metric, masks_at_once
         )
-        for start in track(starts, "circuits judged")
-    ]
-    return np.concatenate(values)[:n]
+        return jax.tree.map(np.asarray, judged)  # waits for the device, so that progress is real
+
+    chunks = [of_chunk(start) for start in track(range(0, n, chunk), "circuits judged")]
+    values, divergence = (np.concatenate(parts)[:n] for parts in zip(*chunks, strict=True))
+    return values, divergence
 
 
 def _mask(heads: frozenset[tuple[int, int]], shape: tuple[int, int]) -> Bool[np.ndarray, "L H"]:

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from circuits_jax import devices, sae
 
-CACHE_SIZED = 4  # autoencoders trained together on a CPU core; measured on 10 x 10 inputs
+AT_ONCE = 4  # autoencoders trained together on a CPU core; measured on 10 x 10 inputs, 200 codes
+SMALL = 100_000  # parameters that stay in a core's cache: so few are trained all at once
 
 
 def fit(
@@ -46,17 +47,17 @@ def fit(
     leaves = jnp.broadcast_arrays(*jax.tree.leaves(settings))
     settings = jax.tree.unflatten(jax.tree.structure(settings), leaves)
     shape = (n_seeds, leaves[0].shape[0], x.shape[0])
-    keys = jax.random.split(key, (n_seeds, 1, x.shape[0]))
     n_items = math.prod(shape)
-    seed, setting, head = jnp.unravel_index(jnp.arange(n_items), shape)
-    items = keys[seed, 0, head], head, setting
-    fitted = devices.gather(_fit(items, x, settings, config, d_model or x.shape[-1]), n_items)
+    fitted = devices.gather(_fit(key, x, settings, shape, config, d_model or x.shape[-1]), n_items)
     return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "d_model"))
-def _fit(items, x, settings, config, d_model):
+@functools.partial(jax.jit, static_argnames=("shape", "config", "d_model"))
+def _fit(key, x, settings, shape, config, d_model):
     """All autoencoders as one list of items (key, head, setting)."""
+    keys = jax.random.split(key, (shape[0], 1, shape[2]))
+    n_items = math.prod(shape)
+    seed, setting, head = jnp.unravel_index(jnp.arange(n_items), shape)
 
     def train(item, constants):
         key, head, setting = item
@@ -64,8 +65,14 @@ def _fit(items, x, settings, config, d_model):
         own = jax.tree.map(lambda v: v[setting], settings)
         return sae.train(key, x[head], own, config, d_model)
 
-    at_once = CACHE_SIZED if jax.default_backend() == "cpu" else None
-    return devices.spread(train, items, (x, settings), at_once)
+    items = keys[seed, 0, head], head, setting
+    return devices.spread(train, items, (x, settings), _at_once(x, n_items, config))
+
+
+def _at_once(x: Float[Array, "G N R"], n_items: int, config: sae.SaeConfig) -> int | None:
+    """How many autoencoders train together: all, unless they would leave a core's cache."""
+    small = n_items * 2 * config.n_codes * x.shape[-1] <= SMALL
+    return None if small or jax.default_backend() != "cpu" else AT_ONCE
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -18,6 +18,7 @@ runs/NAME-HASH. Compiled programs are kept in --compilation_cache_dir. --helpful
 """
 
 import hashlib
+import importlib
 import json
 import os
 import runpy
@@ -30,8 +31,15 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from circuits_jax import pipeline
 from circuits_jax.errors import InputError, unknown_name
+
+# `config.job` -> module whose run(config, workdir) does it and gives the path of its report
+JOBS = {
+    "circuit": "circuits_jax.pipeline",
+    "compare": "circuits_jax.compare",
+    "sweep": "circuits_jax.sweep",
+    "paper_table": "circuits_jax.paper_table",
+}
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "The experiment: a Python file that defines get_config()."
@@ -70,7 +78,11 @@ def _run(argv: list[str]) -> None:
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    report = pipeline.run(_CONFIG.value, _WORKDIR.value or _default_workdir(_CONFIG.value))
+    job = _CONFIG.value.get("job")
+    if job not in JOBS:
+        raise InputError(unknown_name("config.job", job, JOBS))
+    run = importlib.import_module(JOBS[job]).run
+    report = run(_CONFIG.value, _WORKDIR.value or _default_workdir(_CONFIG.value))
     print(f"Report: {report.resolve()}")
 
 

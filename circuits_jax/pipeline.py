@@ -51,8 +51,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     with workdir.stage("load model"):
         model = load_model(config.model, config.dtype)
     with workdir.stage("make prompts"):
-        task = make_task(tokenizer=model.tokenizer, seed=config.seed, **config.task)
-        check_circuit_size(config, model)
+        task = task_of(config, model)
     workdir.begin()
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
@@ -81,13 +80,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
-    if config.seed < 0:
-        raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
-    if config.circuit.size is not None and config.circuit.threshold is not None:
-        raise InputError(
-            f"config.circuit has size ({config.circuit.size}) and threshold "
-            f"({config.circuit.threshold}); give one"
-        )
+    check_fields(config)
     for name, least in (("n_random", 0), ("masks_at_once", 1)):
         if config.evaluate[name] < least:
             raise InputError(
@@ -98,13 +91,39 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise InputError(
                 f"config.evaluate.ablations has {ablation!r}; allowed are {', '.join(ABLATIONS)}"
             )
-    for field, fractions in (
-        ("circuit.fraction", [config.circuit.fraction]),
-        ("evaluate.curve", config.evaluate.curve),
-    ):
-        for fraction in fractions:
-            if not 0 <= fraction <= 1:
-                raise InputError(f"config.{field} has {fraction}; allowed is 0 to 1")
+    for fraction in config.evaluate.curve:
+        if not 0 <= fraction <= 1:
+            raise InputError(f"config.evaluate.curve has {fraction}; allowed is 0 to 1")
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Refuse a seed or a circuit that no job can use.
+
+    Raises:
+        InputError: a field, its value, and what is allowed.
+    """
+    if config.seed < 0:
+        raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
+    if config.circuit.size is not None and config.circuit.threshold is not None:
+        raise InputError(
+            f"config.circuit has size ({config.circuit.size}) and threshold "
+            f"({config.circuit.threshold}); give one"
+        )
+    if not 0 <= config.circuit.fraction <= 1:
+        raise InputError(
+            f"config.circuit.fraction has {config.circuit.fraction}; allowed is 0 to 1"
+        )
+
+
+def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
+    """The config's task, in the model's tokens.
+
+    Raises:
+        InputError: a task that cannot be made, or a circuit larger than the model.
+    """
+    check_circuit_size(config, model)
+    given = {name: value for name, value in config.task.items() if value is not None}
+    return make_task(tokenizer=model.tokenizer, seed=config.seed, **given)
 
 
 def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) -> None:

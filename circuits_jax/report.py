@@ -66,6 +66,11 @@ def render(results: Results) -> str:
 
     It holds every head of the model, all prompts (escaped), and no address of another resource.
     """
+    return environment_of_templates().get_template("report.html").render(_context(results))
+
+
+def environment_of_templates() -> Any:
+    """Where templates are found, and how numbers are written in them."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -76,7 +81,7 @@ def render(results: Results) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": figures.number, "fixed": figures.fixed}
-    return environment.get_template("report.html").render(_context(results))
+    return environment
 
 
 def _context(results: Results) -> dict[str, Any]:

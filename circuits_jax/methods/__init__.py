@@ -11,10 +11,14 @@ import jax
 
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.methods.acdc import Acdc, acdc
 from circuits_jax.methods.attribution import INTEGRATED, Attribution, attribution
+from circuits_jax.methods.eap import Eap, EapIg, eap, eap_ig
 from circuits_jax.methods.exact_patching import ExactPatching, exact_patching
+from circuits_jax.methods.hisp import Hisp, hisp
 from circuits_jax.methods.mean_difference import MeanDifference, mean_difference
 from circuits_jax.methods.random import Random, random
+from circuits_jax.methods.relp import Relp, relp
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task, make_task
@@ -34,6 +38,11 @@ METHODS: Mapping[str, Method] = {
     "exact_patching": Method(exact_patching, ExactPatching()),
     "attribution": Method(attribution, Attribution()),
     "attribution_ig": Method(attribution, INTEGRATED),
+    "eap": Method(eap, Eap()),
+    "eap_ig": Method(eap_ig, EapIg()),
+    "relp": Method(relp, Relp()),
+    "acdc": Method(acdc, Acdc()),
+    "hisp": Method(hisp, Hisp()),
     "mean_difference": Method(mean_difference, MeanDifference()),
     "random": Method(random, Random()),
 }

@@ -79,26 +79,31 @@ def attribution(
         patching: positive where replacing the head lowers the metric.
     """
     options = options or Attribution()
-    effects = attributed_effects(
-        model.config, model.params, trial(model, task.learn, "resample"), task.metric, options
-    )
+    prepared = trial(model, task.learn, "resample")
+    effects = attributed_effects(model.config, model.params, prepared, task.metric, options)
+    effects = jnp.mean(effects, axis=0)
     head_scores = jnp.abs(effects)
     return Scores(head_scores, product_edges(head_scores), {"effects": effects})
 
 
 def attributed_effects(
     config: DecoderConfig, params: Any, trial: Trial, metric: str, options: Attribution
-) -> Float[Array, "L H"]:
-    """Mean first-order drop of the metric for every head; prompts are spread over the devices."""
+) -> Float[Array, "B L H"]:
+    """First-order drop of the metric by prompt and head; prompts are spread over the devices.
+
+    Whatever the trial replaces heads by: the derivative by keep, at all heads kept if steps is 1.
+    """
     effects = _effects(config, params, trial, metric, options)
-    return jnp.mean(devices.gather(effects, len(trial.batch.tokens)), axis=0)
+    return devices.gather(effects, len(trial.batch.tokens))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
 def _effects(config, params, trial, metric, options):
-    """The first-order drop for every prompt and head, before it is gathered."""
+    """`attributed_effects` before it is gathered."""
     points = jnp.arange(1, options.steps + 1) / options.steps
-    prompts = (trial.batch, trial.targets, trial.replacement.swapaxes(0, 1))
+    replacement = trial.replacement.swapaxes(0, 1)
+    replacement = jnp.broadcast_to(replacement, (len(trial.batch.tokens), *replacement.shape[1:]))
+    prompts = (trial.batch, trial.targets, replacement)
     rows, structure = jax.tree.flatten(prompts)
 
     def of_one_prompt(rows, constants):

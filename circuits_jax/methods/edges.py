@@ -1,15 +1,273 @@
-"""Edge scores of methods that say nothing of edges themselves."""
+r"""Scores of edges: products of head scores, and effects of edges to first order.
 
-from jaxtyping import Array, Float
+Edge attribution patching (EAP; Syed et al., arXiv 2310.10348). With m the task's metric, out_u what
+writer u adds to the residual stream, and in_v the residual stream as reader v alone sees it, before
+its norm (`graph.py` lists both), the drop of m when v reads u from the paired negative is
 
+    effect(u -> v) = < out_u(positive) - out_u(negative), dm / d in_v >   summed over tokens,
+
+to first order. dm / d in_v is a total derivative: what reads v responds. By the chain rule,
+
+    sum over v of effect(u -> v) = < out_u(positive) - out_u(negative), dm / d out_u >,
+
+which is attribution patching of u itself. `Points` says where the gradients are taken: at the
+positive prompt, or as means over lines towards the negative (EAP-IG, arXiv 2403.17806).
+
+No array of gradients for all pairs is ever held. The model is run backward layer by layer; the
+gradient by in_v of a head's queries is J^T W_Q dm/dq, with J the norm's Jacobian, for keys and
+values alike, and is contracted with the differences of all writers, [writers, T, D], at once: that
+and the result, [writers, readers], are the memory for each prompt. Query heads that share keys and
+values each have their own: `ungrouped` copies the shared weights, which changes nothing else.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from circuits_jax import devices, interpose
+from circuits_jax.circuit import Scores
 from circuits_jax.codes import directed
+from circuits_jax.graph import INPUTS, Graph, graph_of, head_edges
+from circuits_jax.interpose import Added, Rules, Written
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import Attention, Decoder, Norm, TokenBatch
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.tasks import PromptPairs, Targets, metric_values, targets
 
 
 def product_edges(head_scores: Float[Array, "L H"]) -> Float[Array, "G G"]:
     """Product of the two heads' scores, from an earlier to a later layer; 0 elsewhere.
 
-    No more than a ranking of pairs by their ends: it holds no evidence that one head reads the
-    other. Scores must be 0 or above.
+    For methods that say nothing of edges themselves: no more than a ranking of pairs by their ends,
+    it holds no evidence that one head reads the other. Scores must be 0 or above.
     """
     scores = head_scores.reshape(-1)
     return directed(scores[:, None] * scores[None, :], head_scores.shape)
+
+
+@struct.dataclass
+class Points:
+    """Where gradients are taken; every writer counts those at which its row of `rows` is not 0.
+
+    Attributes:
+        rows: weight of the point for each writer; sums to 1 over points.
+        embedding, heads, mlps: how far the embedding, and what the heads or the MLP of a layer
+            write, are moved from the positive's (0) to the negative's (1).
+    """
+
+    rows: Float[Array | np.ndarray, "*P writers"]
+    embedding: Float[Array | np.ndarray, "*P"]
+    heads: Float[Array | np.ndarray, "*P L"]
+    mlps: Float[Array | np.ndarray, "*P L"]
+
+
+def positive_point(graph: Graph) -> Points:
+    """The gradient at the positive prompt, for all."""
+    still = np.zeros((1, graph.n_layers), np.float32)
+    return Points(np.ones((1, len(graph.writers)), np.float32), still[:, 0], still, still)
+
+
+@struct.dataclass
+class Outputs:
+    """What all parts of a model write for some prompts."""
+
+    embedding: Float[Array, "B T D"]
+    written: Written  # of all layers
+
+
+def edge_effects(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    metric: str,
+    points: Points,
+    rules: Rules,
+    prompts_at_once: int,
+) -> Float[Array, "writers readers"]:
+    """First-order drop of the metric by edge, mean over pairs; prompts are spread over devices.
+
+    The two prompts of a pair are aligned at their last tokens, as in `evaluation.trial`.
+    """
+    config, params = ungrouped(model.config, model.params)
+    length = model.tokenize(pairs.negatives).tokens.shape[1]
+    positives = model.tokenize(pairs.positives, length)
+    negatives = model.tokenize(pairs.negatives, positives.tokens.shape[1])
+    effects = _effects(
+        config, params, positives, negatives, targets(pairs), points, metric, rules, prompts_at_once
+    )
+    return jnp.mean(devices.gather(effects, len(pairs)), axis=0)
+
+
+def scores_of(graph: Graph, effects: Float[Array, "writers readers"]) -> Scores:
+    """Heads by the sum of their edges' effects, edges by their effects; absolute values.
+
+    Details, all signed: `effects` [L, H], `edge_effects` [G, G], `graph_effects` [writers, readers]
+    in the order of `graph.Graph`.
+    """
+    heads = jnp.sum(effects, axis=1)[graph.head_writers].reshape(graph.n_layers, graph.n_heads)
+    edges = head_edges(graph, effects)
+    details = {"effects": heads, "edge_effects": edges, "graph_effects": effects}
+    return Scores(jnp.abs(heads), jnp.abs(edges), details)
+
+
+def ungrouped(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
+    """The same model with keys and values of its own for every query head."""
+    attention, shared = params["layers"]["attention"], config.n_heads // config.n_kv_heads
+    axes = {"k": 2, "v": 2, "k_bias": 1, "v_bias": 1}
+    own = {n: jnp.repeat(attention[n], shared, axis=a) for n, a in axes.items() if n in attention}
+    layers = params["layers"] | {"attention": attention | own}
+    return dataclasses.replace(config, n_kv_heads=config.n_heads), params | {"layers": layers}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "rules", "prompts_at_once"))
+def _effects(config, params, positives, negatives, targets, points, metric, rules, prompts_at_once):
+    """Effects for every prompt, before they are gathered."""
+    rows, structure = jax.tree.flatten((positives, negatives, targets))
+
+    def of_one_prompt(rows, constants):
+        prompt = jax.tree.unflatten(structure, [x[None] for x in rows])
+        return _effects_of(config, *constants, *prompt, metric, rules)
+
+    return devices.spread(of_one_prompt, rows, (params, points), prompts_at_once)
+
+
+def _effects_of(
+    config: DecoderConfig,
+    params: Any,
+    points: Points,
+    positives: TokenBatch,
+    negatives: TokenBatch,
+    targets: Targets,
+    metric: str,
+    rules: Rules,
+) -> Float[Array, "writers readers"]:
+    """Effects of all edges on the sum of the metric over prompts."""
+    graph = graph_of(config)
+    n = len(positives.tokens)
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), positives, negatives)
+    outputs = _outputs(config, params, both)
+    positive, negative = (
+        Outputs(
+            outputs.embedding[side], jax.tree.map(lambda x, side=side: x[:, side], outputs.written)
+        )
+        for side in (slice(n), slice(n, None))
+    )
+    columns = interpose.counterparts(positives, negatives)
+    negative = Outputs(
+        _take_tokens(columns, negative.embedding),
+        jax.tree.map(jax.vmap(functools.partial(_take_tokens, columns)), negative.written),
+    )
+    moved = jax.tree.map(jnp.subtract, positive, negative)
+    differences = _differences(config, params, rules, positive, moved)
+
+    def at_point(total, point):
+        start = positive.embedding - _share(point.embedding, moved.embedding)
+        shift = Written(
+            -jax.vmap(_share)(point.heads, moved.written.z),
+            -jax.vmap(_share)(point.mlps, moved.written.mlp),
+        )
+        with interpose.linearised(rules):
+            reads = functools.partial(_contracted, config, params, positives, targets, metric)
+            return total + point.rows[:, None] * reads(start, shift, differences), None
+
+    total = jnp.zeros(graph.is_edge.shape)
+    return jax.lax.scan(at_point, total, points)[0] * graph.is_edge
+
+
+def _share(share: Float[Array, ""], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return share.astype(x.dtype) * x
+
+
+def _take_tokens(columns: Int[Array, "B T"], x: Float[Array, "B T ..."]) -> Array:
+    return jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
+
+
+def _outputs(config: DecoderConfig, params: Any, batch: TokenBatch) -> Outputs:
+    """What all parts write in the plain forward pass."""
+    embedding = Decoder(config).apply({"params": params}, batch, method="embed")
+
+    def step(stream, layer):
+        return interpose.run_layer(config, params, batch, layer, stream)
+
+    return Outputs(embedding, jax.lax.scan(step, embedding, jnp.arange(config.n_layers))[1])
+
+
+def _differences(config, params, rules, positive: Outputs, moved: Outputs):
+    """out_u(positive) - out_u(negative) of every writer, [writers, B, T, D].
+
+    Where the family has a norm on what attention writes, by that norm's derivative.
+    """
+
+    def of_layer(at):
+        layer, z, z_moved, mlp = at
+        w_o = layer["attention"]["o"]
+        heads = jnp.einsum("bthk,hkd->hbtd", z_moved, w_o)
+        if config.post_norms:
+            norm = functools.partial(_normed, config, layer["attention_post_norm"])
+            attention = {"params": layer["attention"]}
+            whole = Attention(config).apply(attention, z, method="project")
+            with interpose.linearised(rules):
+                heads = jax.vmap(lambda head: jax.jvp(norm, (whole,), (head,))[1])(heads)
+        return jnp.concatenate([heads, mlp[None]])
+
+    z, mlp = moved.written.z, moved.written.mlp
+    layers = jax.lax.map(of_layer, (params["layers"], positive.written.z, z, mlp))
+    return jnp.concatenate([moved.embedding[None], layers.reshape(-1, *mlp.shape[1:])])
+
+
+def _normed(config, params, x):
+    return Norm(config.norm, config.norm_eps).apply({"params": params}, x)
+
+
+def _contracted(config, params, batch, targets, metric, start, shift, differences):
+    """< difference of every writer, gradient by what every reader reads >, [writers, readers]."""
+
+    def forward(stream, at):
+        layer, written = at
+        after = interpose.run_layer(config, params, batch, layer, stream, _added(written))
+        return after[0], stream
+
+    numbers = jnp.arange(config.n_layers)
+    last, streams = jax.lax.scan(forward, start, (numbers, shift))
+
+    def value(last):
+        logits = interpose.final_logits(config, params, batch, last)
+        return jnp.sum(metric_values(logits, targets, metric))
+
+    def backward(gradient, at):
+        layer, stream, written = at
+
+        def run(stream, added):
+            return interpose.run_layer(config, params, batch, layer, stream, added)[0]
+
+        _, pull_back = jax.vjp(run, stream, _added(written))
+        gradient, by_added = pull_back(gradient)
+        own = jax.tree.map(lambda x: x[layer], params["layers"])
+        reads = _by_residual_stream(config, own, stream, by_added)
+        return gradient, jnp.einsum("wbtd,rbtd->wr", differences, reads)
+
+    gradient = jax.grad(value)(last)
+    at_logits = jnp.einsum("wbtd,btd->w", differences, gradient)
+    _, layers = jax.lax.scan(backward, gradient, (numbers, streams, shift), reverse=True)
+    layers = layers.swapaxes(0, 1).reshape(len(differences), -1)
+    return jnp.concatenate([layers, at_logits[:, None]], axis=1)
+
+
+def _added(written: Written) -> Added:
+    zeros = jnp.zeros_like
+    return Added((zeros(written.z),) * 3, zeros(written.mlp), written)
+
+
+def _by_residual_stream(config, layer, stream, by_added: Added) -> Float[Array, "readers B T D"]:
+    """Gradients by what queries, keys, values and the MLP of a layer read of the stream."""
+    weights = jnp.stack([layer["attention"][name] for name in INPUTS])
+    normed = jnp.einsum("cbthk,cdhk->chbtd", jnp.stack(by_added.qkv), weights)
+    norm = functools.partial(_normed, config, layer.get("attention_norm", {}))
+    _, pull_back = jax.vjp(norm, stream)
+    heads = jax.vmap(lambda one: pull_back(one)[0])(normed.reshape(-1, *stream.shape))
+    return jnp.concatenate([heads, by_added.mlp_read[None]])

@@ -11,10 +11,14 @@ for the `resample` ablation of `evaluation.trial`. Everything downstream of the 
 Either effect is positive where the head serves the task and negative where it works against it, as
 negative name movers do; both kinds are part of the circuit, so the score is the absolute value.
 
+With positions="each", every head is also replaced at one token at a time, counted from the last.
+With edges="path", the edges that the heads' effects suggest are patched exactly (`path_patching`);
+else they are no more than products of their ends.
+
 Cost, in passes over the B prompts: two forward passes (one caches the residual stream before every
 layer, one the heads of the other prompts), then for each head the layers from its own one up:
 (L + 1) / (2 L) of G forward passes; the patched layer's attention is shared by the heads of the
-layer. No backward pass.
+layer. Each token costs as much again, each edge about half a forward pass. No backward pass.
 """
 
 import dataclasses
@@ -23,18 +27,22 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import devices, interpose
-from circuits_jax.circuit import Scores
+from circuits_jax.circuit import Scores, best_first
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Trial, trial
 from circuits_jax.methods.edges import product_edges
+from circuits_jax.methods.path_patching import path_change
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task, metric_values
 
 Direction = Literal["noising", "denoising"]
+Positions = Literal["all", "each"]
+Edges = Literal["product", "path"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,28 +51,38 @@ class ExactPatching:
 
     Attributes:
         direction: `noising` (negative into positive) or `denoising` (positive into negative).
-        heads_at_once: heads of a layer that share a forward pass on one device; bounds the memory.
+        positions: replace a head at `all` tokens only, or at `each` token alone as well.
+        edges: score edges by the `product` of their heads' scores, or the `n_edges` best of these
+            by exact `path` patching and others by 0.
+        n_edges: how many edges are patched.
+        heads_at_once: heads, or edges into one layer, that share a forward pass; on one device for
+            heads. Bounds the memory.
 
     Raises:
         InputError: a value that is not allowed.
     """
 
     direction: Direction = "noising"
+    positions: Positions = "all"
+    edges: Edges = "product"
+    n_edges: int = 200
     heads_at_once: int = 16
 
     def __post_init__(self):
-        if self.direction not in get_args(Direction):
-            raise InputError(f"direction is {self.direction!r}; allowed are noising, denoising")
-        if self.heads_at_once < 1:
-            raise InputError(f"heads_at_once is {self.heads_at_once}; allowed is 1 and above")
+        names = {"direction": Direction, "positions": Positions, "edges": Edges}
+        for name, allowed in names.items():
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
+        for name in ("n_edges", "heads_at_once"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
 
 
 def exact_patching(
     model: LanguageModel, task: Task, key: jax.Array, options: ExactPatching | None = None
 ) -> Scores:
     """Score heads by what replacing each alone does to the task's metric.
-
-    Edges have no definition of their own here: see `product_edges`.
 
     Args:
         model: a loaded model.
@@ -74,52 +92,88 @@ def exact_patching(
 
     Returns:
         Scores, in units of the metric, with `details`: `effects` [L, H], signed (see the module).
-        0 where the two prompts of every pair are the same.
+        0 where the two prompts of every pair are the same. With positions="each" also
+        `position_effects` [T, L, H], the last row of which is every prompt's last token. With
+        edges="path" also `edges` [n_edges, 2], the (g, g') that were patched, their signed
+        `edge_effects` [G, G], and `direct_effects` [L, H] on the logits.
     """
     options = options or ExactPatching()
     pairs = task.learn
     if options.direction == "denoising":
         pairs = dataclasses.replace(pairs, positives=pairs.negatives, negatives=pairs.positives)
-    change = patched_change(
-        model.config,
-        model.params,
-        trial(model, pairs, "resample"),
-        task.metric,
-        options.heads_at_once,
+    sign = 1 if options.direction == "denoising" else -1
+    prepared = trial(model, pairs, "resample")
+    model_and_task = model.config, model.params, prepared, task.metric
+    effects, *by_position = sign * patched_change(
+        *model_and_task, options.heads_at_once, options.positions
     )
-    effects = change if options.direction == "denoising" else -change
     head_scores = jnp.abs(effects)
-    return Scores(head_scores, product_edges(head_scores), {"effects": effects})
+    edge_scores, details = product_edges(head_scores), {"effects": effects}
+    if options.positions == "each":
+        details["position_effects"] = jnp.stack(by_position)
+    if options.edges == "path":
+        edge_scores, paths = _path_scores(model_and_task, edge_scores, sign, options)
+        details |= paths
+    return Scores(head_scores, edge_scores, details)
+
+
+def _path_scores(model_and_task, candidates, sign: int, options: ExactPatching):
+    """Edge scores by path patching of the best candidates, and the details of it."""
+    n_heads = len(candidates)
+    n_edges = min(options.n_edges, int(jnp.sum(candidates > 0)))
+    best = best_first(np.asarray(candidates))[:n_edges]
+    edges = np.stack(np.divmod(best, n_heads), axis=1)
+    change, direct = path_change(*model_and_task, edges, options.heads_at_once)
+    effects = np.zeros((n_heads, n_heads), np.float32)
+    effects[*edges.T] = sign * change
+    details = {"edges": edges, "edge_effects": effects, "direct_effects": sign * direct}
+    return jnp.abs(effects), details
 
 
 def patched_change(
-    config: DecoderConfig, params: Any, trial: Trial, metric: str, heads_at_once: int
-) -> Float[Array, "L H"]:
+    config: DecoderConfig,
+    params: Any,
+    trial: Trial,
+    metric: str,
+    heads_at_once: int,
+    positions: Positions = "all",
+) -> Float[Array, "P L H"]:
     """Mean change of the metric when one head alone takes its replacement, for every head.
 
-    One compiled program: the heads of a layer are spread over the devices, layer by layer.
+    The first row is for replacement at all tokens; with `each`, T more are for one token each,
+    aligned at the last. One compiled program: the heads of a layer are spread over the devices,
+    layer by layer.
     """
-    change = _patched_change(config, params, trial, metric, heads_at_once)
-    return devices.gather(change, config.n_heads).T
+    change = _patched_change(config, params, trial, metric, heads_at_once, positions)
+    return devices.gather(change, config.n_heads).transpose(2, 1, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once"))
-def _patched_change(config, params, trial, metric, heads_at_once):
-    """`patched_change` by head and layer, before it is gathered."""
+@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once", "positions"))
+def _patched_change(config, params, trial, metric, heads_at_once, positions):
+    """`patched_change` by head, layer and position, before it is gathered."""
     logits, streams = interpose.residual_streams(config, params, trial.batch)
     whole = metric_values(logits, trial.targets, metric)
+    tokens = jnp.ones((1, *trial.batch.mask.shape), bool)
+    if positions == "each":
+        from_last = jnp.arange(tokens.shape[2])[None] - trial.batch.last[:, None]
+        asked = jnp.arange(1 - tokens.shape[2], 1)
+        tokens = jnp.concatenate([tokens, from_last[None] == asked[:, None, None]])
 
     def patch_layers(head, constants):
-        params, trial, whole, streams = constants
+        params, trial, whole, streams, tokens = constants
 
         def patch(layer):  # the same for all heads that share a pass, so lower layers are skipped
             replacement = trial.replacement[layer][:, :, head]
-            logits = interpose.resume(
-                config, params, trial.batch, layer, streams[layer], head, replacement
-            )
-            return jnp.mean(metric_values(logits, trial.targets, metric) - whole)
+
+            def at(where):
+                logits = interpose.resume(
+                    config, params, trial.batch, layer, streams[layer], head, replacement, where
+                )
+                return jnp.mean(metric_values(logits, trial.targets, metric) - whole)
+
+            return jax.lax.map(at, tokens)
 
         return jax.lax.map(patch, jnp.arange(config.n_layers))
 
-    constants = (params, trial, whole, streams)
+    constants = (params, trial, whole, streams, tokens)
     return devices.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)

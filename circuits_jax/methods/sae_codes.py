@@ -1,13 +1,20 @@
-"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, one autoencoder a head.
+r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to win.
 
-Cost: one forward pass over the 2 B prompts, no backward pass through the model, and `steps` full
-batches of 2 B rows for each head's autoencoder.
+Cost: one forward pass over the 2 B prompts, and the reading of what it left behind (`reading.py`,
+about a tenth of that); no backward pass through the model; `steps` full batches of 2 B rows for
+each head's autoencoder. Not for heads that do the same on both prompts of a pair: what a pair
+shares is not looked at.
 
-As published, one shared autoencoder sees raw outputs, and a head's score counts the codes that
-only positives use. Ours differ in what is encoded and in what is counted: outputs are measured in
-units of the residual stream; what the two prompts of a pair have in common is taken away
-(`paired`); every head has its own autoencoder; and a code counts with its activation
-(`evidence`), so that heads that hardly move, which the L1 penalty silences, count nothing.
+As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
+the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
+token where that matters most (`activations.read_outputs`), in units of the head's root mean square:
+
+    rows     + x_gb / 2 for the positive and - x_gb / 2 for the negative prompt
+    codes    one autoencoder a head, in the isometric basis of its rows; one code of F is active
+             for each row (`topk`, k = 1), so a row is an integer and how strongly the code said it
+    score    the mean over pairs of |what the code says|, in the model's units, where the two
+             prompts of the pair have different codes (`codes.evidence`)
+    edges    the same of two heads together: the geometric mean of what their codes say
 """
 
 import dataclasses
@@ -19,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import head_outputs, peak_outputs
+from circuits_jax.activations import head_outputs, read_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
@@ -31,11 +38,11 @@ class SaeCodes:
     """Options of the method.
 
     Attributes:
-        position: of the tokens whose outputs are encoded: `peak` (where the prompts of a pair
-            differ most, relative to the residual stream), `mean` or `last`.
-        relative: measure outputs in units of the residual stream; `peak` always does.
-        paired: take away the mean of the two prompts of a pair.
-        standardise: divide by one number, so that components have mean square 1 over all heads.
+        position: what is encoded: how a head moves at its `peak`, where that matters most; or, as
+            published, its output: `mean` over tokens, or at the `last`.
+        read_weight: at the peak, how much what is read counts against how far a head moves, in
+            [0, 1]; 0 is movement alone.
+        mlp_neurons: at the peak, how many neurons of each MLP are read one by one.
         shared: one autoencoder for all heads, as published, in place of one a head.
         basis: `isometric` (the span of a head's examples) or `full` (R^D).
         score: `evidence`, or as published: `unique`, `unique_fraction`, or `endpoints`, in how many
@@ -48,42 +55,44 @@ class SaeCodes:
     """
 
     position: Literal["peak", "mean", "last"] = "peak"
-    relative: bool = True
-    paired: bool = True
-    standardise: bool = True
+    read_weight: float = 0.65
+    mlp_neurons: int = 256
     shared: bool = False
     basis: Literal["isometric", "full"] = "isometric"
     score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
     n_edges: int = 100
     softmax: Literal["none", "layer", "all"] = "none"
-    n_codes: int = 200
-    activation: Literal["relu", "topk"] = "relu"
-    k: int = 4
-    steps: int = 500
+    n_codes: int = 16
+    activation: Literal["relu", "topk"] = "topk"
+    k: int = 1
+    steps: int = 50
     l1: float = 0.02
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-2
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, names = getattr(self, field.name), get_args(field.type)
             if names and value not in names:
                 raise InputError(f"{field.name} is {value!r}; allowed are {', '.join(names)}")
-        least = {"n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
+        least = {"mlp_neurons": 0, "n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
         for name, value in least.items():
             if not getattr(self, name) >= value:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
+        if not 0 <= self.read_weight <= 1:
+            raise InputError(f"read_weight is {self.read_weight}; allowed are 0 to 1")
         if self.activation == "topk" and not 1 <= self.k <= self.n_codes:
             raise InputError(f"k is {self.k}; allowed are 1 to {self.n_codes}")
 
 
 PUBLISHED = SaeCodes(
     position="mean",
-    relative=False,
-    paired=False,
-    standardise=False,
     shared=True,
     basis="full",
     score="unique",
+    n_codes=200,
+    activation="relu",
+    steps=500,
+    learning_rate=1e-3,
 )
 
 
@@ -94,7 +103,8 @@ def sae_codes(
 
     Args:
         model: a loaded model.
-        task: its `learn` pairs are used, the held-out ones are not looked at.
+        task: prompts of its `learn` pairs are used; answers and foils, and the held-out pairs, are
+            not looked at.
         key: for the start of the autoencoders.
         options: see `SaeCodes`.
 
@@ -105,29 +115,37 @@ def sae_codes(
     options = options or SaeCodes()
     pairs = task.learn
     if options.position == "peak":
-        outputs = peak_outputs(model, pairs)
+        moved = read_outputs(
+            model, pairs, read_weight=options.read_weight, mlp_neurons=options.mlp_neurons
+        )
+        outputs = paired_rows(moved)
     else:
         prompts = [*pairs.positives, *pairs.negatives]
-        outputs = head_outputs(model, prompts, options.position, relative=options.relative)
+        outputs = head_outputs(model, prompts, options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
+
+
+@jax.jit
+def paired_rows(moved: Float[Array, "B L H D"]) -> Float[Array, "B2 L H D"]:
+    """Half of each movement for the positive prompt, and minus that for the negative."""
+    return jnp.concatenate([moved, -moved]) / 2
 
 
 def score_outputs(
     key: jax.Array, outputs: Float[Array, "B L H D"], options: SaeCodes, head_width: int
 ) -> Scores:
-    """Scores from head outputs of B / 2 positive prompts and then their B / 2 negative ones.
+    """Scores from the rows of B / 2 positive prompts and then of their B / 2 negative ones.
 
     `head_width` is K, which bounds the rank of a head's outputs.
     """
     b, *heads, d_model = outputs.shape
-    x = inputs(outputs.reshape(b, -1, d_model), options, head_width)
+    x, scale = inputs(outputs.reshape(b, -1, d_model), options, head_width)
     config = sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
     settings = sae.Settings(options.l1, options.learning_rate)
     params, losses = fit.fit(key, x, config, settings, d_model=d_model)
-    h = fit.activations(params, x, config)[0, 0]
-    code = sae.code(h).reshape(-1, b).T
-    strength = said(params, h).reshape(-1, b).T
-    head_scores, edge_scores = _score(code, strength, tuple(heads), options)
+    head_scores, edge_scores, code, strength = _score(
+        params, x, scale, config, tuple(heads), options
+    )
     details = {"codes": code, "strengths": strength, "losses": losses[0, 0].T}
     return Scores(head_scores, edge_scores, details)
 
@@ -135,23 +153,22 @@ def score_outputs(
 @functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def inputs(
     outputs: Float[Array, "B G D"], options: SaeCodes, head_width: int
-) -> Float[Array, "_ N R"]:
-    """What the autoencoders see: [G, B, R], or [1, G B, D] for a shared one."""
-    x = outputs
-    if options.paired:
-        positive, negative = jnp.split(x, 2)
-        middle = (positive + negative) / 2
-        x = jnp.concatenate([positive - middle, negative - middle])
-    if options.standardise:
-        x = x * jax.lax.rsqrt(jnp.maximum(jnp.mean(x * x), 1e-30))
-    x = x.swapaxes(0, 1)
+) -> tuple[Float[Array, "_ N R"], Float[Array, " _"]]:
+    """What the autoencoders see, and the unit that it is in.
+
+    [G, B, R], each head in units of its own root mean square over rows and components; or
+    [1, G B, D] for a shared autoencoder, as it is, in units of 1.
+    """
+    x = outputs.swapaxes(0, 1)
     if options.shared:
-        return x.reshape(1, -1, x.shape[-1])
+        return x.reshape(1, -1, x.shape[-1]), jnp.ones(1)
+    scale = jnp.sqrt(jnp.maximum(jnp.mean(x * x, axis=(1, 2)), 1e-30))
+    x = x / scale[:, None, None]
     if options.basis == "full":
-        return x
-    n = x.shape[1] // 2 if options.paired else x.shape[1]  # the two of a pair are opposite
-    rank = min(n, head_width, x.shape[2])
-    return jax.vmap(lambda x: sae.isometric_basis(x, rank))(x)
+        return x, scale
+    paired = options.position == "peak"  # the two of a pair are opposite
+    rank = min(x.shape[1] // 2 if paired else x.shape[1], head_width, x.shape[2])
+    return jax.vmap(lambda x: sae.isometric_basis(x, rank))(x), scale
 
 
 def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]:
@@ -159,14 +176,19 @@ def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]
     return jnp.linalg.norm(jnp.einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("heads", "options"))
+@functools.partial(jax.jit, static_argnames=("config", "heads", "options"))
 def _score(
-    code: Int[Array, "B G"],
-    strength: Float[Array, "B G"],
+    params: sae.SaeParams,
+    x: Float[Array, "_ N R"],
+    scale: Float[Array, " _"],
+    config: sae.SaeConfig,
     heads: tuple[int, int],
     options: SaeCodes,
-) -> tuple[Float[Array, "L H"], Float[Array, "G G"]]:
-    """Scores of heads and of directed edges by the definition that the options name."""
+) -> tuple[Float[Array, "L H"], Float[Array, "G G"], Int[Array, "B G"], Float[Array, "B G"]]:
+    """Scores of heads and of directed edges by the definition that the options name; the codes."""
+    h = fit.activations(params, x, config)[0, 0]
+    strength = said(params, h) * scale[:, None]
+    code, strength = (y.reshape(heads[0] * heads[1], -1).T for y in (sae.code(h), strength))
     positive, negative = jnp.split(code, 2)
     weight = jnp.split(strength, 2)[0]
     if options.score == "evidence":
@@ -184,4 +206,4 @@ def _score(
     if options.softmax != "none":
         axis = {"layer": 1, "all": None}[options.softmax]
         head_scores = jax.nn.softmax(head_scores, axis=axis)
-    return head_scores, edges
+    return head_scores, edges, code, strength

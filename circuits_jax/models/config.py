@@ -39,6 +39,7 @@ class DecoderConfig:
         rotary_scale: factor on cosines and sines (YaRN), one for each kind of layer.
         layer_kinds: index into `rotary_frequencies` for each layer, L numbers.
         windows: how many tokens back a layer sees, itself included; L numbers.
+        causal: no token sees a later one; models compiled from RASP programs look both ways.
     """
 
     family: str
@@ -72,6 +73,7 @@ class DecoderConfig:
     rotary_scale: tuple[float, ...] = (1.0,)
     layer_kinds: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
+    causal: bool = True
 
     def __post_init__(self):
         defaults = {"layer_kinds": (0,), "windows": (NO_WINDOW,)}

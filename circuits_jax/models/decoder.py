@@ -102,7 +102,7 @@ class Norm(nn.Module):
         y = x.astype(jnp.float32)
         if self.kind == "layer":
             y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        y = y * self.inverse_scale(y)
         width = x.shape[-1:]
         shape = (1,) * (x.ndim - 1) + width
         y = y * self.param("scale", nn.initializers.ones, width, jnp.float32).reshape(shape)
@@ -110,9 +110,13 @@ class Norm(nn.Module):
             y = y + self.param("bias", nn.initializers.zeros, width, jnp.float32).reshape(shape)
         return y.astype(x.dtype)
 
+    def inverse_scale(self, y: Float[Array, "... D"]) -> Float[Array, "... 1"]:
+        """What a centred y is multiplied by: 1 over its root mean square."""
+        return jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped key-value heads."""
+    """Self-attention with grouped key-value heads; causal, unless the config says otherwise."""
 
     config: DecoderConfig
 
@@ -154,17 +158,28 @@ class Attention(nn.Module):
             q, k = (
                 rotate(y, batch.positions, layer.frequencies, layer.rotary_scale) for y in (q, k)
             )
+        pattern = self.pattern(q, k, layer, batch)
+        z = jnp.einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
+        return z.reshape(q.shape)
+
+    def pattern(
+        self,
+        q: Float[Array, "B T H K"],
+        k: Float[Array, "B T J K"],
+        layer: LayerData,
+        batch: TokenBatch,
+    ) -> Float[Array, "B J I T T"]:
+        """How much of each earlier token every head reads at every token; sums to 1."""
+        c = self.config
         b, t, _, width = q.shape
         q = q.reshape(b, t, c.n_kv_heads, -1, width)  # I query heads share each key-value head j
         scores = jnp.einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
         scores = scores * c.attention_scale
         scores = softcap(scores, c.attention_softcap)
         distance = jnp.arange(t)[:, None] - jnp.arange(t)[None, :]
-        near = (distance >= 0) & (distance < layer.window)
+        near = (distance >= (0 if c.causal else -t)) & (distance < layer.window)
         seen = (near[None] & batch.mask[:, None, :])[:, None, None]
-        pattern = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), axis=-1)
-        z = jnp.einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
-        return z.reshape(b, t, c.n_heads, width)
+        return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), axis=-1)
 
     def project(self, z: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         """What heads write together: z W_O summed over heads, with the bias if there is one."""
@@ -191,9 +206,19 @@ class MLP(nn.Module):
             return y
 
         hidden = dense("up", x, c.d_mlp)
-        activate = ACTIVATIONS[c.activation]
-        hidden = activate(dense("gate", x, c.d_mlp)) * hidden if c.gated_mlp else activate(hidden)
+        if c.gated_mlp:
+            hidden = self.gate(self.activate(dense("gate", x, c.d_mlp)), hidden)
+        else:
+            hidden = self.activate(hidden)
         return dense("down", hidden, c.d_model)
+
+    def activate(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+        """The nonlinearity."""
+        return ACTIVATIONS[self.config.activation](x)
+
+    def gate(self, x: Float[Array, "B T E"], y: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
+        """The product of a gated MLP's two projections."""
+        return x * y
 
 
 class Block(nn.Module):

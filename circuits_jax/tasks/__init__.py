@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 
 from circuits_jax.errors import InputError, unknown_name
 from circuits_jax.tasks.base import PromptPairs, Targets, Task, metric_values, targets
+from circuits_jax.tasks.compiled import compiled
 from circuits_jax.tasks.custom import custom
 from circuits_jax.tasks.docstring import docstring
 from circuits_jax.tasks.greater_than import greater_than
 from circuits_jax.tasks.ground_truth import GroundTruth, ground_truths
 from circuits_jax.tasks.induction import induction
 from circuits_jax.tasks.ioi import ioi
+from circuits_jax.tasks.planted import planted
 from circuits_jax.tasks.tokens import Tokenizer
 
 __all__ = [
@@ -29,6 +31,8 @@ _BUILDERS: Mapping[str, Callable[..., Task]] = {
     "greater_than": greater_than,
     "docstring": docstring,
     "induction": induction,
+    "compiled": compiled,
+    "planted": planted,
     "custom": custom,
 }
 
@@ -45,7 +49,7 @@ def make_task(
     """Makes the prompts of a task for the tokenizer at hand; same seed, same prompts.
 
     Args:
-      name: "ioi", "greater_than", "docstring", "induction" or "custom".
+      name: "ioi", "greater_than", "docstring", "induction", "compiled", "planted" or "custom".
       tokenizer: Hugging Face style: `tokenizer(text, add_special_tokens=False).input_ids`,
         `decode`, `len`.
       n: pairs that learn, at least 1.

@@ -22,6 +22,7 @@ class GroundTruth:
       heads: all heads of the circuit, (layer, head).
       source: the publication.
       roles: role -> its heads, where the source gives roles; their union is `heads`.
+      edges: directed (head, later head) pairs of the circuit, where the source gives them.
     """
 
     task: str
@@ -30,6 +31,7 @@ class GroundTruth:
     heads: frozenset[Head]
     source: str
     roles: Mapping[str, frozenset[Head]] = field(default_factory=dict, hash=False)
+    edges: frozenset[tuple[Head, Head]] = frozenset()
 
 
 _IOI_ROLES = {

@@ -95,6 +95,35 @@ def test_judgements_are_the_definition(model, task, evaluation):
             assert found.spread == 0
 
 
+def test_divergence_is_the_definition(model, task, evaluation):
+    """KL of next-token distributions, prompt by prompt, from two separate forward passes."""
+    circuit = SCORES.circuit(size=3).heads
+    prepared = trial(model, task.held_out, "mean")
+    whole, kept = (
+        np.asarray(
+            jax.nn.log_softmax(
+                interpose.replace(
+                    model.config,
+                    model.params,
+                    prepared.batch,
+                    jnp.asarray(mask, jnp.float32),
+                    prepared.replacement,
+                )
+            )
+        )
+        for mask in (np.ones((L, H)), circuit)
+    )
+    wanted = np.sum(np.exp(whole) * (whole - kept), axis=1)
+    found = by_kind(evaluation)["mean", "circuit", 3]
+    assert wanted.min() > 1e-3
+    np.testing.assert_allclose(found.divergence, wanted.mean(), rtol=1e-3)
+    np.testing.assert_allclose(found.worst_divergence, wanted.max(), rtol=1e-3)
+    everything = by_kind(evaluation)["mean", "circuit", G]
+    np.testing.assert_allclose(everything.worst_divergence, 0, atol=1e-5)
+    for judgement in evaluation.judgements:
+        assert 0 <= judgement.divergence <= judgement.worst_divergence + 1e-6
+
+
 def test_random_circuits_are_averaged(model, task, evaluation):
     masks = random_masks(jax.random.key(1), (L, H), [3, G], 2)[:, 0]
     extremes = np.stack([np.ones((L, H)), np.zeros((L, H)), *masks])

@@ -69,8 +69,8 @@ def test_tokenizer_that_knows_no_words(letters_only, name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? allowed: custom"),
-        ({"name": "zzz"}, r"unknown task 'zzz'; allowed: custom, docstring"),
+        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? allowed: compiled, custom"),
+        ({"name": "zzz"}, r"unknown task 'zzz'; allowed: compiled, custom, docstring"),
         ({"negative": "range", "name": "greater_than"}, r"'negative'; did you mean 'negatives'\?"),
         ({"path": "x"}, r"unknown option of task ioi 'path'; allowed: none"),
         ({"n": 0}, "n must be at least 1, got 0"),

@@ -1,0 +1,181 @@
+r"""Subnetwork probing: masks of heads, learnt by gradient descent to be small and to change little.
+
+Cao et al., arXiv 2104.03514, over heads and without a probe on top, as ACDC compares with it
+(arXiv 2304.14997, app. D). Every head has a hard concrete mask (Louizos et al., arXiv 1712.01312)
+of one parameter a = log alpha; with u uniform in (0, 1), beta = 2/3, gamma = -0.1, zeta = 1.1,
+
+    s    = sigmoid((log u - log(1 - u) + a) / beta)
+    keep = clip(s (zeta - gamma) + gamma, 0, 1)
+    P(keep > 0) = sigmoid(a - beta log(-gamma / zeta)),
+
+which is exactly 0 or 1 often enough to be a choice and has a gradient where it is neither. Adam
+makes
+
+    mean over prompts of divergence(whole model, heads kept by keep)  +  l0 * mean_g P(keep_g > 0)
+
+small (`divergence.py`), one draw of u for every step. A head's score is P(keep > 0) in the end,
+averaged over seeds: in [0, 1], its last draw left out.
+
+Cost: two forward passes, then `steps` times `n_seeds` forward and backward passes over the
+positives. Of two heads that do the same it may keep either one; seeds tell. Not for a quick look,
+and not where `l0` cannot be chosen: it sets the circuit's size, and scores tell little within
+either side of it.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from circuits_jax import devices, interpose
+from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError
+from circuits_jax.evaluation import Ablation, Trial, trial
+from circuits_jax.methods.divergence import Divergence, divergences
+from circuits_jax.methods.edges import product_edges
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.tasks import Task
+
+BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # of the hard concrete distribution
+START = 0.9  # P(keep > 0) of every head at first
+
+
+@dataclasses.dataclass(frozen=True)
+class SubnetworkProbing:
+    """Options of the method.
+
+    Attributes:
+        l0: weight of the expected share of heads kept, in units of the divergence.
+        divergence: `kl` or `metric`: see `divergence.py`.
+        replacement: what heads say that are not kept, `zero`, `mean` or `resample`.
+        steps: of Adam.
+        learning_rate: of Adam, in units of log alpha.
+        n_seeds: masks that are learnt, each with draws of its own.
+        prompts_at_once: prompts that share a backward pass; bounds the memory.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+
+    l0: float | int = 1.0
+    divergence: Divergence = "kl"
+    replacement: Ablation = "resample"
+    steps: int = 80
+    learning_rate: float | int = 0.1
+    n_seeds: int = 1
+    prompts_at_once: int = 32
+
+    def __post_init__(self):
+        for name, allowed in {"divergence": Divergence, "replacement": Ablation}.items():
+            value = getattr(self, name)
+            if value not in get_args(allowed):
+                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
+        least = {"l0": 0, "steps": 1, "learning_rate": 0, "n_seeds": 1, "prompts_at_once": 1}
+        for name, value in least.items():
+            if not value <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
+
+
+def hard_concrete(
+    log_alpha: Float[Array, "..."], uniform: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Masks in [0, 1] from uniform numbers in (0, 1): rising in both."""
+    logit = jnp.log(uniform) - jnp.log1p(-uniform)
+    s = jax.nn.sigmoid((logit + log_alpha) / BETA)
+    return jnp.clip(s * (ZETA - GAMMA) + GAMMA, 0, 1)
+
+
+def probability(log_alpha: Float[Array, "..."]) -> Float[Array, "..."]:
+    """How likely `hard_concrete` is above 0."""
+    return jax.nn.sigmoid(log_alpha - BETA * math.log(-GAMMA / ZETA))
+
+
+def subnetwork_probing(
+    model: LanguageModel, task: Task, key: jax.Array, options: SubnetworkProbing | None = None
+) -> Scores:
+    """Score heads by how likely a learnt mask keeps them.
+
+    Edges have no definition of their own here: see `product_edges`.
+
+    Args:
+        model: a loaded model.
+        task: its `learn` pairs are used.
+        key: gives the draws of all masks.
+        options: see `SubnetworkProbing`.
+
+    Returns:
+        Scores in [0, 1], with `details`, by seed: `log_alpha` [S, L, H], and `divergences` and
+        `kept` [S, steps], the two parts of what is made small (without `l0`) before each step.
+    """
+    options = options or SubnetworkProbing()
+    prepared = trial(model, task.learn, options.replacement)
+    keys = jax.random.split(key, options.n_seeds)
+    learnt = _learnt(model.config, model.params, prepared, keys, task.metric, options)
+    log_alpha, lost, kept = devices.gather(learnt, options.n_seeds)
+    head_scores = jnp.mean(probability(log_alpha), axis=0)
+    details = {"log_alpha": log_alpha, "divergences": lost, "kept": kept}
+    return Scores(head_scores, product_edges(head_scores), details)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
+def _learnt(
+    config: DecoderConfig,
+    params: Any,
+    trial: Trial,
+    keys: Any,
+    metric: str,
+    options: SubnetworkProbing,
+):
+    """Masks and how they came about for every seed, before they are gathered."""
+    whole = interpose.last_logits(config, params, trial.batch)
+    adam = optax.adam(options.learning_rate)
+
+    def of_seed(key, constants):
+        share = jax.grad(lambda log_alpha: jnp.mean(probability(log_alpha)))
+
+        def step(state, key):
+            log_alpha, moments = state
+            uniform = jax.random.uniform(key, (math.prod(config.heads),), minval=1e-6, maxval=1)
+            uniform = jnp.minimum(uniform, 1 - 1e-6).reshape(config.heads)
+            keep, pull_back = jax.vjp(lambda a: hard_concrete(a, uniform), log_alpha)
+            lost, by_keep = _slope(config, constants, keep, metric, options)
+            gradient = pull_back(by_keep)[0] + options.l0 * share(log_alpha)
+            updates, moments = adam.update(gradient, moments)
+            kept = jnp.mean(probability(log_alpha))
+            return (optax.apply_updates(log_alpha, updates), moments), (lost, kept)
+
+        start = math.log(START / (1 - START)) + BETA * math.log(-GAMMA / ZETA)
+        start = jnp.full(config.heads, start)
+        state, (lost, kept) = jax.lax.scan(
+            step, (start, adam.init(start)), jax.random.split(key, options.steps)
+        )
+        return state[0], lost, kept
+
+    return devices.spread(of_seed, keys, (params, trial, whole), 1)
+
+
+def _slope(config, constants, keep, metric, options):
+    """Mean divergence over prompts with heads kept by `keep`, and its gradient by `keep`."""
+    params, trial, whole = constants
+    replacement = trial.replacement.swapaxes(0, 1)
+    replacement = jnp.broadcast_to(replacement, (len(whole), *replacement.shape[1:]))
+    rows = trial.batch, trial.targets, replacement, whole
+
+    def of_prompt(row):
+        batch, targets, replacement, whole = jax.tree.map(lambda x: x[None], row)
+
+        def lost(keep):
+            other = replacement.swapaxes(0, 1)
+            logits = interpose.replace(config, params, batch, keep, other)
+            return divergences(logits, whole, targets, metric, options.divergence)[0]
+
+        return jax.value_and_grad(lost)(keep)
+
+    found = jax.lax.map(of_prompt, rows, batch_size=min(options.prompts_at_once, len(whole)))
+    return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

@@ -1,0 +1,257 @@
+r"""What later layers read of a head, on to the prediction: one pass over kept activations.
+
+The two prompts of a pair differ by d z_g(t) in what head g says at token t, and in the prediction
+by p+ - p-, the difference of the two next-token distributions after the last token. How much of the
+one is due to the other is read off what the forward pass computed for the positive prompt, from
+the last layer to the first, with no label and no gradient of the model. A weight w(t) in R^D says
+how much of the residual stream at token t is read after a layer:
+
+    start      w = W_U (p+ - p-) at the last token, through the final norm, its scale held still
+    head       what is read of z:  R(t) = W_O w(t);  flow_g(t) = < d z_g(t), R(t) >
+    values     a head hands on what it attends to: token s gets  W_V sum_t A(t, s) R(t)
+    patterns   and where it attends: with c(t, s) = < R(t), v(s) > and
+               a(t, s) = A(t, s) (c(t, s) - sum_s A(t, s) c(t, s)), queries get W_Q sum_s a k(s) and
+               keys W_K sum_t a q(t), turned back by their rotary angles
+    norm       a multiplication by what it multiplied by, held still
+    MLP        the neurons that move most are read one by one: act(u) = u (act(u) / u), the bracket
+               held still, and each factor of a gated product gets half (arXiv 2508.21258); the rest
+               by their secant, which knows only what went in and came out: d x < d y, w > / |d x|^2
+
+d is positive minus negative, aligned at the last token; tokens that only one prompt has are left
+out. All but secants is of the positive prompt, which patching starts from. In a model
+whose norms, patterns and activations are linear or the same in both prompts, flow summed over
+tokens is the exact effect of patching the head, measured along p+ - p-.
+
+Cost: the attention projections of the positive prompts once more, and a few neurons of each MLP; no
+backward pass. The memory is that of what is kept of the positive prompts, [L B T E] above all. Not
+for models whose attention scores or logits are capped far from linearly: caps are read as if they
+were not there.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from circuits_jax import interpose
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import LayerData, TokenBatch, layer_data, rotate
+
+TINY = 1e-9
+
+
+@struct.dataclass
+class Moved:
+    """Of one layer and B pairs: what differs in a pair, and what the positive prompts computed.
+
+    Attributes:
+        z: difference of what each head says; 0 where only one prompt has a token.
+        relative: the same, each prompt in units of its residual stream.
+        mlp_stream, mlp: difference of what the MLP's norm is given, and of what the MLP adds.
+        neurons: difference of what each neuron says.
+        positive: the record of the positive prompts.
+    """
+
+    z: Float[Array, "B T H K"]
+    relative: Float[Array, "B T H K"]
+    mlp_stream: Float[Array, "B T D"]
+    mlp: Float[Array, "B T D"]
+    neurons: Float[Array, "B T E"]
+    positive: interpose.Record
+
+
+@struct.dataclass
+class Flow:
+    """Of one layer, or of all on a leading axis: how heads moved, and how much of it is read.
+
+    Attributes:
+        moved: the movement, relative to the residual stream, as z.
+        distance: its norm as an output, |moved W_O|.
+        read: the flow, in units of p+ - p-.
+    """
+
+    moved: Float[Array, "*L B T H K"]
+    distance: Float[Array, "*L B T H"]
+    read: Float[Array, "*L B T H"]
+
+
+def flows(
+    config: DecoderConfig,
+    params: Any,
+    positives: TokenBatch,
+    negatives: TokenBatch,
+    mlp_neurons: int,
+) -> Flow:
+    """How every head moves at every token, and how much of that is read.
+
+    Args:
+        config: the decoder's settings.
+        params: its parameters.
+        positives: B prompts, padded on the left.
+        negatives: their negatives, padded to the same length.
+        mlp_neurons: how many neurons of an MLP are read one by one: those that move most.
+
+    Returns:
+        [L B T H] arrays, 0 where only one prompt of the pair has a token. All 0 where the two
+        prompts are the same.
+    """
+    shared = positives.mask & negatives.mask
+
+    def reduce(record):
+        scale = jnp.sqrt(jnp.mean(record.stream.astype(jnp.float32) ** 2, axis=-1))
+        relative = record.z.astype(jnp.float32) / jnp.maximum(scale, 1e-6)[..., None, None]
+        says = (
+            record.neurons["active"] * record.neurons.get("up", 1) if config.d_mlp else record.mlp
+        )
+        both = record.z, relative, record.mlp_stream, record.mlp, says
+        return Moved(
+            *(_difference(x, shared) for x in both),
+            positive=jax.tree.map(lambda x: jnp.split(x, 2)[0].astype(jnp.float32), record),
+        )
+
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), positives, negatives)
+    logits, final_scale, moved = interpose.record(config, params, both, reduce)
+    weight = (
+        jnp.zeros(moved.positive.stream.shape[1:])
+        .at[:, -1]
+        .set(prediction_weight(config, params, logits, jnp.split(final_scale, 2)[0]))
+    )
+
+    def step(weight, layer):
+        own, data, moved = layer
+        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
+        return read_layer(config, own, data, positives, moved, weight, mlp_neurons)
+
+    layers = params["layers"], layer_data(config), moved
+    return jax.lax.scan(step, weight, layers, reverse=True)[1]
+
+
+def _difference(x: Float[Array, "2B T ..."], shared: Array) -> Float[Array, "B T ..."]:
+    """Positive minus negative, where both prompts of a pair have a token."""
+    positive, negative = jnp.split(x.astype(jnp.float32), 2)
+    return jnp.where(shared.reshape(*shared.shape, *(1,) * (x.ndim - 2)), positive - negative, 0)
+
+
+def prediction_weight(
+    config: DecoderConfig,
+    params: Any,
+    logits: Float[Array, "2B V"],
+    inverse_scale: Float[Array, "B 1"],
+) -> Float[Array, "B D"]:
+    """How the last token's residual stream is read by the difference of the predictions."""
+    positive, negative = jnp.split(jax.nn.softmax(logits, axis=-1), 2)
+    unembedding = params["embedding"] if config.tied else params["unembedding"].T
+    weight = (positive - negative) @ unembedding.astype(jnp.float32)
+    return through_norm(params, "final_norm", {"final_norm": inverse_scale}, weight)
+
+
+def through_norm(own: Any, name: str, inverse_scales: dict[str, Array], weight: Array) -> Array:
+    """How a norm's input is read, given how its output is; what it multiplies by is held still.
+
+    `own` are parameters of the module that holds the norm; a norm without any leaves things alone.
+    """
+    if name not in own:
+        return weight
+    weight = weight * own[name]["scale"].astype(jnp.float32) * inverse_scales[name]
+    if "bias" in own[name]:  # a layer norm takes the mean away
+        weight = weight - jnp.mean(weight, axis=-1, keepdims=True)
+    return weight
+
+
+def read_layer(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    moved: Moved,
+    weight: Float[Array, "B T D"],
+    mlp_neurons: int,
+) -> tuple[Float[Array, "B T D"], Flow]:
+    """How the stream before a layer is read, given how it is after; and the flow of its heads."""
+    scales = moved.positive.inverse_scales
+    mlp = read_mlp(own, moved, weight, mlp_neurons) if config.d_mlp else 0.0
+    after_attention = weight if config.parallel else weight + mlp
+    written = through_norm(own, "attention_post_norm", scales, after_attention)
+    w_o = own["attention"]["o"]
+    heads = jnp.einsum("btd,hkd->bthk", written, w_o)
+    reads = read_attention(config, own["attention"], data, batch, moved.positive, heads)
+    reads = through_norm(own, "attention_norm", scales, reads)
+    gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
+    square = jnp.einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
+    flow = Flow(
+        moved=moved.relative,
+        distance=jnp.sqrt(jnp.maximum(square, 0)),
+        read=jnp.sum(moved.z * heads, axis=-1),
+    )
+    return weight + mlp + reads, flow
+
+
+def read_attention(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    record: interpose.Record,
+    heads: Float[Array, "B T H K"],
+) -> Float[Array, "B T D"]:
+    """How attention reads its input, as values and through its patterns, given what is read of z.
+
+    For the values alone this is exact: with patterns held still z is linear in the input.
+    """
+    b, t, _, width = heads.shape
+    grouped = (b, t, config.n_kv_heads, -1, width)
+    heads = heads.reshape(grouped)
+    values = jnp.einsum("bjits,btjik->bsjk", record.pattern, heads)
+    credit = jnp.einsum("btjik,bsjk->bjits", heads, record.v)
+    mean = jnp.sum(record.pattern * credit, axis=-1, keepdims=True)
+    scores = record.pattern * (credit - mean) * config.attention_scale
+    queries = jnp.einsum("bjits,bsjk->btjik", scores, record.k).reshape(b, t, -1, width)
+    keys = jnp.einsum("bjits,btjik->bsjk", scores, record.q.reshape(grouped))
+    read = {"q": queries, "k": keys, "v": values}
+    for name in "qk":
+        if config.rotary_width:
+            turn = -batch.positions, data.frequencies, data.rotary_scale
+            read[name] = rotate(read[name], *turn)
+        read[name] = through_norm(own, f"{name}_norm", record.inverse_scales, read[name])
+    return sum(jnp.einsum("bthk,dhk->btd", read[name], own[name]) for name in "qkv")
+
+
+def read_mlp(
+    own: Any, moved: Moved, weight: Float[Array, "B T D"], n_neurons: int
+) -> Float[Array, "B T D"]:
+    """How the MLP reads the stream: some of its neurons one by one, the rest by their secant.
+
+    <d x, what is read>, were nothing linearised, is < d mlp, weight >; for the secant it is exact.
+    """
+    scales = moved.positive.inverse_scales
+    written = through_norm(own, "mlp_post_norm", scales, weight)
+    size = jnp.sum(moved.neurons**2, axis=(0, 1)) * jnp.sum(own["mlp"]["down"] ** 2, axis=1)
+    most = jax.lax.top_k(size, min(n_neurons, len(size)))[1]
+    neurons = {name: x[..., most] for name, x in moved.positive.neurons.items()}
+    columns = {name: own["mlp"][name][:, most] for name in ("gate", "up") if name in own["mlp"]}
+    hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"][most])
+    read = through_norm(own, "mlp_norm", scales, read_neurons(columns, neurons, hidden))
+    total = jnp.sum(moved.mlp * weight, axis=-1)
+    rest = total - jnp.sum(moved.neurons[..., most] * hidden, axis=-1)
+    square = jnp.sum(moved.mlp_stream**2, axis=-1)
+    return read + moved.mlp_stream * (rest / jnp.maximum(square, TINY))[..., None]
+
+
+def read_neurons(
+    columns: dict[str, Float[Array, "D E"]],
+    neurons: dict[str, Float[Array, "B T E"]],
+    hidden: Float[Array, "B T E"],
+) -> Float[Array, "B T D"]:
+    """How neurons read their input x, given how they are read; `columns` are their weights.
+
+    Without biases < x, what is read > = < what the neurons say, hidden >: nothing gets lost.
+    """
+    given, active = neurons["given"], neurons["active"]
+    tiny = jnp.abs(given) < 1e-6
+    ratio = jnp.where(tiny, 0.5, active / jnp.where(tiny, 1, given))
+    if "gate" not in columns:
+        return (hidden * ratio) @ columns["up"].T
+    by_gate = (hidden * neurons["up"] * ratio) @ columns["gate"].T
+    return (by_gate + (hidden * active) @ columns["up"].T) / 2

@@ -1,0 +1,207 @@
+"""The job "compare" on a tiny model, and what its numbers are."""
+
+import contextlib
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from circuits_jax import charts, compare, compare_report, config, cost, files
+from circuits_jax.circuit import Scores
+from circuits_jax.errors import InputError
+from circuits_jax.methods import METHODS, method_options
+from circuits_jax.models.language_model import LanguageModel
+from tests.circuits import tiny
+
+L, H = 3, 4
+CHOSEN = ("exact_patching", "attribution", "mean_difference", "random")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    chosen = config.comparison("custom").unlock()
+    chosen.model = str(tiny.write_model(folder / "model"))
+    chosen.task.path = str(tiny.write_task(folder / "task.jsonl", tiny.pairs(8)))
+    chosen.task.n, chosen.methods = 4, CHOSEN
+    return chosen.lock()
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    """The folder of a finished run; what other tests have compiled is not forgotten here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "_uncompiled", contextlib.nullcontext)
+        folder = tmp_path_factory.mktemp("run") / "workdir"
+        assert compare.run(settings, folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    record = json.loads((finished / "compare.json").read_text())
+    return {row["method"]: row for row in record["rows"]}
+
+
+def test_a_row_for_each_method(rows):
+    assert tuple(rows) == CHOSEN
+
+
+def test_exact_patching_agrees_best_with_exact_patching_of_other_prompts(rows):
+    assert rows["exact_patching"]["pearson_exact"] > 0.8
+    for method in ("attribution", "mean_difference", "random"):
+        assert rows[method]["pearson_exact"] < rows["exact_patching"]["pearson_exact"]
+
+
+def test_costs(rows):
+    passes = {method: (row["forward"], row["backward"]) for method, row in rows.items()}
+    assert passes == {
+        "exact_patching": (2 + 12 * 4 / 6, 0),
+        "attribution": (2, 1),
+        "mean_difference": (2, 0),
+        "random": (0, 0),
+    }
+    for row in rows.values():
+        assert row["seconds_warm"] > 0
+        assert row["seconds_cold"] > 0
+
+
+def test_the_table_is_also_a_csv_file(finished, rows):
+    with (finished / "compare.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == list(CHOSEN)
+    assert float(lines[1]["cmd"]) == pytest.approx(rows["attribution"]["cmd"])
+
+
+def test_the_page_stands_alone_and_names_every_method(finished):
+    page = (finished / "report.html").read_text()
+    for method in CHOSEN:
+        assert page.count(f">{method}<") >= 2  # in the figure and in the table
+    for address in ('src="http', 'href="http', "url(http", "@import", "<script"):
+        assert address not in page
+
+
+def test_a_finished_comparison_prints_its_table_again(finished, settings, rows, capsys):
+    compare.run(settings, finished)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("|")[1].strip() for line in printed] == ["method", "---", *CHOSEN]
+
+
+def test_a_stopped_comparison_goes_on(finished, settings, rows, monkeypatch):
+    """Scores that are there are not made again; rows that are lost come out the same."""
+    for lost in ("report.html", "random/row.json"):
+        (finished / lost).unlink()
+    monkeypatch.setattr(compare, "measured", lambda *_: pytest.fail("scored again"))
+    compare.run(settings, finished)
+    again = json.loads((finished / "compare.json").read_text())["rows"]
+    assert {row["method"]: row for row in again} == rows
+
+
+def test_areas_are_of_faithfulness_by_definition(settings, rows):
+    """CMD of any scores is at most that of no faithfulness at the nine sizes below all heads."""
+    for row in rows.values():
+        assert row["cmd"] >= 0
+        assert np.isfinite(row["cpr"])
+    assert rows["exact_patching"]["cmd"] < rows["random"]["cmd"]
+
+
+def test_known_circuits():
+    """Heads by all heads; edges among pairs of an earlier and a later head."""
+    truth = tiny.truth({(0, 1), (2, 0)})
+    truth = type(truth)(**vars(truth) | {"edges": frozenset({((0, 1), (2, 0))})})
+    heads, edges = np.zeros((L, H), np.float32), np.zeros((L * H, L * H), np.float32)
+    heads[0, 1] = heads[2, 0] = 1
+    edges[1, 8] = 1
+    found = compare.against_known(Scores(heads, edges), [truth])
+    assert found == {"truths": {"by hand": 1.0}, "edge_truths": {"by hand": 1.0}}
+    backwards = compare.against_known(Scores(1 - heads, edges.T), [truth])
+    assert backwards == {"truths": {"by hand": 0.0}, "edge_truths": {"by hand": 0.5}}
+    assert compare.against_known(Scores(heads, edges), [tiny.truth({(0, 1)})])["edge_truths"] == {}
+
+
+def test_truths_of_this_model_only():
+    task = tiny.task(truths=(tiny.truth({(0, 0)}), tiny.truth({(0, 0)}, model="gpt2")))
+    model = tiny.model()
+    assert [truth.model for truth in compare.known(model, task)] == ["tiny"]
+    other = LanguageModel("some/gpt2", model.config, model.params, model.tokenizer)
+    assert [truth.model for truth in compare.known(other, task)] == ["gpt2"]
+
+
+def test_cold_calls_know_nothing_that_was_compiled(monkeypatch):
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(True))
+    before = jax.config.jax_enable_compilation_cache
+    with pytest.raises(ZeroDivisionError), cost._uncompiled():
+        assert not jax.config.jax_enable_compilation_cache
+        raise ZeroDivisionError
+    assert cleared == [True]
+    assert jax.config.jax_enable_compilation_cache == before
+
+
+def test_slow_methods_are_called_once(monkeypatch):
+    monkeypatch.setattr(cost, "_uncompiled", contextlib.nullcontext)
+    calls = []
+
+    def call():
+        calls.append(True)
+        return np.zeros(3)
+
+    _, found = cost.measured(call, (2, 1), warm_limit=0.0)
+    assert (len(calls), np.isnan(found.seconds_warm)) == (1, True)
+    _, found = cost.measured(call, (2, 1), warm_limit=60.0)
+    assert (len(calls), found.forward, found.backward) == (3, 2, 1)
+    assert found.seconds_warm >= 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_passes_are_counted_for_every_method(method):
+    forward, backward = cost.passes(method, method_options(method), tiny.CONFIG)
+    assert forward >= backward >= 0
+
+
+def test_bad_configs(settings, tmp_path):
+    for field, value, message in (
+        ("methods", ("acd",), "unknown method 'acd'"),
+        ("seed", -1, "config.seed is -1"),
+        ("model", "nowhere", "nowhere"),
+    ):
+        wrong = settings.copy_and_resolve_references().unlock()
+        wrong[field] = value
+        with pytest.raises(InputError, match=message):
+            compare.run(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_labels_are_moved_apart_in_their_order():
+    places = [10.0, 12.0, 11.0, 90.0]
+    found = charts.spread_labels(places, 15, 0, 100)
+    assert np.argsort(found).tolist() == [0, 2, 1, 3]
+    assert np.diff(np.sort(found)).min() >= 15 - 1e-9
+    low = charts.spread_labels([100.0, 100.0, 100.0], 15, 0, 100)
+    assert max(low) <= 100
+    assert np.diff(np.sort(low)).min() >= 15 - 1e-9
+
+
+def test_axes():
+    line = charts.Axis(0.4, 1.0, 300, 0)
+    assert line.at(0.4) == 300
+    assert line.at(1.0) == 0
+    assert [text for _, text in line.ticks()] == ["0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
+    log = charts.log_axis([0.02, 30.0], 0, 100)
+    assert [text for _, text in log.ticks()] == ["0.1", "1", "10"]
+    assert log.at(1.0) == pytest.approx((log.at(0.1) + log.at(10)) / 2)
+    assert charts.log_axis([5.0], 0, 100).ticks()  # one value has a scale too
+
+
+def test_a_method_of_unknown_quality_is_left_out_of_the_figure(rows):
+    cells = [dict(row) for row in rows.values()]
+    cells[0]["auc_exact"] = None
+    marks, _, _ = compare_report.figure(cells, "auc_exact")
+    known = [row["method"] for row in cells if row["auc_exact"] is not None]
+    assert sorted(mark.method for mark in marks) == sorted(known)
+
+
+def test_json_is_whole(finished):
+    assert files.read_json(finished / "attribution" / "row.json")["method"] == "attribution"
