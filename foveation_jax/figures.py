@@ -4,15 +4,11 @@ import io
 
 import numpy as np
 
+from foveation_jax import probe_figures, results
 from foveation_jax.transforms.matched import Match
 
-COLOURS = {
-    "Reference": "#444444",
-    "Foveation-Texture": "#c8503c",
-    "Uniform-Blur": "#7d8794",
-    "Foveation-Blur": "#2c6fa8",
-}
-OTHERS = ("#4c9b63", "#8b62a8", "#c79a2b", "#2e9c9c")
+COLOURS = {results.title(name): light for name, (light, _) in probe_figures.COLOURS.items()}
+OTHERS = tuple(light for light, _ in probe_figures.OTHERS)
 
 
 def ssim_figure(curves: dict[str, np.ndarray], eccentricity: np.ndarray) -> str:

@@ -26,13 +26,13 @@ from foveation_jax import claims, probe_report
 from foveation_jax.checkpoints import epochs_saved, load_variables
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.errors import InputError
-from foveation_jax.metrics import METRICS
+from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.optimiser import Recipe
 from foveation_jax.perception import Seen, look
 from foveation_jax.probes.battery import load_battery, run_battery, save_battery
 from foveation_jax.probes.evaluate import mean_colour
-from foveation_jax.probes.perceptual import metrics_for, perceptual_panel
+from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.results import History, ProbeResults
 from foveation_jax.results_files import mean_accuracy, write_results
 from foveation_jax.samples import sample_strips
@@ -210,6 +210,7 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
                 windows=windows,
                 n_images=n_images,
                 every=every,
+                batch_size=config.recipe.batch_size,
             )
             save_battery(battery, path)
         return load_battery(path, name)

@@ -45,7 +45,7 @@ def run_logits(
     )(variables, inputs)
 
 
-_compiled_logits = jax.jit(run_logits, static_argnums=0)
+compiled_logits = jax.jit(run_logits, static_argnums=0)
 
 
 def predict(
@@ -71,7 +71,7 @@ def predict(
         return images[np.where(rows < len(images), rows, start)]
 
     starts = range(0, len(images), batch_size)
-    logits = (_compiled_logits(network, variables, batch(start)) for start in starts)
+    logits = (compiled_logits(network, variables, batch(start)) for start in starts)
     return np.concatenate([np.asarray(part) for part in delay(logits)], 1)[:, : len(images)]
 
 

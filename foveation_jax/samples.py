@@ -60,4 +60,13 @@ def _of_probe(name, images, labels, row, mean, windows) -> Strip:
     pair = (jnp.asarray(images[i][None]) for i in (row, decoy))
     image, other = pair
     stimuli = [show(name, image, level, other, jnp.asarray(mean), windows)[0] for level in levels]
-    return Strip(name, tuple(f"{x:.3g}" for x in axis[places]), np.asarray(jnp.stack(stimuli)))
+    return Strip(
+        name, tuple(_caption(name, x) for x in axis[places]), np.asarray(jnp.stack(stimuli))
+    )
+
+
+def _caption(probe: str, x: float) -> str:
+    """A level in words, with its unit; x is of the probe's axis."""
+    if probe.startswith("frequency"):
+        return "whole" if x in (0, np.inf) else f"sigma {x:g} px"
+    return f"{x:.0%} {'decoy' if probe.endswith('conflict') else 'hidden'}"

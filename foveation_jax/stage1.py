@@ -194,7 +194,7 @@ def measure(
     """
     path = workdir / "metrics.jsonl"
     rows = {(row["image"], row["system"]): row for row in read_rows(path)}
-    names = tuple(n for n in config.metrics if not _too_small(n, tuple(config.size)))
+    names = tuple(n for n in config.metrics if n in metrics.metrics_for(tuple(config.size)))
     systems = [name for name in systems if name != REFERENCE]
     with progress("metrics", len(source.names)) as advance:
         for name, label in zip(source.names, source.labels, strict=True):
@@ -215,13 +215,3 @@ def _panel(pictures, reference, names):
     """Metric -> one value a picture, all against the one reference."""
     references = jnp.broadcast_to(reference, pictures.shape)
     return {name: metrics.METRICS[name](pictures, references) for name in names}
-
-
-def _too_small(name: str, size: tuple[int, int]) -> bool:
-    """Whether a metric cannot take pictures of this size (MS-SSIM needs 161 px)."""
-    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    try:
-        jax.eval_shape(metrics.METRICS[name], picture, picture)
-    except InputError:
-        return True
-    return False

@@ -18,12 +18,12 @@ def get_config():
     config.runs = 3
     config.network, config.width = "resnet18", 0.25
     config.recipe.update(
-        epochs=10,
+        epochs=3,
         batch_size=32,
         learning_rates=(0.05, 0.0125, 0.003125),
         changes=(0.5, 0.8),
     )
-    config.keep_epochs = (0, 1, 3, 10)
+    config.keep_epochs = (0, 1, 2, 3)
     config.probe_images = 10
     config.dynamics_images, config.dynamics_every = 5, 4
     return config.lock()

@@ -5,6 +5,10 @@ pure, jittable and (mutual information aside) differentiable. `METRICS` lists th
 tables and for `--config` fields.
 """
 
+import jax
+import jax.numpy as jnp
+
+from foveation_jax.errors import InputError
 from foveation_jax.metrics.features import gmsd, vif
 from foveation_jax.metrics.information import mutual_information
 from foveation_jax.metrics.pointwise import mae, mse, psnr
@@ -21,4 +25,18 @@ METRICS = {
     "mutual_information": mutual_information,
 }
 
-__all__ = ["METRICS", "ssim_map", *METRICS]
+__all__ = ["METRICS", "metrics_for", "ssim_map", *METRICS]
+
+
+def metrics_for(size: tuple[int, int]) -> tuple[str, ...]:
+    """Names of the metrics that take images of `size` = (Y, X); MS-SSIM needs 161 px a side."""
+    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+    def takes(name):
+        try:
+            jax.eval_shape(METRICS[name], picture, picture)
+        except InputError:
+            return False
+        return True
+
+    return tuple(filter(takes, METRICS))

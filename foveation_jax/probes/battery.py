@@ -11,18 +11,15 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, UInt8
 
-from foveation_jax.prediction import run_logits
+from foveation_jax.prediction import compiled_logits
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.probes.evaluate import evaluate
 from foveation_jax.probes.generalization import generalize
 from foveation_jax.windows import PoolingWindows
-
-_logits = jax.jit(run_logits, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +57,7 @@ def run_battery(
         every: every so-many-th level.
         batch_size: images that are predicted together.
     """
-    predict = functools.partial(_logits, network, variables)
+    predict = functools.partial(compiled_logits, network, variables)
     curves = evaluate(
         predict,
         system,

@@ -17,11 +17,11 @@ from foveation_jax.errors import InputError
 from foveation_jax.probes.occlusion import (
     Images,
     Level,
-    check_batch,
     check_level,
     hidden_areas,
     hidden_mask,
 )
+from foveation_jax.transforms import check_images
 from foveation_jax.windows import PoolingWindows, pooling_windows
 
 SCALE = 0.4
@@ -162,7 +162,7 @@ def decoy_indices(labels: Int[np.ndarray, " N"], kind: str) -> Int[np.ndarray, "
 
 
 def _check_pair(probe, images, decoys):
-    images, decoys = check_batch(images), check_batch(decoys)
+    images, decoys = check_images(images), check_images(decoys)
     if images.shape != decoys.shape:
         raise InputError(
             f"{probe}: images have shape {images.shape}, decoys {decoys.shape}: these must agree."

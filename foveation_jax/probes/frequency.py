@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, Real
 
 from foveation_jax.errors import InputError
 from foveation_jax.metrics.features import LUMA
-from foveation_jax.probes.occlusion import PUBLISHED_SIDE, Images, check_batch
+from foveation_jax.probes.occlusion import PUBLISHED_SIDE, Images
+from foveation_jax.transforms import check_images
 
 LOW_PASS = (0.0, 1.0, 3.0, 5.0, 7.0, 9.0, 15.0, 40.0)  # sigma in pixels of a width of 256
 HIGH_PASS = (math.inf, 3.0, 1.5, 1.0, 0.7, 0.55, 0.45, 0.4)  # sigma in pixels
@@ -42,7 +43,7 @@ def low_pass(images: Images, sigma: Sigma) -> Float[Array, "N Y X 3"]:
 
     Property: constant images stay; the result is within the range of the image, to half a level.
     """
-    images = check_batch(images)
+    images = check_images(images)
     sigma = _check_sigma("low_pass", 0.0 if sigma is None else sigma, images.shape[1:3], 0.0)
     return jnp.where(sigma > 0, to_levels_of_8_bits(_blur(images, sigma)), images)
 
@@ -63,7 +64,7 @@ def high_pass(
 
     Property: adding a constant to an image changes nothing; sigma 0 gives `mean` everywhere.
     """
-    images = check_batch(images)
+    images = check_images(images)
     sigma = _check_sigma(
         "high_pass", math.inf if sigma is None else sigma, images.shape[1:3], math.inf
     )

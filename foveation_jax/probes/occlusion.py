@@ -42,7 +42,7 @@ def occlude(images: Images, kind: str, level: Level) -> Float[Array, "N Y X 3"]:
 
     Property: level 1 gives the images, 17 grey; what one level hides, the next hides as well.
     """
-    images = check_batch(images)
+    images = check_images(images)
     hidden = hidden_mask(kind, images.shape[1:3], level)
     return jnp.where(hidden[None, :, :, None], jnp.asarray(GREY, images.dtype), images)
 
@@ -69,14 +69,6 @@ def hidden_areas(kind: str, size: tuple[int, int]) -> Float[np.ndarray, " P"]:
     """Fraction of the pixels of an image of `size` that each of the 17 levels hides."""
     masks = jax.vmap(lambda level: hidden_mask(kind, size, level))(jnp.array(LEVELS))
     return np.asarray(masks).mean((1, 2))
-
-
-def check_batch(images: Images) -> Float[Array, "N Y X 3"]:
-    """`check_images`, also of images that a function compiled for a traced level closes over."""
-    if isinstance(images, jax.core.Tracer):
-        return check_images(images)
-    with jax.ensure_compile_time_eval():
-        return check_images(images)
 
 
 def check_level(probe: str, level, lowest: int, highest: int) -> None:

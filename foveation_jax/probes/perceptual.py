@@ -27,7 +27,7 @@ def perceptual_panel(
     Args:
         reference: levels, as Reference lets the images through.
         system: levels of the same images, as another system does.
-        names: of `metrics.METRICS`; `metrics_for` gives those that take images of a size.
+        names: of `metrics.METRICS`; `metrics.metrics_for` gives those that take images of a size.
         batch_size: images that are measured together.
 
     Returns:
@@ -50,20 +50,6 @@ def perceptual_panel(
     return {
         name: np.concatenate([value[name] for value in values])[: len(reference)] for name in names
     }
-
-
-def metrics_for(size: tuple[int, int]) -> tuple[str, ...]:
-    """Names of the metrics that take images of `size` = (Y, X); MS-SSIM needs 161 px a side."""
-    picture = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-
-    def takes(name):
-        try:
-            jax.eval_shape(METRICS[name], picture, picture)
-        except InputError:
-            return False
-        return True
-
-    return tuple(filter(takes, METRICS))
 
 
 @functools.partial(jax.jit, static_argnames="names")

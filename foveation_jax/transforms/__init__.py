@@ -5,6 +5,7 @@ arXiv 2006.07991 and the controls are registered here; `register` adds one of yo
 commands then know by name.
 """
 
+import contextlib
 import difflib
 import functools
 import inspect
@@ -93,21 +94,23 @@ def options_for(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_images(images) -> Float[Array, "N Y X C"]:
-    """Images as float32 on the device; values are looked at only outside jit.
+    """Images on the device; the values of a traced batch are not looked at.
 
     Raises:
         InputError: not [N, Y, X, 3], not floating point, or values outside [0, 1] or NaN.
     """
-    images = jnp.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
-        raise InputError(f"images have shape {images.shape}: they must be [N, Y, X, 3].")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise InputError(f"images are {images.dtype}: they must be floating point in [0, 1].")
-    if not isinstance(images, jax.core.Tracer):
-        low, high = float(images.min()), float(images.max())
-        if not (low >= -1e-6 and high <= 1 + 1e-6):  # also when one is NaN
-            raise InputError(f"images span {low:g} to {high:g}: they must lie within 0 and 1.")
-    return images
+    traced = isinstance(images, jax.core.Tracer)
+    with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
+        images = jnp.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+            raise InputError(f"images have shape {images.shape}: they must be [N, Y, X, 3].")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise InputError(f"images are {images.dtype}: they must be floating point in [0, 1].")
+        if not traced:
+            low, high = float(images.min()), float(images.max())
+            if not (low >= -1e-6 and high <= 1 + 1e-6):  # also when one is NaN
+                raise InputError(f"images span {low:g} to {high:g}: they must lie within 0 and 1.")
+        return images
 
 
 def _nearest(word, known) -> str:

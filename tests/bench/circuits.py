@@ -12,6 +12,7 @@ Rivals and ours take turns; the numbers are medians over `--rounds`.
 """
 
 import argparse
+import dataclasses
 import json
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 import circuits_jax as cj
 from circuits_jax import codes, fit, interpose, sae
-from circuits_jax.methods.sae_codes import SaeCodes, inputs
+from circuits_jax.methods.sae_codes import PUBLISHED, inputs
 
 EXAMPLES, HEADS, WIDTH = 10, 144, 768
 RIVAL = Path(__file__).with_name("sae_torch.py")
@@ -48,12 +49,12 @@ def autoencoders(rival: str, rounds: int) -> None:
     config, key = sae.SaeConfig(), jax.random.key(1)
 
     def train(options):
-        x = inputs(outputs, options, head_width=64)
+        x, _ = inputs(outputs, options, head_width=64)
         return fit.fit(key, x, config, d_model=WIDTH)
 
     ways = {
-        "per_head": lambda: train(SaeCodes(paired=False)),
-        "shared": lambda: train(SaeCodes(paired=False, shared=True)),
+        "per_head": lambda: train(dataclasses.replace(PUBLISHED, shared=False, basis="isometric")),
+        "shared": lambda: train(PUBLISHED),
     }
     cold = {name: seconds(way) for name, way in ways.items()}
     times = {"torch": [], **{name: [] for name in ways}}

@@ -1,0 +1,92 @@
+"""How well methods rank heads against exact patching on SmolLM2: ROC AUC, mean over fresh draws.
+
+    ./run.sh bench quality --oracles runs/oracles --draws 10
+
+prints a table, tasks by methods: mean and standard deviation of the AUC over draws of `--pairs`
+pairs. Positive are heads whose exact effect (noising, all positions, over `--oracle_pairs` pairs
+that no draw is made from) is above 2 % of what lies between positive and negative prompts. A task
+is a name or the path of a file of JSON lines. Exact patching of a task takes a minute or so on two
+cores; it is kept in the folder `--oracles`, and not done again.
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+import circuits_jax as cj
+from circuits_jax.tasks import PromptPairs, Task, metric_values, targets
+
+TASKS, METHODS = ["ioi", "greater_than", "induction"], ["sae_codes", "attribution"]
+ORACLE_SEED, POSITIVE = 123, 0.02
+
+
+def draw(model, name: str, n: int, seed: int, n_held_out: int = 1) -> Task:
+    """A task by its name, or from a file."""
+    if Path(name).suffix == ".jsonl":
+        return cj.make_task("custom", model.tokenizer, n=n, seed=seed, path=name)
+    return cj.make_task(name, model.tokenizer, n=n, n_held_out=n_held_out, seed=seed)
+
+
+def mean_metric(model, prompts: tuple[str, ...], pairs: PromptPairs, metric: str) -> float:
+    """The task's metric on prompts, by the answers and foils of the pairs."""
+    return float(metric_values(model.logits(prompts), targets(pairs), metric).mean())
+
+
+def positives(model, name: str, n_pairs: int, folder: Path) -> np.ndarray:
+    """Which heads have an effect, by exact patching; kept in the folder."""
+    path = folder / f"{Path(name).stem}.npz"
+    if not path.exists():
+        task = draw(model, name, 5, ORACLE_SEED, n_pairs)
+        pairs = task.held_out[:n_pairs]
+        task = dataclasses.replace(task, learn=pairs)
+        effect = cj.discover(model, task, "exact_patching").details["effects"]
+        sides = pairs.positives, pairs.negatives
+        clean, corrupt = (mean_metric(model, side, pairs, task.metric) for side in sides)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(path, effect=np.asarray(effect), clean=clean, corrupt=corrupt)
+    kept = np.load(path)
+    return np.abs(kept["effect"]) > POSITIVE * abs(kept["clean"] - kept["corrupt"])
+
+
+def main():
+    """The table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--oracle_pairs", type=int, default=12)
+    parser.add_argument("--oracles", type=Path, required=True)
+    parser.add_argument("--options", nargs="*", default=[], help="of the first method, such as k=1")
+    args = parser.parse_args()
+    options = {name: float(value) for name, value in (o.split("=") for o in args.options)}
+    options = {name: int(v) if v == int(v) else v for name, v in options.items()}
+    model = cj.load_model("smollm2")
+    print("| task | heads |", *(f"{method} |" for method in args.methods))
+    print("|" + " --- |" * (2 + len(args.methods)), flush=True)
+    table = []
+    for name in args.tasks:
+        truth = positives(model, name, args.oracle_pairs, args.oracles)
+        rows = []
+        for seed in range(args.draws):
+            task = draw(model, name, args.pairs, seed)
+            found = [
+                cj.discover(model, task, m, seed=seed, **(options if i == 0 else {})).head_scores
+                for i, m in enumerate(args.methods)
+            ]
+            rows.append([roc_auc_score(truth.ravel(), np.ravel(scores)) for scores in found])
+        jax.clear_caches()  # other prompts have other lengths
+        table.append(np.mean(rows, axis=0))
+        cells = [
+            f"{m:.3f} ± {s:.3f} |" for m, s in zip(table[-1], np.std(rows, axis=0), strict=True)
+        ]
+        print(f"| {Path(name).stem} | {truth.sum()} |", *cells, flush=True)
+    print("| mean | |", *(f"{m:.3f} |" for m in np.mean(table, axis=0)))
+
+
+if __name__ == "__main__":
+    main()
