@@ -28,6 +28,7 @@ from circuits_jax.agreement import Agreement, against_exact
 from circuits_jax.areas import SIZES, area_masks, cmd, cpr
 from circuits_jax.circuit import Scores
 from circuits_jax.cost import Cost, measured, passes
+from circuits_jax.errors import InputError
 from circuits_jax.evaluation import against_truth, faithfulness, judged, trial
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.models.language_model import LanguageModel
@@ -107,12 +108,12 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     workdir.begin()
     with workdir.stage("reference"):
         effects, gap = reference(workdir, model, task)
-    for method in config.methods:  # first, as a cold call forgets all that judging has compiled
+    for method in methods_of(config):  # first, as a cold call forgets all that judging has compiled
         with workdir.stage(method):
             score(workdir, config, model, task, method)
     with workdir.stage("judge"):
         rows = [
-            row(workdir, config, model, task, method, effects, gap) for method in config.methods
+            row(workdir, config, model, task, method, effects, gap) for method in methods_of(config)
         ]
     cells = [one.cells() for one in rows]
     truths = {truth.name: truth.source for truth in known(model, task)}
@@ -136,6 +137,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         method_options(method)
         method_options(method, **config[method])
     check_fields(config)
+    if config.masks_at_once < 1:
+        raise InputError(f"config.masks_at_once is {config.masks_at_once}; allowed is 1 and above")
+
+
+def methods_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """The methods that the config names; every one where it names none."""
+    return tuple(config.methods) or tuple(METHODS)
 
 
 def known(model: LanguageModel, task: Task) -> list[GroundTruth]:

@@ -9,27 +9,30 @@ from ml_collections import config_dict
 from circuits_jax.evaluation import EvaluationOptions
 from circuits_jax.methods import METHODS
 
-COSTLY = ("acdc", "subnetwork_probing")  # many passes for each head or edge: asked for by name
+COSTLY = ("acdc", "cdt", "subnetwork_probing")  # many passes: asked for by name
 
 
 def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "circuit", with every field at its default.
 
     Fields: `model`, `dtype`, `seed`, `method`; `task` (name, n, n_held_out and the options of that
-    task); `circuit` (fraction of all heads, or size, or threshold); `evaluate`; and for each
+    task); `circuit` (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0
+    for none, and n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each
     method a section of its own name with its options.
     """
     evaluate = dataclasses.asdict(EvaluationOptions())
-    return _config("circuit", task, task_options, method="sae_codes", evaluate=evaluate)
+    stability = {"n": 100, "n_seeds": 5}
+    fields = {"method": "sae_codes", "stability": stability, "evaluate": evaluate}
+    return _config("circuit", task, task_options, **fields)
 
 
 def comparison(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "compare".
 
-    Fields: as in `experiment`, and in place of `method` and `evaluate`: `methods`, names;
-    `warm_limit`, seconds of a first call above which there is no second one; `masks_at_once`,
-    circuits judged in one forward pass. `task` has the options of all tasks; those that stay None
-    are the task's own to choose.
+    Fields: as in `experiment`, and in place of `method` and `evaluate`: `methods`, names, or none
+    for every one; `warm_limit`, seconds of a first call above which there is no second one;
+    `masks_at_once`, circuits judged in one forward pass. `task` has the options of all tasks; those
+    that stay None are the task's own to choose.
     """
     methods = tuple(name for name in METHODS if name not in COSTLY)
     return _config(

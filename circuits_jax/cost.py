@@ -94,30 +94,40 @@ def _memory(reset: bool = False) -> float:
 
 def passes(method: str, options: Any, config: DecoderConfig) -> tuple[float, float]:
     """Forward and backward passes over the B positive, or B negative, prompts; NaN if unknown."""
-    count = _PASSES.get(method)
-    return count(options, config) if count else (math.nan, math.nan)
+    count = _PASSES.get(method, lambda options, config: (math.nan, math.nan))
+    forward, backward = count(options, config)
+    return float(forward), float(backward)
 
 
-def _exact(options: Any, config: DecoderConfig) -> tuple[float, float]:
-    """From the patched layer up: on average (L + 1) / (2 L) of a pass for each head."""
-    n_heads, part = config.n_layers * config.n_heads, (config.n_layers + 1) / (2 * config.n_layers)
-    return 2 + n_heads * part, 0
+def _from_each_head_up(config: DecoderConfig) -> float:
+    """Passes for all heads, one after the other, each from its own layer up."""
+    return config.n_heads * (config.n_layers + 1) / 2
 
 
-def _eap_ig(options: Any, config: DecoderConfig) -> tuple[float, float]:
+def _eap_ig(options, config):
     lines = {"inputs": 1, "activations": 2 * config.n_layers + 1}[options.variant]
     return 2 + lines * options.steps, lines * options.steps
 
 
-_PASSES: Mapping[str, Callable[[Any, DecoderConfig], tuple[float, float]]] = {
+_PASSES: Mapping[str, Callable[[Any, DecoderConfig], tuple[float | int, float | int]]] = {
     "sae_codes": lambda options, config: (2, 0),
     "sae_codes_published": lambda options, config: (2, 0),
     "mean_difference": lambda options, config: (2, 0),
     "random": lambda options, config: (0, 0),
-    "exact_patching": _exact,
+    "exact_patching": lambda options, config: (2 + _from_each_head_up(config), 0),
     "attribution": lambda options, config: (1 + options.steps, options.steps),
     "attribution_ig": lambda options, config: (1 + options.steps, options.steps),
     "eap": lambda options, config: (3, 1),
     "relp": lambda options, config: (3, 1),
     "eap_ig": _eap_ig,
+    "acdc": lambda options, config: (
+        2 + len(options.thresholds) * _from_each_head_up(config),
+        0,
+    ),
+    "cdt": lambda options, config: (2 + config.n_layers * config.n_heads, 0),
+    "hisp": lambda options, config: (1 + (options.replacement != "zero"), 1),
+    "subnetwork_probing": lambda options, config: (
+        2 + options.steps * options.n_seeds,
+        options.steps * options.n_seeds,
+    ),
 }

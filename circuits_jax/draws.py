@@ -12,6 +12,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from sklearn import metrics
@@ -68,7 +69,7 @@ def scores(
     """
     n_cells, n_draws = trained.shape[:2]
     x = _training_rows(captured, trained.reshape(n_cells * n_draws, -1))
-    settings = sae.Settings(np.asarray(l1, np.float32), options.learning_rate)
+    settings = sae.Settings(jnp.asarray(l1, jnp.float32), options.learning_rate)
     params, _ = fit.fit(
         key,
         x.reshape(-1, *x.shape[2:]),

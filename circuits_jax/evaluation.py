@@ -164,13 +164,14 @@ class TruthMetrics:
 
 
 def against_truth(
-    scores: Float[np.ndarray, "L H"],
-    in_circuit: Bool[np.ndarray, "L H"],
-    truth: Bool[np.ndarray, "L H"] | Int[np.ndarray, "L H"],
+    scores: Float[np.ndarray, "*axes"],
+    in_circuit: Bool[np.ndarray, "*axes"],
+    truth: Bool[np.ndarray, "*axes"] | Int[np.ndarray, "*axes"],
 ) -> TruthMetrics:
     """Compare scores, and the circuit cut from them, with the heads known to be in the circuit.
 
-    ROC AUC is the chance that a true head scores above another head, ties counting half.
+    Or so for edges. ROC AUC is the chance that a true head scores above another head, ties counting
+    half.
     """
     from sklearn import metrics
 

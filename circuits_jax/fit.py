@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import devices, sae
@@ -43,12 +44,12 @@ def fit(
         `sae.train` gives alone, up to rounding.
     """
     settings = settings or sae.Settings()
-    settings = jax.tree.map(lambda v: jnp.atleast_1d(jnp.asarray(v, jnp.float32)), settings)
-    leaves = jnp.broadcast_arrays(*jax.tree.leaves(settings))
+    leaves = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
+    leaves = [jnp.asarray(leaf, jnp.float32) for leaf in leaves]
     settings = jax.tree.unflatten(jax.tree.structure(settings), leaves)
-    shape = (n_seeds, leaves[0].shape[0], x.shape[0])
-    n_items = math.prod(shape)
-    fitted = devices.gather(_fit(key, x, settings, shape, config, d_model or x.shape[-1]), n_items)
+    shape = (n_seeds, len(leaves[0]), x.shape[0])
+    fitted = _fit(key, x, settings, shape, config, d_model or x.shape[-1])
+    fitted = devices.gather(fitted, math.prod(shape))
     return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
 
 

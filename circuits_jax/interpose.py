@@ -340,15 +340,15 @@ class Record:
         inverse_scales: of each norm of the layer, by name: what it multiplied by.
     """
 
-    stream: Float[Array, "B T D"]
-    z: Float[Array, "B T H K"]
-    q: Float[Array, "B T H K"]
-    k: Float[Array, "B T J K"]
-    v: Float[Array, "B T J K"]
-    pattern: Float[Array, "B J I T T"]
-    mlp_stream: Float[Array, "B T D"]
-    mlp: Float[Array, "B T D"]
-    neurons: dict[str, Float[Array, "B T E"]]
+    stream: Float[Array, "*L B T D"]
+    z: Float[Array, "*L B T H K"]
+    q: Float[Array, "*L B T H K"]
+    k: Float[Array, "*L B T J K"]
+    v: Float[Array, "*L B T J K"]
+    pattern: Float[Array, "*L B J I T T"]
+    mlp_stream: Float[Array, "*L B T D"]
+    mlp: Float[Array, "*L B T D"]
+    neurons: dict[str, Float[Array, "*L B T E"]]
     inverse_scales: dict[str, Array]
 
 

@@ -2,13 +2,16 @@
 
     circuits-jax --config=configs/circuits/ioi.py --workdir=DIR [--config.FIELD=VALUE ...]
 
-Configs: ioi.py, greater_than.py, docstring.py, induction.py, custom.py. Fields that are often set:
+Configs: ioi.py, greater_than.py, docstring.py, induction.py, compiled.py, planted.py and custom.py
+find the circuit of a task; compare.py runs all methods on one; sweep.py moves the settings of the
+discrete-code method; paper_table.py makes the paper's table. Fields that are often set:
 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
     --config.task.n=5           pairs of prompts that the method learns from
     --config.task.path=FILE     a file of JSON lines, for custom.py
     --config.method=sae_codes   or sae_codes_published, exact_patching, attribution,
-                                attribution_ig, mean_difference, random
+                                attribution_ig, eap, eap_ig, relp, acdc, hisp, cdt,
+                                subnetwork_probing, mean_difference, random
     --config.seed=0             of prompts and autoencoders
     --config.circuit.size=68    heads in the circuit; or .fraction=0.25, or .threshold
 

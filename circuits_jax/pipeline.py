@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax import files, progress, report
+from circuits_jax import files, progress, report, stability
 from circuits_jax.circuit import Circuit, Scores
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import (
@@ -22,6 +22,7 @@ from circuits_jax.evaluation import (
     evaluation_from_json,
 )
 from circuits_jax.methods import METHODS, method_options
+from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
 from circuits_jax.tasks import Task, make_task
@@ -56,6 +57,8 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
     circuit = cut(scores, config.circuit)
+    with workdir.stage("bootstrap"):
+        stable = bootstrapped(workdir, config, model, task, circuit, method_key)
     with workdir.stage("evaluate"):
         evaluation = judge(workdir, config, model, task, circuit, evaluation_key)
     with workdir.stage("write report"):
@@ -66,6 +69,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             scores=scores,
             circuit=circuit,
             evaluation=evaluation,
+            stability=stable,
             token_strings=token_strings(model, task),
         )
         files.write(workdir / "report.html", report.render(results))
@@ -81,6 +85,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
     check_fields(config)
+    for name, least in (("n", 0), ("n_seeds", 1)):
+        if config.stability[name] < least:
+            raise InputError(
+                f"config.stability.{name} is {config.stability[name]}; allowed is {least} and above"
+            )
     for name, least in (("n_random", 0), ("masks_at_once", 1)):
         if config.evaluate[name] < least:
             raise InputError(
@@ -161,6 +170,28 @@ def cut(scores: Scores, options: ml_collections.ConfigDict) -> Circuit:
     n_heads = int(np.size(scores.head_scores))
     size = options.size if options.size is not None else round(options.fraction * n_heads)
     return scores.circuit(size=size)
+
+
+def bootstrapped(
+    workdir: Workdir,
+    config: ml_collections.ConfigDict,
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    key: jax.Array,
+) -> stability.Stability | None:
+    """Bootstraps of the circuit, found in the workdir or made; None where there are none.
+
+    There are none for methods without codes, for circuits of no head, and where none is asked for.
+    """
+    if workdir.has("stability.npz"):
+        return stability.load(workdir / "stability.npz")
+    options = method_options(config.method, **config[config.method])
+    if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
+        return None
+    stable = stability.bootstrap(model, task, key, options, size=circuit.size, **config.stability)
+    stability.save(workdir / "stability.npz", stable)
+    return stable
 
 
 def judge(workdir: Workdir, config, model, task, circuit: Circuit, key: jax.Array) -> Evaluation:

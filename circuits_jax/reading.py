@@ -33,7 +33,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax import interpose
 from circuits_jax.models.config import DecoderConfig
@@ -50,15 +50,17 @@ class Moved:
         z: difference of what each head says; 0 where only one prompt has a token.
         relative: the same, each prompt in units of its residual stream.
         mlp_stream, mlp: difference of what the MLP's norm is given, and of what the MLP adds.
-        neurons: difference of what each neuron says.
+        most: which neurons of the MLP say what differs most; M of them.
+        neurons: difference of what these say.
         positive: the record of the positive prompts.
     """
 
-    z: Float[Array, "B T H K"]
-    relative: Float[Array, "B T H K"]
-    mlp_stream: Float[Array, "B T D"]
-    mlp: Float[Array, "B T D"]
-    neurons: Float[Array, "B T E"]
+    z: Float[Array, "*L B T H K"]
+    relative: Float[Array, "*L B T H K"]
+    mlp_stream: Float[Array, "*L B T D"]
+    mlp: Float[Array, "*L B T D"]
+    most: Int[Array, "*L M"]
+    neurons: Float[Array, "*L B T M"]
     positive: interpose.Record
 
 
@@ -102,12 +104,18 @@ def flows(
     def reduce(record):
         scale = jnp.sqrt(jnp.mean(record.stream.astype(jnp.float32) ** 2, axis=-1))
         relative = record.z.astype(jnp.float32) / jnp.maximum(scale, 1e-6)[..., None, None]
-        says = (
-            record.neurons["active"] * record.neurons.get("up", 1) if config.d_mlp else record.mlp
-        )
-        both = record.z, relative, record.mlp_stream, record.mlp, says
+        says = record.neurons["active"] * record.neurons.get("up", 1) if config.d_mlp else scale
+        says = _difference(says.reshape(*scale.shape, -1), shared)
+        size = jnp.sum(says * says, axis=(0, 1))
+        most = jax.lax.top_k(size, min(mlp_neurons, len(size)))[1]
+        record = record.replace(neurons={n: x[..., most] for n, x in record.neurons.items()})
         return Moved(
-            *(_difference(x, shared) for x in both),
+            z=_difference(record.z, shared),
+            relative=_difference(relative, shared),
+            mlp_stream=_difference(record.mlp_stream, shared),
+            mlp=_difference(record.mlp, shared),
+            most=most,
+            neurons=says[..., most],
             positive=jax.tree.map(lambda x: jnp.split(x, 2)[0].astype(jnp.float32), record),
         )
 
@@ -122,13 +130,13 @@ def flows(
     def step(weight, layer):
         own, data, moved = layer
         own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
-        return read_layer(config, own, data, positives, moved, weight, mlp_neurons)
+        return read_layer(config, own, data, positives, moved, weight)
 
     layers = params["layers"], layer_data(config), moved
     return jax.lax.scan(step, weight, layers, reverse=True)[1]
 
 
-def _difference(x: Float[Array, "2B T ..."], shared: Array) -> Float[Array, "B T ..."]:
+def _difference(x: Float[Array, "B2 T ..."], shared: Bool[Array, "B T"]) -> Float[Array, "B T ..."]:
     """Positive minus negative, where both prompts of a pair have a token."""
     positive, negative = jnp.split(x.astype(jnp.float32), 2)
     return jnp.where(shared.reshape(*shared.shape, *(1,) * (x.ndim - 2)), positive - negative, 0)
@@ -137,7 +145,7 @@ def _difference(x: Float[Array, "2B T ..."], shared: Array) -> Float[Array, "B T
 def prediction_weight(
     config: DecoderConfig,
     params: Any,
-    logits: Float[Array, "2B V"],
+    logits: Float[Array, "B2 V"],
     inverse_scale: Float[Array, "B 1"],
 ) -> Float[Array, "B D"]:
     """How the last token's residual stream is read by the difference of the predictions."""
@@ -154,7 +162,8 @@ def through_norm(own: Any, name: str, inverse_scales: dict[str, Array], weight: 
     """
     if name not in own:
         return weight
-    weight = weight * own[name]["scale"].astype(jnp.float32) * inverse_scales[name]
+    scale = own[name]["scale"].astype(jnp.float32)
+    weight = weight * scale.reshape(*(1,) * (weight.ndim - 1), -1) * inverse_scales[name]
     if "bias" in own[name]:  # a layer norm takes the mean away
         weight = weight - jnp.mean(weight, axis=-1, keepdims=True)
     return weight
@@ -167,11 +176,10 @@ def read_layer(
     batch: TokenBatch,
     moved: Moved,
     weight: Float[Array, "B T D"],
-    mlp_neurons: int,
 ) -> tuple[Float[Array, "B T D"], Flow]:
     """How the stream before a layer is read, given how it is after; and the flow of its heads."""
     scales = moved.positive.inverse_scales
-    mlp = read_mlp(own, moved, weight, mlp_neurons) if config.d_mlp else 0.0
+    mlp = read_mlp(own, moved, weight) if config.d_mlp else 0.0
     after_attention = weight if config.parallel else weight + mlp
     written = through_norm(own, "attention_post_norm", scales, after_attention)
     w_o = own["attention"]["o"]
@@ -209,32 +217,30 @@ def read_attention(
     scores = record.pattern * (credit - mean) * config.attention_scale
     queries = jnp.einsum("bjits,bsjk->btjik", scores, record.k).reshape(b, t, -1, width)
     keys = jnp.einsum("bjits,btjik->bsjk", scores, record.q.reshape(grouped))
-    read = {"q": queries, "k": keys, "v": values}
-    for name in "qk":
-        if config.rotary_width:
-            turn = -batch.positions, data.frequencies, data.rotary_scale
-            read[name] = rotate(read[name], *turn)
-        read[name] = through_norm(own, f"{name}_norm", record.inverse_scales, read[name])
-    return sum(jnp.einsum("bthk,dhk->btd", read[name], own[name]) for name in "qkv")
+    if config.rotary_width:
+        turn = -batch.positions, data.frequencies, data.rotary_scale
+        turned = rotate(jnp.concatenate([queries, keys], axis=2), *turn)
+        queries, keys = turned[:, :, : config.n_heads], turned[:, :, config.n_heads :]
+    queries = through_norm(own, "q_norm", record.inverse_scales, queries)
+    keys = through_norm(own, "k_norm", record.inverse_scales, keys)
+    read = jnp.concatenate([queries, keys, values], axis=2)
+    weights = jnp.concatenate([own[name] for name in "qkv"], axis=1)
+    return jnp.einsum("bthk,dhk->btd", read, weights)
 
 
-def read_mlp(
-    own: Any, moved: Moved, weight: Float[Array, "B T D"], n_neurons: int
-) -> Float[Array, "B T D"]:
+def read_mlp(own: Any, moved: Moved, weight: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """How the MLP reads the stream: some of its neurons one by one, the rest by their secant.
 
     <d x, what is read>, were nothing linearised, is < d mlp, weight >; for the secant it is exact.
     """
     scales = moved.positive.inverse_scales
     written = through_norm(own, "mlp_post_norm", scales, weight)
-    size = jnp.sum(moved.neurons**2, axis=(0, 1)) * jnp.sum(own["mlp"]["down"] ** 2, axis=1)
-    most = jax.lax.top_k(size, min(n_neurons, len(size)))[1]
-    neurons = {name: x[..., most] for name, x in moved.positive.neurons.items()}
+    most, neurons = moved.most, moved.positive.neurons
     columns = {name: own["mlp"][name][:, most] for name in ("gate", "up") if name in own["mlp"]}
     hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"][most])
     read = through_norm(own, "mlp_norm", scales, read_neurons(columns, neurons, hidden))
     total = jnp.sum(moved.mlp * weight, axis=-1)
-    rest = total - jnp.sum(moved.neurons[..., most] * hidden, axis=-1)
+    rest = total - jnp.sum(moved.neurons * hidden, axis=-1)
     square = jnp.sum(moved.mlp_stream**2, axis=-1)
     return read + moved.mlp_stream * (rest / jnp.maximum(square, TINY))[..., None]
 

@@ -18,6 +18,7 @@ import numpy as np
 from circuits_jax import figures, files
 from circuits_jax.circuit import Circuit, Scores, best_first
 from circuits_jax.evaluation import Evaluation, Judgement
+from circuits_jax.stability import Stability
 from circuits_jax.tasks import PromptPairs, Task
 
 N_HUES = 7  # colours of codes in the style sheet
@@ -50,6 +51,7 @@ class Results:
         circuit: cut from the scores.
         evaluation: of the circuit, on held-out pairs.
         token_strings: the text of every answer's and foil's token, by id.
+        stability: bootstraps of the circuit, where there are any.
     """
 
     config: Mapping[str, Any]
@@ -59,6 +61,7 @@ class Results:
     circuit: Circuit
     evaluation: Evaluation
     token_strings: Mapping[int, str]
+    stability: Stability | None = None
 
 
 def render(results: Results) -> str:
@@ -104,6 +107,7 @@ def _context(results: Results) -> dict[str, Any]:
         "recorded": _settings(results.environment),
         "circuit": circuit,
         "evaluation": evaluation,
+        "stability": results.stability,
         "own": own,
         "first": next(iter(own.values()), {}),
         "ablations": ABLATIONS,

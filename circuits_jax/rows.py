@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import sae
-from circuits_jax.activations import head_outputs, read_outputs
+from circuits_jax.activations import check_finite, head_outputs, read_outputs
 from circuits_jax.methods.sae_codes import SaeCodes, _score, inputs, paired_rows
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import PromptPairs
@@ -47,14 +47,14 @@ def captured_rows(model: LanguageModel, pairs: PromptPairs, options: SaeCodes) -
         InputError: unusable prompts, or an output that is not finite.
     """
     if options.position == "peak":
-        read = {"read_weight": options.read_weight, "mlp_tokens": options.mlp_tokens}
+        read = {"read_weight": options.read_weight, "mlp_neurons": options.mlp_neurons}
         outputs = paired_rows(read_outputs(model, pairs, **read))
+        check_finite(outputs, [*pairs.positives, *pairs.negatives])
     else:
         prompts = [*pairs.positives, *pairs.negatives]
         outputs = head_outputs(model, prompts, options.position)
-    n, d_model = outputs.shape[0], outputs.shape[-1]
-    x, scale = inputs(outputs.reshape(n, -1, d_model), options, model.config.head_width)
-    return Rows(x, scale, model.config.heads, d_model)
+    x, scale = inputs(outputs, options, model.config.head_width)
+    return Rows(x, scale, model.config.heads, outputs.shape[-1])
 
 
 def sae_config(options: SaeCodes) -> sae.SaeConfig:

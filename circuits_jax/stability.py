@@ -11,6 +11,8 @@ least that arXiv 2510.00845 asks for, which finds .67 for IOI circuits of GPT-2.
 """
 
 import functools
+import io
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax import fit, sae
+from circuits_jax import files, fit, sae
 from circuits_jax.circuit import top
 from circuits_jax.errors import InputError
 from circuits_jax.methods.sae_codes import SaeCodes
@@ -64,7 +66,7 @@ def bootstrap(
     options: SaeCodes | None = None,
     *,
     n: int = 100,
-    n_seeds: int = 2,
+    n_seeds: int = 5,
     size: int | None = None,
 ) -> Stability:
     """Bootstrap the scores and the circuit of `sae_codes`.
@@ -112,6 +114,20 @@ def bootstrap(
         interval=np.percentile(scores, INTERVAL, axis=0),
         jaccard=mean_jaccard(circuits),
     )
+
+
+def save(path: Path, stability: Stability) -> None:
+    """Write all fields as arrays of an npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **vars(stability))
+    files.write(path, buffer.getvalue())
+
+
+def load(path: Path) -> Stability:
+    """What `save` wrote."""
+    with np.load(path) as arrays:
+        fields = {name: arrays[name] for name in arrays.files}
+    return Stability(**fields | {"jaccard": float(fields["jaccard"])})
 
 
 def resamples(key: jax.Array, n_pairs: int, n: int) -> Int[np.ndarray, "n B"]:

@@ -252,8 +252,13 @@ def as_csv(cells: list[dict[str, Any]]) -> str:
 def table(cells: list[dict[str, Any]]) -> str:
     """The table as markdown."""
     rows = [
-        f"| {cell['axis']} | {cell['value']} | {cell['mean']:.3f} | {cell['spread']:.3f} |"
+        f"| {cell['axis']} | {cell['value']} | "
+        + " | ".join(_three_decimals(cell[name]) for name in ("mean", "spread"))
+        + " |"
         for cell in cells
-        if cell["mean"] is not None
     ]
     return "\n".join(["| axis | value | AUC | s.d. |", "| --- | ---: | ---: | ---: |", *rows])
+
+
+def _three_decimals(value: float | None) -> str:
+    return "\u2013" if value is None or np.isnan(value) else f"{value:.3f}"

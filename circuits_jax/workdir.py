@@ -3,6 +3,7 @@
     config.json     the resolved config; another experiment is refused
     run.json        versions, devices, git revision, command, seconds for each stage
     scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
+    stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
     circuit.json    the circuit and its evaluation (schema: `Circuit.save`)
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page

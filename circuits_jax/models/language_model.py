@@ -81,7 +81,10 @@ def split(batch: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:
     Concatenated results of the batches therefore begin with those of the rows of `batch`.
     """
     n = batch.tokens.shape[0]
-    size = min(batch_size, n)
+    if n <= batch_size:
+        yield batch
+        return
+    size = batch_size
     for start in range(0, n, size):
         rows = np.arange(start, start + size) % n
         yield jax.tree.map(lambda x, rows=rows: x[rows], batch)

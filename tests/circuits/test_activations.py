@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from circuits_jax.activations import check_finite, head_outputs, peak_outputs, token_weights
+from circuits_jax.activations import check_finite, head_outputs, read_outputs, token_weights
 from circuits_jax.errors import InputError
 from circuits_jax.tasks import PromptPairs
 from tests.circuits import tiny
@@ -87,41 +87,50 @@ NEGATIVES = ("Ann and Cid", "Dee out then Eve gave it to", "Hal", "when Fay gave
 PAIRS = PromptPairs(PROMPTS, NEGATIVES, ((9,),) * 4, ((10,),) * 4)
 
 
-def test_peak_is_where_the_prompts_of_a_pair_differ_most(model):
+def test_movement_alone_peaks_where_the_prompts_of_a_pair_differ_most(model):
     """Pair by pair and head by head, in plain numpy, from outputs at all tokens."""
     positives, negatives = (
         np.asarray(head_outputs(model, prompts, "all", relative=True))
         for prompts in (PROMPTS, NEGATIVES)
     )
-    found = np.asarray(peak_outputs(model, PAIRS))
-    assert found.shape == (8, L, H, D)
+    found = np.asarray(read_outputs(model, PAIRS, read_weight=0.0))
+    assert found.shape == (4, L, H, D)
     for index, (p, n) in enumerate(zip(PROMPTS, NEGATIVES, strict=True)):
         p, n = len(p.split()), len(n.split())
         shared = min(p, n)  # aligned at the last token
-        a, b = positives[index, p - shared : p], negatives[index, n - shared : n]
-        moved = np.linalg.norm(a - b, axis=-1)
+        moved = positives[index, p - shared : p] - negatives[index, n - shared : n]
+        peak = np.linalg.norm(moved, axis=-1).argmax(axis=0)
         for layer in range(L):
             for head in range(H):
-                got = found[[index, 4 + index], layer, head]
-                distance = np.linalg.norm(got[0] - got[1])
-                np.testing.assert_allclose(distance, moved[:, layer, head].max(), atol=1e-4)
-                if index != 3:  # equal prompts differ nowhere, any token will do
-                    peak = moved[:, layer, head].argmax()
-                    close(got[0], a[peak, layer, head])
-                    close(got[1], b[peak, layer, head])
-    close(found[3], found[7])
+                wanted = moved[peak[layer, head], layer, head]
+                np.testing.assert_allclose(found[index, layer, head], wanted, rtol=2e-3, atol=2e-4)
 
 
-def test_peak_outputs_do_not_depend_on_the_batch(model):
-    differ = [0, 1, 2, 4, 5, 6]  # of equal prompts any token may be the peak
-    whole = peak_outputs(model, PAIRS)
-    batched = peak_outputs(model, PAIRS, batch_size=4)  # two pairs, then two
-    close(np.asarray(batched)[differ], np.asarray(whole)[differ])
-    three = PAIRS[:3]
-    uneven = peak_outputs(model, three, batch_size=4)  # two pairs, then one and a copy
-    close(uneven, np.asarray(whole)[differ])
+def test_length_is_the_geometric_mean_of_flow_and_distance(model):
+    """Where both peak at one token, as in a pair with one token in common."""
+    pairs = PromptPairs(("Eve",), ("Hal",), ((9,),), ((10,),))
+    flow, distance, both = (
+        np.linalg.norm(read_outputs(model, pairs, read_weight=a), axis=-1) for a in (1.0, 0.0, 0.3)
+    )
+    np.testing.assert_allclose(flow.sum(), 1, rtol=1e-3)  # a share of the pair's flow
+    np.testing.assert_allclose(both, flow**0.3 * distance**0.7, rtol=1e-3)
+
+
+def test_read_outputs_do_not_depend_on_the_batch(model):
+    """Where all neurons are read one by one; else which ones are depends on who is there."""
+
+    def found(pairs, **options):
+        return np.asarray(read_outputs(model, pairs, mlp_neurons=24, **options))
+
+    def near(got, want):
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3 * np.abs(want).max())
+
+    whole = found(PAIRS)
+    assert not whole[3].any()  # equal prompts
+    near(found(PAIRS, batch_size=4), whole)  # two pairs, then two
+    near(found(PAIRS[:3], batch_size=4), whole[:3])  # two pairs, then one and a copy
     turned = PromptPairs(*(values[:3][::-1] for values in dataclasses.astuple(PAIRS)))
-    close(peak_outputs(model, turned), np.asarray(whole)[[2, 1, 0, 6, 5, 4]])
+    near(found(turned), whole[[2, 1, 0]])
 
 
 def test_token_weights(model):

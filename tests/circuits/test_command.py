@@ -43,6 +43,7 @@ RESULTS = {
     "report.html",
     "run.json",
     "scores.npz",
+    "stability.npz",
 }
 L, H, N = 3, 4, 3
 SIZE = 4
@@ -88,6 +89,7 @@ def arguments(workdir, *more, config="custom", task="task.jsonl", model="model")
         "model": model,
         "task.n": N,
         "circuit.size": SIZE,
+        "stability.n": 10,
         "evaluate.n_random": 2,
         "sae_codes.steps": 30,
     }
@@ -149,9 +151,14 @@ def test_evaluation_metrics_and_record(finished):
     losses = [json.loads(line)["loss"] for line in lines if "loss" in json.loads(line)]
     assert losses[-1] < losses[0]
     record = json.loads((workdir / "run.json").read_text())
-    assert {"load model", "make prompts", "score heads", "evaluate", "write report"} == set(
-        record["seconds"]
-    )
+    assert {
+        "load model",
+        "make prompts",
+        "score heads",
+        "bootstrap",
+        "evaluate",
+        "write report",
+    } == set(record["seconds"])
     config = json.loads((workdir / "config.json").read_text())
     assert (config["task"]["n"], config["circuit"]["size"], config["seed"]) == (N, SIZE, 0)
 

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import head_outputs, peak_outputs
+from circuits_jax.activations import head_outputs, read_outputs
 from circuits_jax.errors import InputError
 from circuits_jax.methods import METHODS, discover, method_options
-from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, inputs, sae_codes, score_outputs
+from circuits_jax.methods.sae_codes import (
+    PUBLISHED,
+    SaeCodes,
+    inputs,
+    paired_rows,
+    sae_codes,
+    score_outputs,
+)
 from tests.circuits import tiny
 
 B, L, H, D = 3, 3, 4, 16
@@ -24,11 +31,16 @@ PLANTED = ((0, 1), (2, 3))
 def outputs():
     """Only the planted heads tell a positive prompt from its negative."""
     rng = np.random.default_rng(0)
-    common = rng.standard_normal((B, L, H, D))
-    moved = common + 0.01 * rng.standard_normal((B, L, H, D))
+    moved = 0.01 * rng.standard_normal((B, L, H, D))
     for layer, head in PLANTED:
         moved[:, layer, head] += 2 * rng.standard_normal(D)
-    return jnp.asarray(np.concatenate([moved, common]), jnp.float32)
+    return paired_rows(jnp.asarray(moved, jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def raw():
+    """Outputs of unpaired prompts, as the published method sees them."""
+    return jnp.asarray(np.random.default_rng(1).standard_normal((2 * B, L, H, D)), jnp.float32)
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +77,32 @@ def test_scores_are_read_off_the_codes(outputs, scores):
 
 
 def test_details_are_those_of_autoencoders_fitted_by_hand(outputs, scores):
-    options = SaeCodes(**FAST)
-    x = inputs(outputs.reshape(2 * B, L * H, D), options, D)
-    config = sae.SaeConfig(20, "relu", 4, 40)
+    x, scale = inputs(outputs, SaeCodes(**FAST), D)
+    config = sae.SaeConfig(20, "topk", 1, 40)
     params, losses = fit.fit(KEY, x, config, sae.Settings(0.02, 1e-2), d_model=D)
     h = fit.activations(params, x, config)[0, 0]
     # Eigenvectors differ by rounding from one compiled program to another.
     np.testing.assert_allclose(scores.details["losses"], losses[0, 0].T, rtol=5e-3, atol=1e-5)
-    said = np.einsum("gnf,gfr->gnr", h, params.decoder[0, 0])
+    said = np.linalg.norm(np.einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
     found = scores.details["strengths"].T
-    np.testing.assert_allclose(found, np.linalg.norm(said, axis=-1), rtol=3e-2, atol=1e-3)
+    np.testing.assert_allclose(found, said * scale[:, None], rtol=3e-2, atol=1e-3)
+    assert (np.count_nonzero(h, axis=-1) <= 1).all()  # a row is one code
 
 
-def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
+def test_heads_are_as_strong_as_they_move(outputs, scores):
+    """A head's own unit is put back: heads of equal shape score by their size."""
+    moved = np.asarray(outputs[:B] - outputs[B:])
+    length = np.linalg.norm(moved, axis=-1).mean(0) / 2
+    found = np.asarray(scores.head_scores)
+    assert (found <= 1.2 * length).all()
+    assert (found >= 0.3 * length).all()
+    doubled = score_outputs(KEY, 2 * outputs, SaeCodes(**FAST), D)
+    np.testing.assert_allclose(doubled.head_scores, 2 * found, rtol=1e-2)
+
+
+def test_published_options_count_codes_of_one_shared_autoencoder(raw):
     options = dataclasses.replace(PUBLISHED, **FAST)
-    found = score_outputs(KEY, outputs, options, D)
+    found = score_outputs(KEY, raw, options, D)
     code = found.details["codes"]
     wanted = codes.unique(code[:B], code[B:]).reshape(L, H)
     np.testing.assert_array_equal(found.head_scores, wanted)
@@ -88,34 +111,39 @@ def test_published_options_count_codes_of_one_shared_autoencoder(outputs):
     assert found.details["losses"].shape == (40, 1)
 
 
-def test_inputs_of_the_published_method_are_the_raw_rows(outputs):
-    raw = outputs.reshape(2 * B, L * H, D)
-    x = inputs(raw, PUBLISHED, D)
+def test_the_published_settings():
+    """Of arXiv 2405.12522: 200 codes, 500 steps, penalty .02, learning rate .001, mean outputs."""
+    assert (PUBLISHED.n_codes, PUBLISHED.steps) == (200, 500)
+    assert (PUBLISHED.l1, PUBLISHED.learning_rate) == (0.02, 1e-3)
+    assert (PUBLISHED.position, PUBLISHED.activation, PUBLISHED.score) == ("mean", "relu", "unique")
+
+
+def test_inputs_of_the_published_method_are_the_raw_rows(raw):
+    x, scale = inputs(raw, PUBLISHED, D)
     assert x.shape == (1, 2 * B * L * H, D)
-    np.testing.assert_array_equal(x[0, 2 * B : 4 * B], raw[:, 1])  # rows of head (0, 1)
+    np.testing.assert_array_equal(x[0, 2 * B : 4 * B], raw[:, 0, 1])  # rows of head (0, 1)
+    np.testing.assert_array_equal(scale, 1)
 
 
-def test_paired_standardised_and_isometric_inputs(outputs):
-    raw = outputs.reshape(2 * B, L * H, D)
-    full = inputs(raw, SaeCodes(basis="full"), D)
+def test_isometric_inputs_in_units_of_each_head(outputs, raw):
+    full, scale = inputs(outputs, SaeCodes(basis="full"), D)
     assert full.shape == (L * H, 2 * B, D)
     np.testing.assert_allclose(full[:, :B] + full[:, B:], 0, atol=1e-5)
-    np.testing.assert_allclose(jnp.mean(full**2), 1, rtol=1e-5)
-    narrow = inputs(raw, SaeCodes(), D)
+    np.testing.assert_allclose(jnp.mean(full**2, axis=(1, 2)), 1, rtol=1e-5)
+    back = (full * scale[:, None, None]).swapaxes(0, 1).reshape(outputs.shape)
+    np.testing.assert_allclose(back, outputs, rtol=1e-5, atol=1e-6)
+    narrow, same = inputs(outputs, SaeCodes(), D)
+    np.testing.assert_array_equal(same, scale)
     assert narrow.shape == (L * H, 2 * B, B)  # the two of a pair are opposite
     products = (jnp.einsum("gnr,gmr->gnm", x, x) for x in (full, narrow))
     np.testing.assert_allclose(*products, atol=1e-3)
-    unscaled = SaeCodes(basis="full", standardise=False)
-    moved = inputs(raw + 7 * jnp.tile(raw[:B], (2, 1, 1)), unscaled, D)
-    plain = inputs(raw, unscaled, D)
-    np.testing.assert_allclose(moved, plain, atol=1e-4)  # what a pair shares does not matter
-    scaled = inputs(3 * raw, SaeCodes(basis="full"), D)
-    np.testing.assert_allclose(scaled, full, rtol=1e-4, atol=1e-5)
+    unpaired, _ = inputs(raw, SaeCodes(position="mean"), D)
+    assert unpaired.shape == (L * H, 2 * B, 2 * B)
 
 
 @pytest.mark.parametrize(("softmax", "axes"), [("layer", 1), ("all", (0, 1))])
 def test_softmax_sums_to_one(outputs, softmax, axes):
-    options = SaeCodes(**FAST, softmax=softmax, score="unique_fraction", activation="topk", k=1)
+    options = SaeCodes(**FAST, softmax=softmax, score="unique_fraction", activation="relu")
     found = score_outputs(KEY, outputs, options, D)
     np.testing.assert_allclose(np.sum(found.head_scores, axis=axes), 1, rtol=1e-5)
 
@@ -131,8 +159,8 @@ def test_discover_on_a_model(model):
     assert found.head_scores.shape == (L, H)
     assert np.isfinite(found.head_scores).all()
     assert (np.asarray(found.head_scores) >= 0).all()
-    outputs = peak_outputs(model, task.learn)
-    by_hand = score_outputs(jax.random.key(3), outputs, SaeCodes(**FAST), model.config.head_width)
+    rows = paired_rows(read_outputs(model, task.learn))
+    by_hand = score_outputs(jax.random.key(3), rows, SaeCodes(**FAST), model.config.head_width)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
     np.testing.assert_array_equal(
         discover(model, task, seed=3, **FAST).head_scores, found.head_scores
@@ -144,17 +172,19 @@ def test_discover_on_a_model(model):
 @pytest.mark.parametrize("position", ["mean", "last"])
 def test_positions_are_those_of_head_outputs(model, position):
     task = tiny.task()
-    options = SaeCodes(**FAST, position=position, relative=False)
+    options = SaeCodes(**FAST, position=position)
     prompts = [*task.learn.positives, *task.learn.negatives]
-    raw = head_outputs(model, prompts, position)
-    by_hand = score_outputs(KEY, raw, options, model.config.head_width)
+    found_outputs = head_outputs(model, prompts, position)
+    by_hand = score_outputs(KEY, found_outputs, options, model.config.head_width)
     found = sae_codes(model, task, KEY, options)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
 
 
-def test_held_out_prompts_are_not_looked_at(model):
+def test_held_out_prompts_and_answers_are_not_looked_at(model):
     task = tiny.task()
-    blind = dataclasses.replace(task, held_out=tiny.prompt_pairs(tiny.pairs(2, seed=9)))
+    learn = dataclasses.replace(task.learn, answers=task.learn.foils, foils=task.learn.answers)
+    held_out = tiny.prompt_pairs(tiny.pairs(2, seed=9))
+    blind = dataclasses.replace(task, learn=learn, held_out=held_out)
     options = SaeCodes(**FAST)
     found, same = (sae_codes(model, t, KEY, options) for t in (task, blind))
     np.testing.assert_array_equal(found.head_scores, same.head_scores)
@@ -183,6 +213,8 @@ def test_methods_by_name():
         ("n_codes", 0),
         ("steps", -1),
         ("l1", -0.1),
+        ("mlp_neurons", -1),
+        ("read_weight", 1.5),
         ("learning_rate", 0.0),
     ],
 )

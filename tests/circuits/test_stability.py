@@ -13,8 +13,9 @@ from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.rows import captured_rows, sae_config
 from tests.circuits import tiny
 
-L, H, B, N = 3, 4, 5, 12
-OPTIONS = SaeCodes(n_codes=6, steps=20)
+L, H, B, N = 3, 4, 4, 12
+PEAK = SaeCodes(n_codes=6, steps=20)
+OPTIONS = dataclasses.replace(PEAK, position="mean")  # the same rows, captured with less ado
 SHARED = dataclasses.replace(PUBLISHED, n_codes=6, steps=20)
 
 
@@ -33,7 +34,7 @@ def found(model, task):
     return stability.bootstrap(model, task, jax.random.key(0), OPTIONS, n=N, n_seeds=2, size=4)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, SHARED], ids=["ours", "published"])
+@pytest.mark.parametrize("options", [PEAK, SHARED], ids=["ours", "published"])
 def test_all_pairs_once_give_the_scores_of_the_method(model, task, options):
     key = jax.random.key(3)
     captured = captured_rows(model, task.learn, options)
@@ -83,6 +84,13 @@ def test_what_is_summed_up(found):
     assert (found.core(1.0) <= found.core(0.8)).all()
     np.testing.assert_array_equal(found.core(1.0), found.circuits.all(0))
     np.testing.assert_array_equal(found.core(0), np.ones((L, H), bool))
+
+
+def test_a_file_gives_it_back(found, tmp_path):
+    stability.save(tmp_path / "stability.npz", found)
+    again = stability.load(tmp_path / "stability.npz")
+    for name, value in vars(found).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
 
 
 def test_one_bootstrap_after_another_key(found, model, task):

@@ -1,0 +1,212 @@
+"""Reading backwards through kept activations: exact where the model is linear, and nothing lost."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from circuits_jax import interpose, reading
+from circuits_jax.models.config import NO_WINDOW
+from circuits_jax.models.decoder import MLP, Attention, Norm, layer_data
+from tests.circuits import tiny
+
+L, H, K, D, E = 3, 4, 4, 16, 24
+POSITIVES = ("when Ann and Bob went out then Bob gave it to", "Ann and Bob went out")
+NEGATIVES = ("when Ann and Cid went out then Dee gave it to", "Eve and Bob went to")
+CONFIGS = {
+    "llama": tiny.CONFIG,
+    "gemma": dataclasses.replace(
+        tiny.CONFIG, post_norms=True, qk_norm=True, out_bias=False, windows=(3, NO_WINDOW, 3)
+    ),
+    "neox": dataclasses.replace(
+        tiny.CONFIG, norm="layer", parallel=True, gated_mlp=False, activation="gelu", tied=False
+    ),
+}
+LINEAR = {
+    "attention": dataclasses.replace(tiny.CONFIG, d_mlp=0, norm="none"),
+    "mlp": dataclasses.replace(
+        tiny.CONFIG, norm="none", gated_mlp=False, activation="relu", mlp_bias=True
+    ),
+    "parallel": dataclasses.replace(
+        tiny.CONFIG, norm="none", gated_mlp=False, activation="relu", mlp_bias=True, parallel=True
+    ),
+}
+
+
+def random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def sides(model, length=12):
+    return [model.tokenize(prompts, length, side="left") for prompts in (POSITIVES, NEGATIVES)]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mlp_neurons"))
+def flows(config, params, positives, negatives, mlp_neurons):
+    return reading.flows(config, params, positives, negatives, mlp_neurons)
+
+
+def linear_model(config):
+    """Queries of zero look at every token alike; neurons far above zero are all active."""
+    model = tiny.model(config)
+    layers = model.params["layers"]
+    model = tiny.with_attention(model, q=jnp.zeros_like(layers["attention"]["q"]))
+    if not config.d_mlp:
+        return model
+    # Small weights: were the stream to grow, neurons would leave their linear part.
+    mlp = {name: 0.1 * value for name, value in layers["mlp"].items()}
+    mlp["up_bias"] = jnp.full_like(mlp["up_bias"], 500.0)
+    layers = model.params["layers"] | {"mlp": mlp}
+    return dataclasses.replace(model, params=model.params | {"layers": layers})
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_in_a_linear_model_flow_is_the_exact_effect_of_patching(name):
+    """Measured along p+ - p-: the drop of < logits, p+ - p- > when one head is replaced."""
+    model = linear_model(LINEAR[name])
+    config, params = model.config, model.params
+    positives, negatives = sides(model)
+    flow = flows(config, params, positives, negatives, E)
+    # Only tokens that both prompts have are aligned; here all are.
+    np.testing.assert_array_equal(positives.mask, negatives.mask)
+    logits, _ = interpose.capture(config, params, positives)
+    other, z = interpose.capture(config, params, negatives)
+    direction = jax.nn.softmax(logits) - jax.nn.softmax(other)
+    keep = 1 - jnp.eye(L * H).reshape(L * H, L, H)
+    replaced = jax.jit(jax.vmap(lambda k: interpose.replace(config, params, positives, k, z)))
+    effects = jnp.einsum("gbv,bv->bg", logits[None] - replaced(keep), direction)
+    found = jnp.sum(flow.read, axis=2).swapaxes(0, 1).reshape(len(POSITIVES), L * H)
+    assert np.abs(effects).max() > 1e-2
+    np.testing.assert_allclose(found, effects, rtol=2e-3, atol=2e-3 * np.abs(effects).max())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_flows_of_a_family(name):
+    """Shapes; distances are those of outputs; padding and other pairs change nothing."""
+    model = tiny.model(CONFIGS[name])
+    positives, negatives = sides(model)
+    flow = flows(model.config, model.params, positives, negatives, E)
+    assert flow.moved.shape == (L, 2, 12, H, K)
+    assert flow.read.shape == flow.distance.shape == (L, 2, 12, H)
+    assert np.isfinite(flow.read).all()
+    outputs = jnp.einsum("lbthk,lhkd->lbthd", flow.moved, model.params["layers"]["attention"]["o"])
+    wanted = np.linalg.norm(outputs, axis=-1)
+    np.testing.assert_allclose(flow.distance, wanted, rtol=1e-3, atol=1e-4 * wanted.max())
+    assert (np.asarray(flow.read)[:, 1, :7] == 0).all()  # padding
+    assert np.abs(flow.read).max() > 0
+    wider = flows(model.config, model.params, *sides(model, 16), E)
+    np.testing.assert_allclose(
+        wider.read[:, :, 4:], flow.read, rtol=1e-3, atol=1e-4 * np.abs(flow.read).max()
+    )
+    turned = flows(
+        model.config,
+        model.params,
+        *(jax.tree.map(lambda x: x[::-1], side) for side in sides(model)),
+        E,
+    )
+    np.testing.assert_allclose(
+        turned.read[:, ::-1], flow.read, rtol=1e-3, atol=1e-4 * np.abs(flow.read).max()
+    )
+    same = flows(model.config, model.params, positives, positives, E)
+    assert not np.any(same.read)
+    assert not np.any(same.distance)
+
+
+@functools.cache
+def records(name):
+    model = tiny.model(CONFIGS[name])
+    positives, _ = sides(model)
+
+    @jax.jit
+    def run(params):
+        return interpose.record(model.config, params, positives, lambda record: record)
+
+    return model, positives, run(model.params)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_record_is_of_the_plain_forward_pass(name):
+    model, batch, (logits, final_scale, record) = records(name)
+    plain = interpose.last_logits(model.config, model.params, batch)
+    np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-4)
+    _, z = interpose.capture(model.config, model.params, batch)
+    np.testing.assert_allclose(record.z, z, rtol=1e-4, atol=1e-4)
+    _, streams = interpose.residual_streams(model.config, model.params, batch)
+    np.testing.assert_allclose(record.stream, streams, rtol=1e-4, atol=1e-4)
+    assert final_scale.shape == (2, 1)
+    assert "attention_norm" in record.inverse_scales
+    assert set(record.neurons) == {"given", "active"} | (
+        {"up"} if model.config.gated_mlp else set()
+    )
+
+
+def test_attention_is_read_by_the_transpose_of_its_derivative():
+    """No norm of queries and keys is held still here, so nothing is approximate."""
+    model, batch, (_, _, record) = records("llama")
+    config, layer = model.config, 1
+    own, data, record = jax.tree.map(
+        lambda x: x[layer], (model.params["layers"], layer_data(config), record)
+    )
+    normed = Norm(config.norm, config.norm_eps).apply(
+        {"params": own["attention_norm"]}, record.stream
+    )
+    attention = Attention(config)
+
+    def attend(x):
+        return attention.apply({"params": own["attention"]}, x, data, batch, method="attend")
+
+    weight = random(0, *record.z.shape) * batch.mask[:, :, None, None]
+    wanted = jax.vjp(attend, normed)[1](weight)[0]
+    found = reading.read_attention(config, own["attention"], data, batch, record, weight)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_a_norm_is_read_with_its_scale_held_still(kind):
+    norm, x, weight = Norm(kind, 1e-5), random(1, 3, D), random(2, 3, D)
+    params = norm.init(jax.random.key(0), x)["params"] | {"scale": random(3, D)}
+    centred = x - x.mean(-1, keepdims=True) if kind == "layer" else x
+    inverse = norm.apply({}, centred, method="inverse_scale")
+    found = reading.through_norm({"it": params}, "it", {"it": inverse}, weight)
+    bias = params.get("bias", jnp.zeros(D))
+    said = norm.apply({"params": params}, x) - bias
+    np.testing.assert_allclose((x * found).sum(-1), (said * weight).sum(-1), rtol=1e-4, atol=1e-4)
+    assert reading.through_norm({}, "it", {}, weight) is weight
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_neurons_lose_nothing_of_what_an_mlp_says(gated):
+    config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated)
+    mlp, x, weight = MLP(config), random(4, 2, 5, D), random(5, 2, 5, D)
+    own = mlp.init(jax.random.key(0), x)["params"]
+    given = x @ own["gate" if gated else "up"]
+    neurons = {"given": given, "active": jax.nn.silu(given)}
+    neurons |= {"up": x @ own["up"]} if gated else {}
+    read = reading.read_neurons(own, neurons, weight @ own["down"].T)
+    said = mlp.apply({"params": own}, x)
+    np.testing.assert_allclose((x * read).sum(-1), (said * weight).sum(-1), rtol=1e-3, atol=1e-5)
+
+
+def test_the_secant_accounts_for_all_that_the_mlp_added():
+    """With no neuron read one by one; where nothing moved, nothing is read."""
+    d, added, weight = (random(seed, 2, 12, D) for seed in (6, 7, 8))
+    d = d.at[:, 0].set(0)
+    empty = {name: jnp.zeros((2, 12, 0)) for name in ("given", "active", "up")}
+    moved = reading.Moved(
+        z=random(9, 2, 12, H, K),
+        relative=random(9, 2, 12, H, K),
+        mlp_stream=d,
+        mlp=added,
+        most=jnp.zeros(0, jnp.int32),
+        neurons=jnp.zeros((2, 12, 0)),
+        positive=jax.tree.map(lambda x: x[0], records("llama")[2][2]).replace(neurons=empty),
+    )
+    layers = tiny.model().params["layers"]
+    own = {"mlp": jax.tree.map(lambda x: x[0], layers["mlp"])}
+    read = reading.read_mlp(own, moved, weight)
+    through = np.sum(d * read, axis=-1)
+    np.testing.assert_allclose(through[:, 1:], np.sum(added * weight, -1)[:, 1:], rtol=1e-4)
+    assert not np.any(read[:, 0])
