@@ -28,6 +28,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax import devices, interpose, progress
 from circuits_jax.circuit import Circuit, top
+from circuits_jax.divergence import divergences
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
 from circuits_jax.models.language_model import LanguageModel
@@ -81,8 +82,7 @@ def _replacement(
             return jnp.einsum("bthk,bt->thk", heads.z, share)[None]
 
         return interpose.capture(config, params, negatives, mean)[1]
-    columns = jnp.arange(positives.mask.shape[1])[None] + (negatives.last - positives.last)[:, None]
-    columns = jnp.clip(columns, 0, negatives.last[:, None])
+    columns = interpose.counterparts(positives, negatives)
 
     def aligned(heads):
         return jnp.take_along_axis(heads.z, columns[:, :, None, None], axis=1)
@@ -121,14 +121,13 @@ def _metric_under(config, params, trial, keep, metric, masks_at_once):
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
 def _judged_under(config, params, trial, whole, keep, metric, masks_at_once):
-    """The metric and the divergence from `whole`, log probabilities [B V], for every mask."""
+    """The metric and the divergence from `whole`, logits [B V], for every mask."""
 
     def judge(keep, constants):
         params, trial, whole = constants
         logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
-        lost = whole - jax.nn.log_softmax(logits)
-        divergence = jnp.sum(jnp.exp(whole) * lost, axis=-1)
-        return metric_values(logits, trial.targets, metric), jnp.maximum(divergence, 0)
+        divergence = divergences(logits, whole, trial.targets, metric, "kl")
+        return metric_values(logits, trial.targets, metric), divergence
 
     return devices.spread(judge, keep, (params, trial, whole), masks_at_once)
 
@@ -355,7 +354,7 @@ def judged(
 
     One compiled program, called on chunks of one static shape, so that progress shows.
     """
-    whole = jax.nn.log_softmax(interpose.last_logits(model.config, model.params, prepared.batch))
+    whole = interpose.last_logits(model.config, model.params, prepared.batch)
     chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
     n = len(keep)
 

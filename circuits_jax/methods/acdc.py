@@ -39,10 +39,10 @@ from jaxtyping import Array, Bool, Float
 
 from circuits_jax import devices, interpose
 from circuits_jax.circuit import Scores
+from circuits_jax.divergence import Divergence, divergences
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Ablation, Trial, trial
 from circuits_jax.interpose import Added, Written
-from circuits_jax.methods.divergence import Divergence, divergences
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.language_model import LanguageModel

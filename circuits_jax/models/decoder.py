@@ -5,7 +5,7 @@ fast as one of 2. What differs from layer to layer (windows, rotary frequencies)
 scan slices, not a branch.
 
 `Attention.attend` returns what every head reads, z [B T H K]; `Attention.project` multiplies by W_O
-and sums over heads. `interpose.py` intercepts `attend` to read or rewrite z. Nothing in this file
+and sums over heads. `interpose` intercepts `attend` to read or rewrite z. Nothing in this file
 knows about that.
 """
 

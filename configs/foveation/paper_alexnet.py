@@ -1,4 +1,4 @@
-"""AlexNet, as arXiv 2006.07991 trains it: 20 scene classes, 10 paired runs of four systems.
+r"""AlexNet, as arXiv 2006.07991 trains it: 20 scene classes, 10 paired runs of four systems.
 
 The recipe: 256 x 256 pixels, batch 128, SGD with Nesterov momentum .9 and weight decay 5e-4, 120
 epochs at rates .01, .005 and .0025 (from epochs 30 and 60). `--config.recipe.restart_momentum`
@@ -11,7 +11,8 @@ Cost: four times 10 runs x 120 epochs x 90,000 images, work for an accelerator; 
 foveation` has the images a second of your machine. Keep the working folder on a fast disk: what the
 systems let through takes 4 x 19 GB.
 
-    ./run.sh foveation --config=configs/foveation/paper_alexnet.py --config.data=FOLDER --workdir=DIR
+    ./run.sh foveation --config=configs/foveation/paper_alexnet.py --config.data=FOLDER \
+        --workdir=DIR
 """
 
 from foveation_jax.config import systems_experiment

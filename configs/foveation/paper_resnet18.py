@@ -1,10 +1,11 @@
-"""ResNet18, as arXiv 2006.07991 trains it: 20 scene classes, 10 paired runs of four systems.
+r"""ResNet18, as arXiv 2006.07991 trains it: 20 scene classes, 10 paired runs of four systems.
 
 As paper_alexnet.py, with 80 epochs at rates .05, .0125 and .003125 (from epochs 16 and 32).
 Expected (arXiv 2006.07991): the claims hold for this architecture as they do for AlexNet.
 Cost: four times 10 runs x 80 epochs x 90,000 images, work for an accelerator, see paper_alexnet.py.
 
-    ./run.sh foveation --config=configs/foveation/paper_resnet18.py --config.data=FOLDER --workdir=DIR
+    ./run.sh foveation --config=configs/foveation/paper_resnet18.py --config.data=FOLDER \
+        --workdir=DIR
 """
 
 from foveation_jax.config import systems_experiment

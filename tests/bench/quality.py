@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--oracle_pairs", type=int, default=12)
     parser.add_argument("--oracles", type=Path, required=True)
+    parser.add_argument("--rival", help="not used")
     parser.add_argument("--options", nargs="*", default=[], help="of the first method, such as k=1")
     args = parser.parse_args()
     options = {name: float(value) for name, value in (o.split("=") for o in args.options)}

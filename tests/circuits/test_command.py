@@ -252,7 +252,7 @@ def test_unknown_field_where_the_config_is_a_word_of_its_own(command):
 BAD_VALUES = {
     "--config.seed=soon": "soon",
     "--config.seed=-1": "config.seed is -1; allowed are 0 and above",
-    "--config.method=acdc": ("unknown method 'acdc'", "sae_codes"),
+    "--config.method=sae_code": ("unknown method 'sae_code'", "sae_codes"),
     "--config.dtype=float16": "dtype is 'float16'; allowed are float32, bfloat16",
     "--config.model=nowhere": "nowhere",
     "--config.task.n=0": "n must be at least 1",

@@ -26,7 +26,6 @@ CONFIGS = {
     ),
 }
 LINEAR = {
-    "attention": dataclasses.replace(tiny.CONFIG, d_mlp=0, norm="none"),
     "mlp": dataclasses.replace(
         tiny.CONFIG, norm="none", gated_mlp=False, activation="relu", mlp_bias=True
     ),
@@ -54,11 +53,10 @@ def linear_model(config):
     model = tiny.model(config)
     layers = model.params["layers"]
     model = tiny.with_attention(model, q=jnp.zeros_like(layers["attention"]["q"]))
-    if not config.d_mlp:
-        return model
+    mlp = layers["mlp"]
     # Small weights: were the stream to grow, neurons would leave their linear part.
-    mlp = {name: 0.1 * value for name, value in layers["mlp"].items()}
-    mlp["up_bias"] = jnp.full_like(mlp["up_bias"], 500.0)
+    mlp = mlp | {"up": 0.1 * mlp["up"], "down": 0.02 * mlp["down"]}
+    mlp["up_bias"] = jnp.full_like(mlp["up_bias"], 20.0)
     layers = model.params["layers"] | {"mlp": mlp}
     return dataclasses.replace(model, params=model.params | {"layers": layers})
 
@@ -85,7 +83,7 @@ def test_in_a_linear_model_flow_is_the_exact_effect_of_patching(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_flows_of_a_family(name):
-    """Shapes; distances are those of outputs; padding and other pairs change nothing."""
+    """Shapes; distances are those of outputs; the order of pairs changes nothing."""
     model = tiny.model(CONFIGS[name])
     positives, negatives = sides(model)
     flow = flows(model.config, model.params, positives, negatives, E)
@@ -97,10 +95,6 @@ def test_flows_of_a_family(name):
     np.testing.assert_allclose(flow.distance, wanted, rtol=1e-3, atol=1e-4 * wanted.max())
     assert (np.asarray(flow.read)[:, 1, :7] == 0).all()  # padding
     assert np.abs(flow.read).max() > 0
-    wider = flows(model.config, model.params, *sides(model, 16), E)
-    np.testing.assert_allclose(
-        wider.read[:, :, 4:], flow.read, rtol=1e-3, atol=1e-4 * np.abs(flow.read).max()
-    )
     turned = flows(
         model.config,
         model.params,
@@ -111,8 +105,8 @@ def test_flows_of_a_family(name):
         turned.read[:, ::-1], flow.read, rtol=1e-3, atol=1e-4 * np.abs(flow.read).max()
     )
     same = flows(model.config, model.params, positives, positives, E)
-    assert not np.any(same.read)
-    assert not np.any(same.distance)
+    np.testing.assert_allclose(same.distance, 0, atol=1e-4)
+    np.testing.assert_allclose(same.read, 0, atol=1e-4 * np.abs(flow.read).max())
 
 
 @functools.cache
@@ -130,12 +124,10 @@ def records(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_record_is_of_the_plain_forward_pass(name):
     model, batch, (logits, final_scale, record) = records(name)
-    plain = interpose.last_logits(model.config, model.params, batch)
+    capture = jax.jit(lambda params: interpose.capture(model.config, params, batch))
+    plain, z = capture(model.params)
     np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-4)
-    _, z = interpose.capture(model.config, model.params, batch)
     np.testing.assert_allclose(record.z, z, rtol=1e-4, atol=1e-4)
-    _, streams = interpose.residual_streams(model.config, model.params, batch)
-    np.testing.assert_allclose(record.stream, streams, rtol=1e-4, atol=1e-4)
     assert final_scale.shape == (2, 1)
     assert "attention_norm" in record.inverse_scales
     assert set(record.neurons) == {"given", "active"} | (
@@ -171,8 +163,7 @@ def test_a_norm_is_read_with_its_scale_held_still(kind):
     centred = x - x.mean(-1, keepdims=True) if kind == "layer" else x
     inverse = norm.apply({}, centred, method="inverse_scale")
     found = reading.through_norm({"it": params}, "it", {"it": inverse}, weight)
-    bias = params.get("bias", jnp.zeros(D))
-    said = norm.apply({"params": params}, x) - bias
+    said = np.asarray(norm.apply({"params": params}, x)) - np.asarray(params.get("bias", 0))
     np.testing.assert_allclose((x * found).sum(-1), (said * weight).sum(-1), rtol=1e-4, atol=1e-4)
     assert reading.through_norm({}, "it", {}, weight) is weight
 

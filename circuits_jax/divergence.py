@@ -1,4 +1,4 @@
-"""How far a circuit's answer is from the whole model's: what ACDC and subnetwork probing keep low.
+"""How far a circuit's answer is from the whole model's; ACDC and subnetwork probing keep it low.
 
     kl        KL(whole model's next-token distribution || the circuit's), in nats
     metric    | m(whole model) - m(circuit) |, in units of the task's metric m

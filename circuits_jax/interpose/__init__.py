@@ -1,0 +1,40 @@
+"""Reading and rewriting what the parts of a model say, with no change to the model.
+
+`heads.py` reads and replaces heads within a pass; `layers.py` runs one layer at a time; `rules.py`
+changes what a gradient sees; `records.py` keeps all that a pass computes. Nothing else in the
+library touches interception.
+"""
+
+from circuits_jax.interpose.heads import Heads, capture, counterparts, last_logits, replace
+from circuits_jax.interpose.layers import (
+    Added,
+    Written,
+    final_logits,
+    heads_reading,
+    heads_writing,
+    residual_streams,
+    resume,
+    run_layer,
+)
+from circuits_jax.interpose.records import Record, record
+from circuits_jax.interpose.rules import Rules, linearised
+
+__all__ = [
+    "Added",
+    "Heads",
+    "Record",
+    "Rules",
+    "Written",
+    "capture",
+    "counterparts",
+    "final_logits",
+    "heads_reading",
+    "heads_writing",
+    "last_logits",
+    "linearised",
+    "record",
+    "replace",
+    "residual_streams",
+    "resume",
+    "run_layer",
+]

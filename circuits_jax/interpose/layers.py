@@ -1,0 +1,170 @@
+"""One layer at a time: a forward pass that starts midway, or stops at every layer.
+
+`run_layer` opens a layer: what its queries, keys, values and MLP read, and what it writes, can be
+seen and added to.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import (
+    MLP,
+    Attention,
+    Block,
+    Decoder,
+    Norm,
+    TokenBatch,
+    layer_data,
+)
+
+
+def residual_streams(
+    config: DecoderConfig, params: Any, batch: TokenBatch
+) -> tuple[Float[Array, "B V"], Float[Array, "L B T D"]]:
+    """The plain forward pass, with the residual stream before every layer: what `resume` takes."""
+    stream = Decoder(config).apply({"params": params}, batch, method="embed")
+
+    def step(stream, layer):
+        return run_layer(config, params, batch, layer, stream)[0], stream
+
+    last, streams = jax.lax.scan(step, stream, jnp.arange(config.n_layers))
+    return final_logits(config, params, batch, last), streams
+
+
+def resume(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    layer: Int[Array, ""],
+    stream: Float[Array, "B T D"],
+    head: Int[Array, ""],
+    replacement: Float[Array, "B T K"],
+    where: Bool[Array, "B T"] | bool = True,
+) -> Float[Array, "B V"]:
+    """`replace` of one head, from its own layer on: logits after the last token.
+
+    Layers below are not run; `stream` is the residual stream before `layer`. Under `vmap` over
+    heads of one layer, the attention of that layer is computed once for all of them. The head is
+    replaced at the tokens `where` it is said to be, by default at all.
+    """
+
+    def interceptor(call, args, kwargs, context):
+        z = call(*args, **kwargs)
+        if not returns_heads(context):
+            return z
+        tokens = jnp.broadcast_to(where, z.shape[:2])[:, :, None]
+        new = jnp.where(tokens, replacement.astype(z.dtype), z[:, :, head])
+        return z.at[:, :, head].set(new)
+
+    with nn.intercept_methods(interceptor):
+        stream = run_layer(config, params, batch, layer, stream)[0]
+    stream = jax.lax.fori_loop(
+        layer + 1,
+        config.n_layers,
+        lambda later, stream: run_layer(config, params, batch, later, stream)[0],
+        stream,
+    )
+    return final_logits(config, params, batch, stream)
+
+
+@struct.dataclass
+class Written:
+    """What the parts of a layer write: its heads z W_O, z being given, and its MLP.
+
+    With a leading axis L, of all layers.
+    """
+
+    z: Float[Array, "*L B T H K"]
+    mlp: Float[Array, "*L B T D"]
+
+
+@struct.dataclass
+class Added:
+    """What is added to what the parts of one layer read and write; zeros to take a gradient by.
+
+    Attributes:
+        qkv: to the queries, keys and values of every head, as W_Q, W_K, W_V give them.
+        mlp_read: to the residual stream, for the MLP alone, before its norm.
+        written: to what heads and MLP write.
+    """
+
+    qkv: tuple[Float[Array, "B T H K"], Float[Array, "B T J K"], Float[Array, "B T J K"]]
+    mlp_read: Float[Array, "B T D"]
+    written: Written
+
+
+def run_layer(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    layer: Int[Array, ""],
+    stream: Float[Array, "B T D"],
+    added: Added | None = None,
+) -> tuple[Float[Array, "B T D"], Written]:
+    """One layer alone: the residual stream after it, and what its parts wrote.
+
+    What an MLP writes is taken after its post norm, where the family has one.
+    """
+    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
+    z, mlp = None, jnp.zeros_like(stream)
+
+    def interceptor(call, args, kwargs, context):
+        nonlocal z, mlp
+        module, method = context.module, context.method_name
+        if added and isinstance(module, Norm) and (module.name, method) == ("mlp_norm", "__call__"):
+            args = (args[0] + added.mlp_read,)
+        out = call(*args, **kwargs)
+        if added and isinstance(module, Attention) and method == "heads_of":
+            out = out + added.qkv["qkv".index(args[0])]
+        if returns_heads(context):
+            out = z = out + added.written.z if added else out
+        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
+            out = mlp = out + added.written.mlp if added else out
+        return out
+
+    own, data = jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))
+    with nn.intercept_methods(interceptor):
+        stream = Block(config).apply({"params": own}, stream, data, batch)[0]
+    return stream, Written(z, mlp)
+
+
+def heads_reading(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    layer: Int[Array, ""],
+    stream: Float[Array, "B T D"],
+) -> Float[Array, "B T H K"]:
+    """What a layer's heads read, z, were `stream` the residual stream before it."""
+    own, data = jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))
+    norm = Norm(config.norm, config.norm_eps)
+    normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
+    attention = Attention(config)
+    return attention.apply({"params": own["attention"]}, normed, data, batch, method="attend")
+
+
+def heads_writing(
+    config: DecoderConfig, params: Any, layer: Int[Array, ""], z: Float[Array, "B T H K"]
+) -> Float[Array, "B T D"]:
+    """What a layer's attention adds to the residual stream, were its heads to say z."""
+    own = jax.tree.map(lambda x: x[layer], params["layers"])
+    written = Attention(config).apply({"params": own["attention"]}, z, method="project")
+    if not config.post_norms:
+        return written
+    norm = Norm(config.norm, config.norm_eps)
+    return norm.apply({"params": own["attention_post_norm"]}, written)
+
+
+def final_logits(
+    config: DecoderConfig, params: Any, batch: TokenBatch, stream: Float[Array, "B T D"]
+) -> Float[Array, "B V"]:
+    """Logits after the last token, from the residual stream after the last layer."""
+    last = jnp.take_along_axis(stream, batch.last[:, None, None], axis=1)
+    return Decoder(config).apply({"params": params}, last, method="unembed")[:, 0]

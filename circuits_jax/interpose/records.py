@@ -1,0 +1,100 @@
+"""All that a forward pass computes in each layer, kept to be read afterwards."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.layers import final_logits
+from circuits_jax.models.config import DecoderConfig
+from circuits_jax.models.decoder import (
+    MLP,
+    Attention,
+    Block,
+    Decoder,
+    Norm,
+    TokenBatch,
+    layer_data,
+)
+
+
+@struct.dataclass
+class Record:
+    """What a forward pass computed in one layer, kept to be read afterwards.
+
+    Attributes:
+        stream: the residual stream before the layer.
+        z, q, k, v: of every head; queries and keys as the pattern is made of them.
+        pattern: how much of every token each head reads.
+        mlp_stream, mlp: the residual stream that the MLP's norm is given, and what the MLP adds to
+            it; zeros where there is no MLP.
+        neurons: of the MLP: what the activation is given and gives (`given`, `active`), and what
+            it is multiplied by (`up`) where the MLP is gated.
+        inverse_scales: of each norm of the layer, by name: what it multiplied by.
+    """
+
+    stream: Float[Array, "*L B T D"]
+    z: Float[Array, "*L B T H K"]
+    q: Float[Array, "*L B T H K"]
+    k: Float[Array, "*L B T J K"]
+    v: Float[Array, "*L B T J K"]
+    pattern: Float[Array, "*L B J I T T"]
+    mlp_stream: Float[Array, "*L B T D"]
+    mlp: Float[Array, "*L B T D"]
+    neurons: dict[str, Float[Array, "*L B T E"]]
+    inverse_scales: dict[str, Array]
+
+
+def record(
+    config: DecoderConfig, params: Any, batch: TokenBatch, reduce: Callable[[Record], Any]
+) -> tuple[Float[Array, "B V"], Array, Any]:
+    """The plain forward pass, with `reduce(record)` of every layer.
+
+    Returns:
+        Logits after the last token, what the final norm multiplied that token by ([B, 1]; 1 where
+        there is no norm), and the reductions, stacked over layers.
+    """
+    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
+    kept, scales, neurons = {}, {}, {}
+
+    def interceptor(call, args, kwargs, context):
+        module, method = context.module, context.method_name
+        out = call(*args, **kwargs)
+        if isinstance(module, Norm) and method == "inverse_scale":
+            scales[module.name] = out
+        if isinstance(module, Norm) and (module.name, method) == ("mlp_norm", "__call__"):
+            kept["mlp_stream"] = args[0]
+        if isinstance(module, MLP) and method == "activate":
+            neurons.update(given=args[0], active=out)
+        if isinstance(module, MLP) and method == "gate":
+            neurons["up"] = args[1]
+        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
+            kept["mlp"] = out
+        if isinstance(module, Attention) and method == "pattern":
+            kept.update(q=args[0], k=args[1], pattern=out)
+        if isinstance(module, Attention) and method == "heads_of" and args[0] == "v":
+            kept["v"] = out
+        if returns_heads(context):
+            kept["z"] = out
+        return out
+
+    def step(stream, layer):
+        own, data = layer
+        kept.update(dict.fromkeys(("mlp_stream", "mlp"), jnp.zeros_like(stream)))
+        scales.clear()
+        after, _ = Block(config).apply({"params": own}, stream, data, batch)
+        kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
+        return after, reduce(Record(**kept))
+
+    with nn.intercept_methods(interceptor):
+        stream = Decoder(config).apply({"params": params}, batch, method="embed")
+        layers = params["layers"], layer_data(config)
+        stream, records = jax.lax.scan(step, stream, layers)
+        logits = final_logits(config, params, batch, stream)
+    final = scales.get("final_norm", jnp.ones((len(batch.tokens), 1, 1)))
+    return logits, final[:, 0], records
