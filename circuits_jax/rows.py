@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from circuits_jax import sae
 from circuits_jax.activations import check_finite, head_outputs, read_outputs
-from circuits_jax.methods.sae_codes import SaeCodes, _score, inputs, paired_rows
+from circuits_jax.methods.sae_codes import SaeCodes, inputs, paired_rows, scored
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import PromptPairs
 
@@ -64,4 +64,4 @@ def sae_config(options: SaeCodes) -> sae.SaeConfig:
 
 def head_scores(params: sae.SaeParams, rows: Rows, options: SaeCodes) -> Float[Array, "L H"]:
     """Scores of heads by autoencoders, [1 1 G ...], on rows that need not be those they saw."""
-    return _score(params, rows.x, rows.scale, sae_config(options), rows.heads, options)[0]
+    return scored(params, rows.x, rows.scale, sae_config(options), rows.heads, options)[0]

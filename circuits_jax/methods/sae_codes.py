@@ -144,7 +144,7 @@ def score_outputs(
     config = sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
     settings = sae.Settings(options.l1, options.learning_rate)
     params, losses = fit.fit(key, x, config, settings, d_model=d_model)
-    head_scores, edge_scores, code, strength = _score(
+    head_scores, edge_scores, code, strength = scored(
         params, x, scale, config, tuple(heads), options
     )
     details = {"codes": code, "strengths": strength, "losses": np.asarray(losses)[0, 0].T}
@@ -178,7 +178,7 @@ def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "heads", "options"))
-def _score(
+def scored(
     params: sae.SaeParams,
     x: Float[Array, "_ N R"],
     scale: Float[Array, " _"],
