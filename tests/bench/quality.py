@@ -20,7 +20,10 @@ from sklearn.metrics import roc_auc_score
 import circuits_jax as cj
 from circuits_jax.tasks import PromptPairs, Task, metric_values, targets
 
-TASKS, METHODS = ["ioi", "greater_than", "induction"], ["sae_codes", "attribution"]
+HELD_OUT = ("capital", "agreement", "colours")  # tasks that served for no choice
+FILES = [str(Path(__file__).with_name("tasks") / f"{name}.jsonl") for name in HELD_OUT]
+TASKS = ["ioi", "greater_than", "induction", *FILES]
+METHODS = ["sae_codes", "attribution", "mean_difference"]
 ORACLE_SEED, POSITIVE = 123, 0.02
 
 
