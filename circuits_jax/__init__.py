@@ -16,6 +16,7 @@ from circuits_jax.formats import load_graph_json, save_graph_json
 from circuits_jax.methods import METHODS, discover
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
+from circuits_jax.stability import bootstrap
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task, make_task
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PromptPairs",
     "Scores",
     "Task",
+    "bootstrap",
     "discover",
     "evaluate",
     "head_outputs",
