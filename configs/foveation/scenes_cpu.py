@@ -18,12 +18,12 @@ def get_config():
     config.runs = 3
     config.network, config.width = "resnet18", 0.1875
     config.recipe.update(
-        epochs=3,
+        epochs=2,
         batch_size=32,
-        learning_rates=(0.05, 0.0125, 0.003125),
-        changes=(0.5, 0.8),
+        learning_rates=(0.05, 0.0125),
+        changes=(0.5,),
     )
-    config.keep_epochs = (0, 1, 2, 3)
-    config.probe_images = 8
-    config.dynamics_images, config.dynamics_every = 4, 4
+    config.keep_epochs = (0, 1, 2)
+    config.probe_images, config.probe_every = 8, 2
+    config.dynamics_images, config.dynamics_every = 4, 8
     return config.lock()
