@@ -6,6 +6,30 @@ from ml_collections import ConfigDict, config_dict
 
 from foveation_jax.optimiser import Recipe
 
+# The 20 classes of arXiv 2006.07991, as MiniPlaces and places365 name them.
+PAPER_CLASSES = (
+    "aquarium",
+    "badlands",
+    "bedroom",
+    "bridge",
+    "campus",
+    "corridor",
+    "forest_path",
+    "highway",
+    "hospital",
+    "industrial_area",
+    "japanese_garden",
+    "kitchen",
+    "mansion",
+    "mountain",
+    "ocean",
+    "office",
+    "restaurant",
+    "skyscraper",
+    "train_interior",
+    "waterfall",
+)
+
 
 def systems_experiment() -> ConfigDict:
     """A config with every field at its default: what arXiv 2006.07991 does with AlexNet.

@@ -30,7 +30,7 @@ from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.optimiser import Recipe
 from foveation_jax.perception import Seen, look
-from foveation_jax.probes.battery import load_battery, run_battery, save_battery
+from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
 from foveation_jax.probes.evaluate import mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.results import History, ProbeResults
@@ -39,7 +39,7 @@ from foveation_jax.samples import sample_strips
 from foveation_jax.train_step import Perceive, Setup
 from foveation_jax.training import Keeping, train
 from foveation_jax.transforms import SYSTEMS
-from foveation_jax.windows import pooling_windows
+from foveation_jax.windows import PoolingWindows, pooling_windows
 from foveation_jax.workdir import check_workdir, claim_workdir, read_rows
 
 REFERENCE = "reference"
@@ -179,13 +179,29 @@ def set_up(config: ConfigDict, images: LabelledImages, see: Perceive | None) -> 
     )
 
 
-def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) -> ProbeResults:
-    """Everything that is measured of the trained networks, and of what they see."""
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What the networks are probed with.
+
+    Attributes:
+        images: system -> held-out images as it lets them through, levels [N, Y, X, 3].
+        labels: classes of the images, [N].
+        class_names: L names.
+        colours: system -> mean colour in [0, 1] of what it lets through, of high-pass stimuli.
+        windows: pooling windows of the images' size.
+    """
+
+    images: dict[str, np.ndarray]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    colours: dict[str, np.ndarray]
+    windows: PoolingWindows
+
+
+def show(config: ConfigDict, seen: Mapping[str, Seen]) -> Shown:
+    """The test images as every system sees them; colours are of "val" where the data has it."""
     tests = {name: system.splits[TEST] for name, system in seen.items()}
-    labels, class_names = (
-        getattr(next(iter(tests.values())), n) for n in ("labels", "class_names")
-    )
-    shown = {name: test.images for name, test in tests.items()}
+    first = next(iter(tests.values()))
     windows = pooling_windows(
         config.stage1.scale,
         tuple(config.size),
@@ -193,55 +209,40 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
         published=config.stage1.published,
         field_of_view=config.stage1.field_of_view,
     )
-    colours = {name: mean_colour(system.splits.get(VALIDATION, tests[name]).images)
-               for name, system in seen.items()}  # fmt: skip
-    network = config_network(config, len(class_names))
+    return Shown(
+        images={name: test.images for name, test in tests.items()},
+        labels=first.labels,
+        class_names=first.class_names,
+        colours={
+            name: mean_colour(system.splits.get(VALIDATION, tests[name]).images)
+            for name, system in seen.items()
+        },
+        windows=windows,
+    )
 
-    def probed(name, epoch, n_images, every, label):
-        path = workdir / "probes" / f"{name}-{label}.npz"
-        if not path.exists():
-            battery = run_battery(
-                network,
-                load_variables(workdir, name, epoch),
-                name,
-                shown,
-                labels,
-                mean=colours[name],
-                windows=windows,
-                n_images=n_images,
-                every=every,
-                batch_size=config.recipe.batch_size,
-            )
-            save_battery(battery, path)
-        return load_battery(path, name)
 
-    last = config.recipe.epochs
-    final = [probed(n, last, config.probe_images, config.probe_every, "final") for n in seen]
-    dynamics = {
-        epoch: tuple(
-            curve
-            for name in seen
-            for curve in probed(
-                name, epoch, config.dynamics_images, config.dynamics_every, f"epoch{epoch}"
-            ).curves
-        )
-        for epoch in sorted(config.keep_epochs)
-    }
+def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) -> ProbeResults:
+    """Everything that is measured of the trained networks, and of what they see."""
+    shown = show(config, seen)
+    final = [probe(config, shown, name, None, workdir) for name in seen]
     return ProbeResults(
         systems=tuple(seen),
-        class_names=class_names,
+        class_names=shown.class_names,
         network=config.network,
         curves=tuple(curve for battery in final for curve in battery.curves),
-        dynamics=dynamics,
+        dynamics={
+            epoch: tuple(c for n in seen for c in probe(config, shown, n, epoch, workdir).curves)
+            for epoch in sorted(config.keep_epochs)
+        },
         confusion=tuple(matrix for battery in final for matrix in battery.confusion),
-        perceptual=perceptual(config, shown),
+        perceptual=perceptual(config, shown.images),
         training=histories(seen, workdir),
         strips=sample_strips(
-            shown,
-            labels,
-            class_names,
-            mean=next(iter(colours.values())),
-            windows=windows,
+            shown.images,
+            shown.labels,
+            shown.class_names,
+            mean=next(iter(shown.colours.values())),
+            windows=shown.windows,
             n_images=config.report_images,
         ),
         filters={
@@ -253,6 +254,29 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
         },
         experiment=json.loads((workdir / "experiment.json").read_text()),
     )
+
+
+def probe(
+    config: ConfigDict, shown: Shown, system: str, epoch: int | None, workdir: pathlib.Path
+) -> Battery:
+    """The battery on a system's networks, kept on disk: in full when finished (`epoch` None)."""
+    finished = epoch is None
+    path = workdir / "probes" / f"{system}-{'final' if finished else f'epoch{epoch}'}.npz"
+    if not path.exists():
+        battery = run_battery(
+            config_network(config, len(shown.class_names)),
+            load_variables(workdir, system, config.recipe.epochs if finished else epoch),
+            system,
+            shown.images,
+            shown.labels,
+            mean=shown.colours[system],
+            windows=shown.windows,
+            n_images=config.probe_images if finished else config.dynamics_images,
+            every=config.probe_every if finished else config.dynamics_every,
+            batch_size=config.recipe.batch_size,
+        )
+        save_battery(battery, path)
+    return load_battery(path, system)
 
 
 def perceptual(config: ConfigDict, shown: Mapping[str, np.ndarray]) -> dict[str, dict]:

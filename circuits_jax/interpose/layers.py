@@ -129,7 +129,7 @@ def run_layer(
             out = mlp = out + added.written.mlp if added else out
         return out
 
-    own, data = jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))
+    own, data = _layer(config, params, layer)
     with nn.intercept_methods(interceptor):
         stream = Block(config).apply({"params": own}, stream, data, batch)[0]
     return stream, Written(z, mlp)
@@ -143,7 +143,7 @@ def heads_reading(
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
     """What a layer's heads read, z, were `stream` the residual stream before it."""
-    own, data = jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))
+    own, data = _layer(config, params, layer)
     norm = Norm(config.norm, config.norm_eps)
     normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
     attention = Attention(config)
@@ -168,3 +168,8 @@ def final_logits(
     """Logits after the last token, from the residual stream after the last layer."""
     last = jnp.take_along_axis(stream, batch.last[:, None, None], axis=1)
     return Decoder(config).apply({"params": params}, last, method="unembed")[:, 0]
+
+
+def _layer(config: DecoderConfig, params: Any, layer: Int[Array, ""]) -> tuple[Any, Any]:
+    """Weights and data of one layer, out of those of all."""
+    return jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))

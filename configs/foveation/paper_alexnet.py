@@ -15,36 +15,12 @@ systems let through takes 4 x 19 GB.
         --workdir=DIR
 """
 
-from foveation_jax.config import systems_experiment
-
-# The paper's 20 classes, as places365 names them.
-PLACES365 = (
-    "aquarium",
-    "badlands",
-    "bedroom",
-    "bridge",
-    "campus",
-    "corridor",
-    "forest_path",
-    "highway",
-    "hospital",
-    "industrial_area",
-    "japanese_garden",
-    "kitchen",
-    "mansion",
-    "mountain",
-    "ocean",
-    "office",
-    "restaurant",
-    "skyscraper",
-    "train_interior",
-    "waterfall",
-)
+from foveation_jax.config import PAPER_CLASSES, systems_experiment
 
 
 def get_config():
     config = systems_experiment()
-    config.classes = PLACES365
+    config.classes = PAPER_CLASSES
     config.limit_train, config.limit_test = 4500, 250
     config.keep_epochs = (0, 1, 5, 30, 70, 120)
     return config.lock()

@@ -8,36 +8,12 @@ Cost: four times 10 runs x 80 epochs x 90,000 images, work for an accelerator, s
         --workdir=DIR
 """
 
-from foveation_jax.config import systems_experiment
-
-# The paper's 20 classes, as places365 names them.
-PLACES365 = (
-    "aquarium",
-    "badlands",
-    "bedroom",
-    "bridge",
-    "campus",
-    "corridor",
-    "forest_path",
-    "highway",
-    "hospital",
-    "industrial_area",
-    "japanese_garden",
-    "kitchen",
-    "mansion",
-    "mountain",
-    "ocean",
-    "office",
-    "restaurant",
-    "skyscraper",
-    "train_interior",
-    "waterfall",
-)
+from foveation_jax.config import PAPER_CLASSES, systems_experiment
 
 
 def get_config():
     config = systems_experiment()
-    config.classes = PLACES365
+    config.classes = PAPER_CLASSES
     config.limit_train, config.limit_test = 4500, 250
     config.network = "resnet18"
     config.recipe.update(epochs=80, learning_rates=(0.05, 0.0125, 0.003125), changes=(0.2, 0.4))
