@@ -9,6 +9,10 @@ Rivals and ours take turns; the numbers are medians over `--rounds`.
                    isometric basis, and our shared one, against PyTorch's shared one
     edges          peak memory of the scores of all head pairs of 1,200 heads, 10 prompts
     capture        every head's pooled output on 20 prompts, against the forward pass alone
+    codes          `sae_codes`, edges included, against attribution patching, IOI, 5 + 5 prompts:
+                   the first call of a process, compilation included, and warm
+    bootstrap      100 resamples of prompts and seeds, against one run
+    exact          exact patching of all heads, against as many forward passes of the same prompts
 """
 
 import argparse
@@ -16,6 +20,7 @@ import dataclasses
 import json
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -105,16 +110,88 @@ def capture(rounds: int) -> None:
     say("capture", prompts=20, seconds=ours, forward_seconds=theirs, times_forward=ours / theirs)
 
 
+def first_and_next(method: str, calls: int = 5) -> tuple[float, float]:
+    """Seconds of a method's first call in this process, and the median of the next ones."""
+    model = cj.load_model("smollm2")
+    task = cj.make_task("ioi", model.tokenizer, n=5)
+    jax.block_until_ready(model.params)
+
+    def call():
+        scores = cj.discover(model, task, method)
+        return scores.head_scores, scores.edge_scores
+
+    first = seconds(call)
+    return first, statistics.median(seconds(call) for _ in range(calls))
+
+
+def race_methods(rounds: int) -> None:
+    """Our codes against attribution patching, each call in a process of its own, in turns."""
+    found = {"sae_codes": [], "attribution": []}
+    for _ in range(rounds):
+        for method, times in found.items():
+            command = [sys.executable, __file__, "--only", method]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            times.append(json.loads(said.splitlines()[-1])["seconds"])
+    cold, warm = (
+        {method: statistics.median(t[i] for t in times) for method, times in found.items()}
+        for i in (0, 1)
+    )
+    for name, times in (("cold", cold), ("warm", warm)):
+        say(f"codes/{name}", **times, of_attribution=times["sae_codes"] / times["attribution"])
+
+
+def bootstrap(rounds: int) -> None:
+    """100 resamples against a single run, both compiled."""
+    model = cj.load_model("smollm2")
+    task, key = cj.make_task("ioi", model.tokenizer, n=5), jax.random.key(0)
+
+    def single():
+        return cj.discover(model, task).head_scores
+
+    def resampled():
+        return cj.bootstrap(model, task, key).head_scores
+
+    seconds(single), seconds(resampled)
+    pairs = [(seconds(resampled), seconds(single)) for _ in range(rounds)]
+    many, one = (statistics.median(column) for column in zip(*pairs, strict=True))
+    say("bootstrap", seconds=many, single_seconds=one, times_single=many / one)
+
+
+def exact() -> None:
+    """All 270 heads against 270 forward passes of the same 10 prompts."""
+    model = cj.load_model("smollm2")
+    task = cj.make_task("ioi", model.tokenizer, n=10, n_held_out=1)
+    batch = model.tokenize(task.learn.positives)
+
+    def patched():
+        return cj.discover(model, task, "exact_patching").head_scores
+
+    def plain():
+        return interpose.last_logits(model.config, model.params, batch)
+
+    seconds(patched), seconds(plain)
+    passes = 270 * statistics.median(seconds(plain) for _ in range(5))
+    spent = seconds(patched)
+    say("exact", seconds=spent, passes_seconds=passes, of_passes=spent / passes)
+
+
 def main():
-    """All measurements."""
+    """All measurements, or the times of one method."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rival", required=True, help="a Python with PyTorch")
+    parser.add_argument("--rival", help="a Python with PyTorch; without it, no race against it")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help="a method: the seconds of its first call, and of the next")
     args = parser.parse_args()
+    if args.only:
+        return say(args.only, seconds=first_and_next(args.only))
     say("machine", devices=[d.device_kind for d in jax.devices()], jax=jax.__version__)
     edges()
     capture(args.rounds)
-    autoencoders(args.rival, args.rounds)
+    race_methods(args.rounds)
+    bootstrap(args.rounds)
+    exact()
+    if args.rival:
+        autoencoders(args.rival, args.rounds)
 
 
 if __name__ == "__main__":
