@@ -23,7 +23,7 @@ def cell(model, task: str, method: str, draws: int, pairs: int) -> str:
     """Mean and smallest AUC of a method over draws, and its seconds."""
     values = []
     for seed in range(draws):
-        drawn = cj.make_task(task, model.tokenizer, n=pairs, seed=seed)
+        drawn = cj.make_task(task, model.tokenizer, n=pairs, n_held_out=1, seed=seed)
         start = time.perf_counter()
         scores = cj.discover(model, drawn, method, seed=seed)
         heads = np.asarray(jax.block_until_ready(scores.head_scores))
