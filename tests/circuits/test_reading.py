@@ -152,7 +152,9 @@ def test_attention_is_read_by_the_transpose_of_its_derivative():
 
     weight = random(0, *record.z.shape) * batch.mask[:, :, None, None]
     wanted = jax.vjp(attend, normed)[1](weight)[0]
-    found = reading.read_attention(config, own["attention"], data, batch, record, weight)
+    found = reading.read_attention(
+        config, own["attention"], data, batch, record, record.pattern, weight
+    )
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -168,33 +170,89 @@ def test_a_norm_is_read_with_its_scale_held_still(kind):
     assert reading.through_norm({}, "it", {}, weight) is weight
 
 
+@pytest.mark.parametrize("other", ["another prompt", "the same prompt"])
 @pytest.mark.parametrize("gated", [True, False])
-def test_neurons_lose_nothing_of_what_an_mlp_says(gated):
+def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
+    """Of the difference of two prompts; of gated ones each factor counts half.
+
+    Where the two are the same, of what the MLP says altogether.
+    """
     config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated)
     mlp, x, weight = MLP(config), random(4, 2, 5, D), random(5, 2, 5, D)
     own = mlp.init(jax.random.key(0), x)["params"]
-    given = x @ own["gate" if gated else "up"]
-    neurons = {"given": given, "active": jax.nn.silu(given)}
-    neurons |= {"up": x @ own["up"]} if gated else {}
-    read = reading.read_neurons(own, neurons, weight @ own["down"].T)
-    said = mlp.apply({"params": own}, x)
-    np.testing.assert_allclose((x * read).sum(-1), (said * weight).sum(-1), rtol=1e-3, atol=1e-5)
+    same = other == "the same prompt"
+    x2 = x if same else random(13, 2, 5, D)
+    given, given2 = (x @ own["gate" if gated else "up"] for x in (x, x2))
+    active, active2 = jax.nn.silu(given), jax.nn.silu(given2)
+    slopes = reading.activation_slopes(
+        jnp.concatenate([given, given2]), jnp.concatenate([active, active2])
+    )
+    neurons = {"given": given, "active": active} | ({"up": x @ own["up"]} if gated else {})
+    dx, said = (x, active) if same else (x - x2, active - active2)
+    if gated:
+        up, d_up = x @ own["up"], dx @ own["up"]
+        said = (said * up + active * d_up) / 2
+    read = reading.read_neurons(own, neurons, slopes, weight @ own["down"].T)
+    wanted = ((said @ own["down"]) * weight).sum(-1)
+    np.testing.assert_allclose((dx * read).sum(-1), wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_step_that_was_taken_counts_in_full():
+    """A neuron that only the negative prompt's input wakes: its derivative at the positive is 0."""
+    given = jnp.array([[[-1.0, 2.0]], [[3.0, 1.0]]])
+    slopes = reading.activation_slopes(given, jax.nn.relu(given))
+    np.testing.assert_allclose(slopes, [[[3 / 4, 1]]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 20.0])
+def test_the_logarithmic_mean_is_the_softmax_slope_between_two_rows(sharpness):
+    """M (c - mean) ds, summed, is the whole of dA c; also where both patterns are hard."""
+    scores, other, credit = (random(seed, 6, 5) for seed in (14, 15, 16))
+    scores, other = (jnp.clip(x * sharpness, -30, 30) for x in (scores, other))
+    a, b = jax.nn.softmax(scores), jax.nn.softmax(other)
+    m = reading.logarithmic_mean(a, b)
+    assert (m <= (a + b) / 2 + 1e-6).all()
+    assert (m >= 0.99 * jnp.sqrt(a * b)).all()
+    mean = (m * credit).sum(-1, keepdims=True) / m.sum(-1, keepdims=True)
+    found = (m * (credit - mean) * (scores - other)).sum(-1)
+    np.testing.assert_allclose(found, ((a - b) * credit).sum(-1), rtol=1e-3, atol=1e-4)
+
+
+def test_patterns_between_a_prompt_and_itself_are_its_own():
+    model, batch, (_, _, record) = records("llama")
+    config = model.config
+    own, data, record = jax.tree.map(
+        lambda x: x[1], (model.params["layers"], layer_data(config), record)
+    )
+    moved = _moved(record, jnp.zeros_like(record.stream), jnp.zeros_like(record.stream))
+    moved = moved.replace(q=jnp.zeros_like(record.q), k=jnp.zeros_like(record.k))
+    found = reading.patterns_between(config, own["attention"], data, batch, moved)
+    np.testing.assert_allclose(found, record.pattern, rtol=1e-4, atol=1e-5)
+
+
+def _moved(record, mlp_stream, mlp):
+    """Of one layer, with no neuron read one by one."""
+    none = jnp.zeros((2, 12, 0))
+    return reading.Moved(
+        z=random(9, 2, 12, H, K),
+        relative=random(9, 2, 12, H, K),
+        q=record.q,
+        k=record.k,
+        mlp_stream=mlp_stream,
+        mlp=mlp,
+        most=jnp.zeros(0, jnp.int32),
+        neurons=none,
+        slopes=none,
+        positive=record.replace(neurons=dict.fromkeys(("given", "active", "up"), none)),
+    )
 
 
 def test_the_secant_accounts_for_all_that_the_mlp_added():
     """With no neuron read one by one; where nothing moved, nothing is read."""
     d, added, weight = (random(seed, 2, 12, D) for seed in (6, 7, 8))
     d = d.at[:, 0].set(0)
-    empty = {name: jnp.zeros((2, 12, 0)) for name in ("given", "active", "up")}
-    moved = reading.Moved(
-        z=random(9, 2, 12, H, K),
-        relative=random(9, 2, 12, H, K),
-        mlp_stream=d,
-        mlp=added,
-        most=jnp.zeros(0, jnp.int32),
-        neurons=jnp.zeros((2, 12, 0)),
-        positive=jax.tree.map(lambda x: x[0], records("llama")[2][2]).replace(neurons=empty),
-    )
+    record = jax.tree.map(lambda x: x[0], records("llama")[2][2])
+    moved = _moved(record, d, added)
     layers = tiny.model().params["layers"]
     own = {"mlp": jax.tree.map(lambda x: x[0], layers["mlp"])}
     read = reading.read_mlp(own, moved, weight)

@@ -19,6 +19,8 @@ from circuits_jax.methods.sae_codes import (
     sae_codes,
     score_outputs,
 )
+from circuits_jax.models.load import load_model
+from circuits_jax.tasks import make_task
 from tests.circuits import tiny
 
 B, L, H, D = 3, 3, 4, 16
@@ -54,6 +56,17 @@ def test_planted_heads_score_highest(scores):
     planted = [found[head] for head in PLANTED]
     assert min(planted) > 5 * np.sort(found, axis=None)[-3]
     assert scores.circuit(size=2).ranked_edges() == [PLANTED]
+
+
+@pytest.mark.parametrize("program", ["reverse", "dyck", "hist"])
+def test_every_head_of_a_compiled_program_is_found(program):
+    """Heads that only measure a length, or steps that only the negative prompt takes, included."""
+    model = load_model(f"tracr:{program}")
+    task = make_task("compiled", model.tokenizer, n=5, n_held_out=1, seed=1)
+    found = np.asarray(discover(model, task).head_scores)
+    true = np.zeros(found.shape, bool)
+    true[tuple(np.array(sorted(task.truths[0].heads)).T)] = True
+    assert found[true].min() > 10 * found[~true].max()
 
 
 def test_shapes_and_details(scores):
