@@ -154,7 +154,7 @@ def _project(z: Array, w_o: Float[Array, "L H K D"]) -> Float[Array, "B ... L H 
     return jnp.einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
 
 
-def check_finite(outputs: Float[Array, "B ... L H D"], prompts: Sequence[str]) -> None:
+def check_finite(outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Sequence[str]) -> None:
     """Raise InputError, naming prompt and head, where an output is NaN or infinite."""
     finite = np.isfinite(outputs).all(axis=-1)
     if not finite.all():

@@ -4,6 +4,7 @@ Items are computed apart and gathered by the host, so no program has a collectiv
 need not wait for one another.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -50,6 +51,14 @@ def spread(
     )(items, constants)
 
 
-def gather(tree: T, n: int) -> T:
-    """The first `n` items of what `spread` gave, as whole arrays on the default device."""
-    return jax.tree.map(lambda v: jnp.asarray(np.asarray(v)[:n]), tree)
+def gather(tree: T, *axes: int) -> T:
+    """The items of what `spread` gave, as whole arrays on the default device.
+
+    `axes` are the leading axes that the items are laid out in: their number, or such as S, P, G.
+    """
+    n = math.prod(axes)
+
+    def whole(v):
+        return jax.device_put(np.asarray(v)[:n].reshape(*axes, *v.shape[1:]))
+
+    return jax.tree.map(whole, tree)

@@ -20,7 +20,7 @@ from sklearn import metrics
 from circuits_jax import fit, sae
 from circuits_jax.errors import InputError
 from circuits_jax.methods.sae_codes import SaeCodes
-from circuits_jax.rows import Rows, head_scores, sae_config
+from circuits_jax.rows import Rows, head_scores
 
 AT_ONCE = 8  # cells scored together
 
@@ -73,7 +73,7 @@ def scores(
     params, _ = fit.fit(
         key,
         x.reshape(-1, *x.shape[2:]),
-        sae_config(options),
+        options.sae_config,
         settings,
         d_model=captured.d_model,
     )

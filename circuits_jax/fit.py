@@ -31,7 +31,7 @@ def fit(
     """Train an autoencoder for every head, seed and setting.
 
     Args:
-        key: split over heads and seeds; the same seed starts alike under every setting.
+        key: of the starts of heads and seeds; the same seed starts alike under every setting.
         x: N examples for each of G heads. For one autoencoder shared by all heads, as published,
             pass [1, N G, D].
         config: shape and length of training, the same for all.
@@ -41,33 +41,55 @@ def fit(
 
     Returns:
         Parameters with leading axes [S P G], and the loss before every step. Each equals what
-        `sae.train` gives alone, up to rounding.
+        `sae.train` gives alone from its start, [S G] of `sae.init`, up to rounding.
     """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    shape, arguments = _arguments(rng, x.shape, config, settings, d_model, n_seeds)
+    return devices.gather(_fit(x, *arguments), *shape)
+
+
+def compile_ahead(
+    x: jax.ShapeDtypeStruct,
+    config: sae.SaeConfig,
+    settings: sae.Settings | None = None,
+    *,
+    d_model: int | None = None,
+    n_seeds: int = 1,
+) -> None:
+    """Compile what `fit` runs, before there is an x.
+
+    For while a device is busy with what x is made of. Once compiled, it takes a millisecond.
+    """
+    rng = np.random.default_rng(0)  # any start: no key, which a busy device would have to make
+    _, arguments = _arguments(rng, x.shape, config, settings, d_model, n_seeds)
+    _fit.lower(x, *arguments).compile()
+
+
+def _arguments(rng, x_shape, config, settings, d_model, n_seeds):
+    """(S, P, G), and what `_fit` takes after x."""
     settings = settings or sae.Settings()
     leaves = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
-    leaves = [jnp.asarray(leaf, jnp.float32) for leaf in leaves]
-    settings = jax.tree.unflatten(jax.tree.structure(settings), leaves)
-    shape = (n_seeds, len(leaves[0]), x.shape[0])
-    fitted = _fit(key, x, settings, shape, config, d_model or x.shape[-1])
-    fitted = devices.gather(fitted, math.prod(shape))
-    return jax.tree.map(lambda v: v.reshape(*shape, *v.shape[1:]), fitted)
+    leaves = [jax.device_put(leaf.astype(np.float32)) for leaf in leaves]
+    shape = (n_seeds, len(leaves[0]), x_shape[0])
+    start = sae.init(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
+    return shape, (jax.tree.leaves(start), leaves, shape, config, d_model or x_shape[-1])
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "config", "d_model"))
-def _fit(key, x, settings, shape, config, d_model):
-    """All autoencoders as one list of items (key, head, setting)."""
-    keys = jax.random.split(key, (shape[0], 1, shape[2]))
+def _fit(x, start, settings, shape, config, d_model):
+    """All autoencoders as one list of items; `start` and `settings` by their leaves."""
+    start, settings = sae.SaeParams(*start), sae.Settings(*settings)
     n_items = math.prod(shape)
-    seed, setting, head = jnp.unravel_index(jnp.arange(n_items), shape)
+    seed, setting, head = np.unravel_index(np.arange(n_items), shape)
+    start = jax.tree.map(lambda v: v[seed, head], start)
+    settings = jax.tree.map(lambda v: v[setting], settings)
 
-    def train(item, constants):
-        key, head, setting = item
-        x, settings = constants
-        own = jax.tree.map(lambda v: v[setting], settings)
-        return sae.train(key, x[head], own, config, d_model)
+    def train(item, x):
+        start, settings, head = item
+        return sae.train(start, x[head], settings, config, d_model)
 
-    items = keys[seed, 0, head], head, setting
-    return devices.spread(train, items, (x, settings), _at_once(x, n_items, config))
+    items = start, settings, jnp.asarray(head)
+    return devices.spread(train, items, x, _at_once(x, n_items, config))
 
 
 def _at_once(x: Float[Array, "G N R"], n_items: int, config: sae.SaeConfig) -> int | None:

@@ -57,11 +57,6 @@ def captured_rows(model: LanguageModel, pairs: PromptPairs, options: SaeCodes) -
     return Rows(x, scale, model.config.heads, outputs.shape[-1])
 
 
-def sae_config(options: SaeCodes) -> sae.SaeConfig:
-    """Shape and length of training."""
-    return sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
-
-
 def head_scores(params: sae.SaeParams, rows: Rows, options: SaeCodes) -> Float[Array, "L H"]:
     """Scores of heads by autoencoders, [1 1 G ...], on rows that need not be those they saw."""
-    return scored(params, rows.x, rows.scale, sae_config(options), rows.heads, options)[0]
+    return scored(params, rows.x, rows.scale, rows.heads, options)[0]

@@ -18,6 +18,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -58,12 +59,20 @@ class SaeParams:
     bias: Float[Array, "*axes R"]
 
 
-def init(key: jax.Array, width: int, config: SaeConfig) -> SaeParams:
-    """Random unit directions and zero biases, for inputs of R = `width`."""
-    n = config.n_codes
-    # Drawn flat: XLA takes seconds to compile a draw of odd sizes in several dimensions.
-    encoder, decoder = jax.random.normal(key, (2 * n * width,)).reshape(2, n, width)
-    return unit_norm(SaeParams(encoder.T, jnp.zeros(n), decoder, jnp.zeros(width)))
+def init(
+    rng: np.random.Generator, width: int, config: SaeConfig, axes: tuple[int, ...] = ()
+) -> SaeParams:
+    """Random unit directions and zero biases, for inputs of R = `width`.
+
+    One autoencoder, or `axes` of them; the first of many are those of fewer. Drawn by the host:
+    XLA takes longer to compile a draw than all autoencoders take to train.
+    """
+    directions = rng.standard_normal((*axes, 2, config.n_codes, width), np.float32)
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    encoder, decoder = np.moveaxis(directions, -3, 0)
+    biases = np.zeros((*axes, config.n_codes), np.float32), np.zeros((*axes, width), np.float32)
+    leaves = encoder.swapaxes(-1, -2), biases[0], decoder, biases[1]
+    return SaeParams(*jax.device_put(leaves))
 
 
 def unit_norm(params: SaeParams) -> SaeParams:
@@ -112,11 +121,14 @@ def loss(
 
 
 def train(
-    key: jax.Array, x: Float[Array, "N R"], settings: Settings, config: SaeConfig, d_model: int
+    params: SaeParams,
+    x: Float[Array, "N R"],
+    settings: Settings,
+    config: SaeConfig,
+    d_model: int,
 ) -> tuple[SaeParams, Float[Array, " steps"]]:
-    """Full-batch Adam from `init(key)`; returns the parameters and the loss before every step."""
+    """Full-batch Adam from `params`; returns the last ones and the loss before every step."""
     adam = optax.scale_by_adam()
-    params = init(key, x.shape[-1], config)
 
     def step(carry, _):
         params, state = carry
@@ -134,15 +146,18 @@ def code(h: Float[Array, "*N F"]) -> Int[Array, "*N"]:
     return jnp.where(jnp.max(h, axis=-1) > 0, jnp.argmax(h, axis=-1), h.shape[-1])
 
 
-def isometric_basis(x: Float[Array, "N D"], width: int) -> Float[Array, "N R"]:
+def isometric_basis(
+    x: Float[np.ndarray, "*heads N D"], width: int
+) -> Float[np.ndarray, "*heads N R"]:
     """Coordinates of the rows of x in an orthonormal basis of their span, R = `width` numbers each.
 
     Inner products of rows, and so every loss whose parameters lie in the span, are kept exactly
     where width >= the rank of x (at most N, and for a head's outputs at most K). Adam, the unit
     norms and the random start see R dimensions in place of D, so the training runs differ.
 
-    Computed from the Gram matrix: columns are its scaled eigenvectors, largest first.
+    Computed from the Gram matrix: columns are its scaled eigenvectors, largest first. By the host,
+    which is done with matrices as small as these before an accelerator has begun.
     """
-    values, vectors = jnp.linalg.eigh(x @ x.T)
+    values, vectors = np.linalg.eigh(x @ x.swapaxes(-1, -2))
     order = slice(None, -width - 1, -1)
-    return vectors[:, order] * jnp.sqrt(jnp.maximum(values[order], 0))[None]
+    return vectors[..., order] * np.sqrt(np.maximum(values[..., None, order], 0))

@@ -25,7 +25,7 @@ from circuits_jax.circuit import top
 from circuits_jax.errors import InputError
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
-from circuits_jax.rows import Rows, captured_rows, head_scores, sae_config
+from circuits_jax.rows import Rows, captured_rows, head_scores
 from circuits_jax.tasks import Task
 
 INTERVAL = (2.5, 97.5)  # percentiles
@@ -96,8 +96,8 @@ def bootstrap(
     params, _ = fit.fit(
         fit_key,
         captured.x,
-        sae_config(options),
-        sae.Settings(options.l1, options.learning_rate),
+        options.sae_config,
+        options.settings,
         d_model=captured.d_model,
         n_seeds=n_seeds,
     )

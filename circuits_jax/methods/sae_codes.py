@@ -19,6 +19,7 @@ token where that matters most (`activations.read_outputs`), in units of the head
 
 import dataclasses
 import functools
+import math
 from typing import Literal, get_args
 
 import jax
@@ -84,6 +85,16 @@ class SaeCodes:
         if self.activation == "topk" and not 1 <= self.k <= self.n_codes:
             raise InputError(f"k is {self.k}; allowed are 1 to {self.n_codes}")
 
+    @property
+    def sae_config(self) -> sae.SaeConfig:
+        """Shape and length of training."""
+        return sae.SaeConfig(self.n_codes, self.activation, self.k, self.steps)
+
+    @property
+    def settings(self) -> sae.Settings:
+        """Penalty and learning rate."""
+        return sae.Settings(self.l1, self.learning_rate)
+
 
 PUBLISHED = SaeCodes(
     position="mean",
@@ -119,6 +130,11 @@ def sae_codes(
         moved = read_outputs(
             model, pairs, read_weight=options.read_weight, mlp_neurons=options.mlp_neurons
         )
+        # Not waited for yet: there is something to compile meanwhile.
+        n_pairs, *rest = moved.shape
+        shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
         scores = score_outputs(key, paired_rows(moved), options, model.config.head_width)
         check_finite(moved, pairs.positives)  # last, as it waits for the forward pass
         return scores
@@ -126,14 +142,17 @@ def sae_codes(
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
-@jax.jit
-def paired_rows(moved: Float[Array, "B L H D"]) -> Float[Array, "B2 L H D"]:
+def paired_rows(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
     """Half of each movement for the positive prompt, and minus that for the negative."""
-    return jnp.concatenate([moved, -moved]) / 2
+    half = np.asarray(moved) / 2
+    return np.concatenate([half, -half])
 
 
 def score_outputs(
-    key: jax.Array, outputs: Float[Array, "B L H D"], options: SaeCodes, head_width: int
+    key: jax.Array,
+    outputs: Float[Array | np.ndarray, "B L H D"],
+    options: SaeCodes,
+    head_width: int,
 ) -> Scores:
     """Scores from the rows of B / 2 positive prompts and then of their B / 2 negative ones.
 
@@ -141,35 +160,39 @@ def score_outputs(
     """
     _, *heads, d_model = outputs.shape
     x, scale = inputs(outputs, options, head_width)
-    config = sae.SaeConfig(options.n_codes, options.activation, options.k, options.steps)
-    settings = sae.Settings(options.l1, options.learning_rate)
-    params, losses = fit.fit(key, x, config, settings, d_model=d_model)
-    head_scores, edge_scores, code, strength = scored(
-        params, x, scale, config, tuple(heads), options
-    )
+    params, losses = fit.fit(key, x, options.sae_config, options.settings, d_model=d_model)
+    head_scores, edge_scores, code, strength = scored(params, x, scale, tuple(heads), options)
     details = {"codes": code, "strengths": strength, "losses": np.asarray(losses)[0, 0].T}
     return Scores(head_scores, edge_scores, details)
 
 
-@functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def inputs(
-    outputs: Float[Array, "B *heads D"], options: SaeCodes, head_width: int
+    outputs: Float[Array | np.ndarray, "B *heads D"], options: SaeCodes, head_width: int
 ) -> tuple[Float[Array, "_ N R"], Float[Array, " _"]]:
     """What the autoencoders see, and the unit that it is in.
 
     [G, B, R], each head in units of its own root mean square over rows and components; or
     [1, G B, D] for a shared autoencoder, as it is, in units of 1.
     """
-    x = outputs.reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
+    x = np.asarray(outputs).reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
     if options.shared:
-        return x.reshape(1, -1, x.shape[-1]), jnp.ones(1)
-    scale = jnp.sqrt(jnp.maximum(jnp.mean(x * x, axis=(1, 2)), 1e-30))
+        return jax.device_put((x.reshape(1, -1, x.shape[-1]), np.ones(1, np.float32)))
+    scale = np.sqrt(np.maximum(np.mean(x * x, axis=(1, 2)), 1e-30))
     x = x / scale[:, None, None]
+    if options.basis == "isometric":
+        x = sae.isometric_basis(x, input_shape(outputs.shape, options, head_width)[-1])
+    return jax.device_put((x, scale))
+
+
+def input_shape(shape: tuple[int, ...], options: SaeCodes, head_width: int) -> tuple[int, int, int]:
+    """Shape of what the autoencoders see of outputs of a shape [B *heads D]."""
+    n_rows, *heads, d_model = shape
+    if options.shared:
+        return 1, math.prod(heads) * n_rows, d_model
     if options.basis == "full":
-        return x, scale
+        return math.prod(heads), n_rows, d_model
     paired = options.position == "peak"  # the two of a pair are opposite
-    rank = min(x.shape[1] // 2 if paired else x.shape[1], head_width, x.shape[2])
-    return jax.vmap(lambda x: sae.isometric_basis(x, rank))(x), scale
+    return math.prod(heads), n_rows, min(n_rows // 2 if paired else n_rows, head_width, d_model)
 
 
 def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]:
@@ -177,17 +200,16 @@ def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]
     return jnp.linalg.norm(jnp.einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "heads", "options"))
+@functools.partial(jax.jit, static_argnames=("heads", "options"))
 def scored(
     params: sae.SaeParams,
     x: Float[Array, "_ N R"],
     scale: Float[Array, " _"],
-    config: sae.SaeConfig,
     heads: tuple[int, int],
     options: SaeCodes,
 ) -> tuple[Float[Array, "L H"], Float[Array, "G G"], Int[Array, "B G"], Float[Array, "B G"]]:
     """Scores of heads and of directed edges by the definition that the options name; the codes."""
-    h = fit.activations(params, x, config)[0, 0]
+    h = fit.activations(params, x, options.sae_config)[0, 0]
     strength = said(params, h) * scale[:, None]
     code, strength = (y.reshape(heads[0] * heads[1], -1).T for y in (sae.code(h), strength))
     positive, negative = jnp.split(code, 2)

@@ -51,7 +51,7 @@ class LanguageModel:
         for index, row in enumerate(rows):
             columns = slice(len(row)) if side == "right" else slice(width - len(row), width)
             tokens[index, columns], mask[index, columns] = row, True
-        return TokenBatch(jnp.asarray(tokens), jnp.asarray(mask))
+        return TokenBatch(*jax.device_put((tokens, mask)))
 
     def _token_ids(self, index: int, prompt: str) -> list[int]:
         if not isinstance(prompt, str):

@@ -159,4 +159,4 @@ def _padded(
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row
         mask[i, : len(row)] = True
-    return jnp.asarray(ids), jnp.asarray(mask)
+    return jax.device_put((ids, mask))

@@ -18,6 +18,13 @@ def x():
     return jnp.asarray(np.random.default_rng(0).standard_normal((G, N, R)), jnp.float32)
 
 
+def starts(*axes):
+    """Where each seed's and head's autoencoder starts."""
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(KEY)))
+    params = sae.init(rng, R, CONFIG, axes)
+    return lambda *index: jax.tree.map(lambda v: v[index], params)
+
+
 def fit_all(x):
     """Five heads, two seeds, three settings."""
     settings = sae.Settings(l1=jnp.array(L1), learning_rate=jnp.array(RATES))
@@ -34,12 +41,12 @@ def test_heads_seeds_and_settings_equal_training_alone(x, fitted):
     params, losses = fitted
     assert losses.shape == (2, 3, G, 30)
     assert params.encoder.shape == (2, 3, G, R, 6)
-    keys = jax.random.split(KEY, (2, 1, G))
+    start = starts(2, G)
     train = jax.jit(sae.train, static_argnums=(3, 4))
     for index in [(0, 0, 0), (1, 2, 4), (0, 1, 3), (1, 0, 2)]:
         seed, setting, head = index
         alone = sae.Settings(l1=L1[setting], learning_rate=RATES[setting])
-        wanted, course = train(keys[seed, 0, head], x[head], alone, CONFIG, D)
+        wanted, course = train(start(seed, head), x[head], alone, CONFIG, D)
         np.testing.assert_allclose(losses[index], course, rtol=1e-4)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a[index], b, atol=1e-4)
@@ -72,8 +79,7 @@ def test_a_shared_autoencoder_is_one_item_of_all_rows(x):
     rows = x.reshape(1, G * N, R)
     params, losses = fit.fit(KEY, rows, CONFIG)
     assert losses.shape == (1, 1, 1, 30)
-    key = jax.random.split(KEY, (1, 1, 1))[0, 0, 0]
-    wanted, course = sae.train(key, rows[0], sae.Settings(0.02, 1e-3), CONFIG, R)
+    wanted, course = sae.train(starts(1, 1)(0, 0), rows[0], sae.Settings(0.02, 1e-3), CONFIG, R)
     np.testing.assert_allclose(losses[0, 0, 0], course, rtol=1e-4)
     np.testing.assert_allclose(params.encoder[0, 0, 0], wanted.encoder, atol=1e-4)
 

@@ -64,15 +64,23 @@ def test_topk_keeps_the_largest_and_has_no_penalty(params, x):
 
 
 def test_init_is_unit_norm_and_unbiased():
-    params = sae.init(jax.random.key(0), R, RELU)
+    params = sae.init(np.random.default_rng(0), R, RELU)
     assert params.encoder.shape == (R, F)
     assert params.decoder.shape == (F, R)
     for norm in norms(params):
         np.testing.assert_allclose(norm, 1, rtol=1e-5)
     assert not params.bias.any()
     assert not params.encoder_bias.any()
-    other = sae.init(jax.random.key(1), R, RELU)
+    other = sae.init(np.random.default_rng(1), R, RELU)
     assert not np.allclose(params.encoder, other.encoder)
+
+
+def test_the_first_of_many_starts_are_those_of_fewer():
+    many = sae.init(np.random.default_rng(0), R, RELU, (3, 2))
+    few = sae.init(np.random.default_rng(0), R, RELU, (1, 2))
+    assert many.encoder.shape == (3, 2, R, F)
+    np.testing.assert_array_equal(many.encoder[:1], few.encoder)
+    np.testing.assert_array_equal(many.decoder[:1], few.decoder)
 
 
 def test_unit_norm_leaves_zero_directions_finite(params):
@@ -106,10 +114,10 @@ def test_a_small_step_along_the_tangent_lowers_the_loss(params, x):
 
 @pytest.mark.parametrize("config", [RELU, TOPK])
 def test_training_lowers_the_loss_and_keeps_unit_norms(x, config):
-    params, losses = sae.train(jax.random.key(0), x, SETTINGS, config, R)
+    start = sae.init(np.random.default_rng(0), R, config)
+    params, losses = sae.train(start, x, SETTINGS, config, R)
     assert losses.shape == (config.steps,)
     assert losses[-1] < 0.7 * losses[0]
-    start = sae.init(jax.random.key(0), R, config)
     np.testing.assert_allclose(losses[0], sae.loss(start, x, SETTINGS, config, R), rtol=1e-5)
     for norm in norms(params):
         np.testing.assert_allclose(norm, 1, rtol=1e-5)
@@ -118,8 +126,8 @@ def test_training_lowers_the_loss_and_keeps_unit_norms(x, config):
 def test_training_is_adam_in_plain_numpy(x):
     """Three steps with the textbook Adam on autodiff's gradients."""
     config = dataclasses.replace(RELU, steps=3)
-    found, losses = sae.train(jax.random.key(3), x, SETTINGS, config, R)
-    params = sae.init(jax.random.key(3), R, config)
+    params = sae.init(np.random.default_rng(3), R, config)
+    found, losses = sae.train(params, x, SETTINGS, config, R)
     first = second = jax.tree.map(jnp.zeros_like, params)
     for step in range(1, 4):
         value, g = jax.value_and_grad(sae.loss)(params, x, SETTINGS, config, R)
@@ -157,7 +165,7 @@ ROWS = arrays(
 @given(ROWS)
 def test_isometric_basis_keeps_inner_products(x):
     scale = max(np.abs(x @ x.T).max(), 1e-3)
-    basis = np.asarray(sae.isometric_basis(jnp.asarray(x), min(x.shape)))
+    basis = sae.isometric_basis(x, min(x.shape))
     assert basis.shape == (len(x), min(x.shape))
     np.testing.assert_allclose(basis @ basis.T, x @ x.T, atol=2e-5 * scale)
     squares = np.sum(basis**2, axis=0)
@@ -167,7 +175,7 @@ def test_isometric_basis_keeps_inner_products(x):
 
 def test_a_narrow_basis_is_the_best_of_its_width(x):
     singular = np.linalg.svd(x, compute_uv=False)
-    basis = np.asarray(sae.isometric_basis(jnp.asarray(x), 2))
+    basis = sae.isometric_basis(np.asarray(x), 2)
     lost = np.linalg.norm(x @ x.T - basis @ basis.T)
     np.testing.assert_allclose(lost, np.linalg.norm(singular[2:] ** 2), rtol=1e-3)
 
@@ -175,10 +183,10 @@ def test_a_narrow_basis_is_the_best_of_its_width(x):
 def test_losses_of_parameters_in_the_span_are_equal_in_both_bases():
     rng = np.random.default_rng(4)
     x = rng.standard_normal((4, D)).astype(np.float32)  # rank 4 in R^11
-    basis = np.asarray(sae.isometric_basis(jnp.asarray(x), 4))
+    basis = sae.isometric_basis(x, 4)
     turn = np.linalg.lstsq(basis, x, rcond=None)[0]  # [R, D], orthonormal rows
     np.testing.assert_allclose(turn @ turn.T, np.eye(4), atol=1e-4)
-    narrow = sae.init(jax.random.key(0), 4, RELU).replace(
+    narrow = sae.init(np.random.default_rng(0), 4, RELU).replace(
         bias=jnp.asarray(rng.standard_normal(4), jnp.float32),
         encoder_bias=jnp.asarray(rng.standard_normal(F), jnp.float32),
     )

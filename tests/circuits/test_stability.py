@@ -10,7 +10,7 @@ import pytest
 from circuits_jax import fit, sae, stability
 from circuits_jax.errors import InputError
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
-from circuits_jax.rows import captured_rows, sae_config
+from circuits_jax.rows import captured_rows
 from tests.circuits import tiny
 
 L, H, B, N = 3, 4, 4, 12
@@ -39,7 +39,7 @@ def test_all_pairs_once_give_the_scores_of_the_method(model, task, options):
     key = jax.random.key(3)
     captured = captured_rows(model, task.learn, options)
     settings = sae.Settings(options.l1, options.learning_rate)
-    params, _ = fit.fit(key, captured.x, sae_config(options), settings, d_model=captured.d_model)
+    params, _ = fit.fit(key, captured.x, options.sae_config, settings, d_model=captured.d_model)
     rows = np.stack([np.arange(B), np.arange(B)[::-1]])  # the order of pairs does not matter
     scores = stability.resampled_scores(params, captured, np.zeros(2, int), rows, options)
     wanted = sae_codes(model, task, key, options).head_scores
@@ -58,7 +58,7 @@ def test_scores_of_ours_are_means_over_the_pairs_that_were_drawn(found, model, t
     captured = captured_rows(model, task.learn, OPTIONS)
     settings = sae.Settings(OPTIONS.l1, OPTIONS.learning_rate)
     params, _ = fit.fit(
-        fit_key, captured.x, sae_config(OPTIONS), settings, d_model=captured.d_model, n_seeds=2
+        fit_key, captured.x, OPTIONS.sae_config, settings, d_model=captured.d_model, n_seeds=2
     )
     single = np.arange(B)[:, None]  # resamples of one pair alone
     for seed in (0, 1):
