@@ -57,12 +57,11 @@ case "$verb" in
     ;;
   bench)
     need circuits foveation
-    if [ ! -e .venv-torch/.has-torchvision ]; then
+    if ! .venv-torch/bin/python -c 'import torch, PIL' 2>/dev/null; then
       echo "installing PyTorch, the rival, in an environment of its own (once) ..." >&2
       "${PYTHON:-python3}" -m venv .venv-torch
       .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check \
-        torch==2.13.0 torchvision==0.28.0 numpy pillow
-      touch .venv-torch/.has-torchvision
+        torch==2.13.0 numpy pillow
     fi
     exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
     ;;
