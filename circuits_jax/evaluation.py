@@ -14,10 +14,18 @@ predictions that change: how far, says for each prompt
     divergence(C) = KL(whole model's next-token distribution || that with C alone)
 
 in nats, 0 where C is all heads; its largest value over prompts is the worst case.
+
+The circuit's edges are judged too. With heads as in C, the edge u -> v between two of them that is
+not the circuit's is ablated as well: v alone, its queries, keys and values, reads a residual stream
+in which u's output z_u W_O is the ablated one. Everything else reads u as it is: other heads, MLPs
+and the final logits. So the direct path is cut, and paths through MLPs stay. A circuit of all edges
+among its heads is as faithful as its heads; one of fewer edges is judged harder. Its completeness
+is the faithfulness of the same heads with all edges among them but its own.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -121,15 +129,34 @@ def _metric_under(config, params, trial, keep, metric, masks_at_once):
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
 def _judged_under(config, params, trial, whole, keep, metric, masks_at_once):
-    """The metric and the divergence from `whole`, logits [B V], for every mask."""
+    """The metric and the divergence from `whole`, logits [B V], for every mask of heads."""
 
     def judge(keep, constants):
         params, trial, whole = constants
         logits = interpose.replace(config, params, trial.batch, keep, trial.replacement)
-        divergence = divergences(logits, whole, trial.targets, metric, "kl")
-        return metric_values(logits, trial.targets, metric), divergence
+        return _measured(logits, trial, whole, metric)
 
     return devices.spread(judge, keep, (params, trial, whole), masks_at_once)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric"))
+def _edges_judged_under(config, params, trial, whole, keep, readers, keep_edges, metric):
+    """The same for every mask of edges, one at a time: each reader has a stream of its own."""
+
+    def judge(keep_edges, constants):
+        params, trial, whole, keep, readers = constants
+        logits = interpose.replace_edges(
+            config, params, trial.batch, keep, keep_edges, trial.replacement, readers
+        )
+        return _measured(logits, trial, whole, metric)
+
+    return devices.spread(judge, keep_edges, (params, trial, whole, keep, readers), 1)
+
+
+def _measured(logits, trial, whole, metric):
+    """Metric and divergence of every prompt."""
+    divergence = divergences(logits, whole, trial.targets, metric, "kl")
+    return metric_values(logits, trial.targets, metric), divergence
 
 
 def faithfulness(
@@ -148,7 +175,23 @@ def random_masks(
 ) -> Bool[np.ndarray, "n M L H"]:
     """`n` random circuits of every size."""
     scores = np.asarray(jax.random.uniform(key, (n, *heads)))
-    return np.stack([[top(s, size) for size in sizes] for s in scores])
+    masks = [[top(s, size) for size in sizes] for s in scores]
+    return np.array(masks, bool).reshape(n, len(sizes), *heads)
+
+
+def edges_between(heads: Bool[np.ndarray, "L H"]) -> Bool[np.ndarray, "G G"]:
+    """All edges among some heads: from one of an earlier to one of a later layer."""
+    inside, layer = heads.reshape(-1), np.arange(heads.size) // heads.shape[1]
+    return inside[:, None] & inside[None, :] & (layer[:, None] < layer[None, :])
+
+
+def random_edges(
+    key: jax.Array, candidates: Bool[np.ndarray, "G G"], size: int, n: int
+) -> Bool[np.ndarray, "n G G"]:
+    """`n` random choices of `size` of the candidates; of all, where they are fewer."""
+    scores = np.asarray(jax.random.uniform(key, (n, *candidates.shape)))
+    chosen = [top(np.where(candidates, one, -1), size) & candidates for one in scores]
+    return np.array(chosen, bool).reshape(n, *candidates.shape)
 
 
 @struct.dataclass
@@ -189,11 +232,13 @@ def against_truth(
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """The metric on held-out prompts with only some heads kept.
+    """The metric on held-out prompts with only some heads, or some edges among them, kept.
 
     Attributes:
-        ablation: what replaces the other heads.
-        kept: `circuit` (the best heads), `complement` (all but those) or `random` (as many).
+        ablation: what replaces the other heads, and what others hear of them.
+        kept: `circuit` (the best heads), `complement` (all but those) or `random` (as many); or the
+            circuit's heads with some edges among them: `edges` (the circuit's own),
+            `edges_complement` (all but those) or `random_edges` (as many).
         size: heads in the circuit that is kept, left out, or matched.
         metric: mean of the task's metric over prompts, and over circuits where random.
         faithfulness: see the module; the mean over circuits where random.
@@ -219,7 +264,8 @@ class Evaluation:
     Attributes:
         positive_metric: the whole model's metric on held-out positive prompts.
         negative_metric: the same on their negatives; the task is what lies between.
-        judgements: faithfulness by ablation, size and kind.
+        judgements: faithfulness by ablation, size and kind; of edges at the circuit's own size, and
+            only where it has edges.
         truths: agreement with published circuits of this model, by name; empty where none is known.
     """
 
@@ -236,7 +282,7 @@ class EvaluationOptions:
     Attributes:
         ablations: which to use at the circuit's own size; the first one draws the curve.
         curve: sizes of the faithfulness curve, as fractions of all heads.
-        n_random: random circuits of each size on the curve.
+        n_random: random circuits of each size on the curve, and random choices of edges.
         masks_at_once: circuits that share a forward pass.
     """
 
@@ -285,7 +331,13 @@ def evaluate(
     judgements = []
     for index, ablation in enumerate(options.ablations):
         sizes = curve if index == 0 else [circuit.size]
-        judgements += _judge(model, task, circuit, sizes, ablation, key, options, track)
+        prepared = trial(model, task.held_out, ablation)
+        rows, ends = _judge(model, task, circuit, sizes, prepared, ablation, key, options, track)
+        judgements += rows
+        if circuit.edges.any():
+            judgements += _judge_edges(
+                model, task, circuit, prepared, ablation, ends, key, options, track
+            )
     truths = {
         truth.name: against_truth(
             circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
@@ -301,12 +353,16 @@ def _judge(
     task: Task,
     circuit: Circuit,
     sizes: list[int],
+    prepared: Trial,
     ablation: Ablation,
     key: jax.Array,
     options: EvaluationOptions,
     track: progress.Track,
-) -> list[Judgement]:
-    """Circuit, complement and random circuits of every size, as one stack of masks."""
+) -> tuple[list[Judgement], tuple[float, float]]:
+    """Circuit, complement and random circuits of every size, as one stack of masks.
+
+    With them, the metric with all heads and with none.
+    """
     found = np.stack(
         [
             circuit.heads if size == circuit.size else top(circuit.head_scores, size)
@@ -316,30 +372,73 @@ def _judge(
     random = random_masks(key, circuit.heads.shape, sizes, options.n_random)
     everything, nothing = np.ones_like(found[:1]), np.zeros_like(found[:1])
     groups = [everything, nothing, found, ~found, random.reshape(-1, *circuit.heads.shape)]
-    prepared = trial(model, task.held_out, ablation)
     values, divergence = judged(
         model, prepared, np.concatenate(groups), task.metric, options.masks_at_once, track
     )
-    full, empty, *rest = values.mean(axis=1)
-    metric = np.array(rest).reshape(-1, len(sizes))  # circuit, complement, then random rows
-    share = faithfulness(metric, float(full), float(empty))
-    divergence = divergence[2:].reshape(-1, len(sizes), divergence.shape[1])
+    ends = float(values[0].mean()), float(values[1].mean())
+    values, divergence = (  # circuit, complement, then random rows
+        x[2:].reshape(-1, len(sizes), x.shape[1]) for x in (values, divergence)
+    )
     kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
-    return [
-        Judgement(
-            ablation,
-            kept,
-            size,
-            float(metric[rows, i].mean()),
-            float(share[rows, i].mean()),
-            float(share[rows, i].std()),
-            float(divergence[rows, i].mean()),
-            float(divergence[rows, i].max()),
-        )
+    judgements = [
+        _judgement(ablation, kept, size, values[rows, i], divergence[rows, i], ends)
         for kept, rows in kinds.items()
         for i, size in enumerate(sizes)
-        if metric[rows, i].size
+        if len(values[rows])
     ]
+    return judgements, ends
+
+
+def _judge_edges(
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    prepared: Trial,
+    ablation: Ablation,
+    ends: tuple[float, float],
+    key: jax.Array,
+    options: EvaluationOptions,
+    track: progress.Track,
+) -> list[Judgement]:
+    """The circuit's heads with its own edges, with all others, and with random ones."""
+    candidates = edges_between(circuit.heads)
+    own = circuit.edges & candidates
+    random = random_edges(jax.random.fold_in(key, 1), candidates, int(own.sum()), options.n_random)
+    masks = np.concatenate([own[None], (candidates & ~own)[None], random])
+    values, divergence = edges_judged(model, prepared, circuit.heads, masks, task.metric, track)
+    kinds = {
+        "edges": slice(0, 1),
+        "edges_complement": slice(1, 2),
+        "random_edges": slice(2, None),
+    }
+    return [
+        _judgement(ablation, kept, circuit.size, values[rows], divergence[rows], ends)
+        for kept, rows in kinds.items()
+        if len(values[rows])
+    ]
+
+
+def _judgement(
+    ablation: Ablation,
+    kept: str,
+    size: int,
+    values: Float[np.ndarray, "M B"],
+    divergence: Float[np.ndarray, "M B"],
+    ends: tuple[float, float],
+) -> Judgement:
+    """One row, of circuits of one kind and size."""
+    metric = values.mean(axis=1)
+    share = faithfulness(metric, *ends)
+    return Judgement(
+        ablation,
+        kept,
+        size,
+        float(metric.mean()),
+        float(share.mean()),
+        float(share.std()),
+        float(divergence.mean()),
+        float(divergence.max()),
+    )
 
 
 def judged(
@@ -355,19 +454,56 @@ def judged(
     One compiled program, called on chunks of one static shape, so that progress shows.
     """
     whole = interpose.last_logits(model.config, model.params, prepared.batch)
-    chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
-    n = len(keep)
 
-    def of_chunk(start):
-        masks = jnp.asarray(keep[np.arange(start, start + chunk) % n], jnp.float32)
-        judged = _judged_under(
+    def of_chunk(masks):
+        return _judged_under(
             model.config, model.params, prepared, whole, masks, metric, masks_at_once
         )
-        return jax.tree.map(np.asarray, judged)  # waits for the device, so that progress is real
 
-    chunks = [of_chunk(start) for start in track(range(0, n, chunk), "circuits judged")]
-    values, divergence = (np.concatenate(parts)[:n] for parts in zip(*chunks, strict=True))
-    return values, divergence
+    chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
+    return _in_chunks(of_chunk, keep, chunk, track, "circuits judged")
+
+
+def edges_judged(
+    model: LanguageModel,
+    prepared: Trial,
+    keep: Bool[np.ndarray, "L H"],
+    keep_edges: Bool[np.ndarray, "M G G"],
+    metric: str,
+    track: progress.Track = progress.silent,
+) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
+    """The same for every mask of edges that are kept, with only the heads in `keep`.
+
+    One mask at a time; see `interpose.replace_edges` for time and memory.
+    """
+    whole = interpose.last_logits(model.config, model.params, prepared.batch)
+    readers = jnp.asarray(np.flatnonzero(keep))
+    heads = jnp.asarray(keep, jnp.float32)
+
+    def of_chunk(masks):
+        return _edges_judged_under(
+            model.config, model.params, prepared, whole, heads, readers, masks, metric
+        )
+
+    return _in_chunks(of_chunk, keep_edges, len(jax.devices()), track, "choices of edges judged")
+
+
+def _in_chunks(
+    function: Callable[[Array], Any],
+    masks: Bool[np.ndarray, "M ..."],
+    chunk: int,
+    track: progress.Track,
+    label: str,
+) -> Any:
+    """`function` of all masks, called on as many as `chunk` at a time, the last filled up."""
+    n = len(masks)
+
+    def of_chunk(start):
+        some = jnp.asarray(masks[np.arange(start, start + chunk) % n], jnp.float32)
+        return jax.tree.map(np.asarray, function(some))  # waits, so that progress is real
+
+    chunks = [of_chunk(start) for start in track(range(0, n, chunk), label)]
+    return tuple(np.concatenate(parts)[:n] for parts in zip(*chunks, strict=True))
 
 
 def _mask(heads: frozenset[tuple[int, int]], shape: tuple[int, int]) -> Bool[np.ndarray, "L H"]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from circuits_jax import figures, files
 from circuits_jax.circuit import Circuit, Scores, best_first
-from circuits_jax.evaluation import Evaluation, Judgement
+from circuits_jax.evaluation import Evaluation, Judgement, edges_between
 from circuits_jax.stability import Stability
 from circuits_jax.tasks import PromptPairs, Task
 
@@ -92,7 +92,11 @@ def _context(results: Results) -> dict[str, Any]:
     task, circuit, evaluation = results.task, results.circuit, results.evaluation
     shape = circuit.heads.shape
     own = _by_ablation(evaluation.judgements, circuit.size)
-    curve = [j for j in evaluation.judgements if j.ablation == evaluation.judgements[0].ablation]
+    curve = [
+        j
+        for j in evaluation.judgements
+        if j.ablation == evaluation.judgements[0].ablation and "edges" not in j.kept
+    ]
     heads = _heads(results)
     graph = figures.grid(shape, 380, (20, 40))
     return {
@@ -110,6 +114,7 @@ def _context(results: Results) -> dict[str, Any]:
         "stability": results.stability,
         "own": own,
         "first": next(iter(own.values()), {}),
+        "n_edges": (int(circuit.edges.sum()), int(edges_between(circuit.heads).sum())),
         "ablations": ABLATIONS,
         "truths": [truth for truth in task.truths if truth.name in evaluation.truths],
         "heads": heads,

@@ -1,10 +1,11 @@
 """Reading and rewriting what the parts of a model say, with no change to the model.
 
-`heads.py` reads and replaces heads within a pass; `layers.py` runs one layer at a time; `rules.py`
-changes what a gradient sees; `records.py` keeps all that a pass computes. Nothing else in the
-library touches interception.
+`heads.py` reads and replaces heads within a pass; `layers.py` runs one layer at a time; `edges.py`
+replaces what one head hears of another; `rules.py` changes what a gradient sees; `records.py` keeps
+all that a pass computes. Nothing else in the library touches interception.
 """
 
+from circuits_jax.interpose.edges import replace_edges
 from circuits_jax.interpose.heads import Heads, capture, counterparts, last_logits, replace
 from circuits_jax.interpose.layers import (
     Added,
@@ -34,6 +35,7 @@ __all__ = [
     "linearised",
     "record",
     "replace",
+    "replace_edges",
     "residual_streams",
     "resume",
     "run_layer",

@@ -19,6 +19,7 @@ from circuits_jax.models.decoder import (
     Attention,
     Block,
     Decoder,
+    LayerData,
     Norm,
     TokenBatch,
     layer_data,
@@ -129,7 +130,7 @@ def run_layer(
             out = mlp = out + added.written.mlp if added else out
         return out
 
-    own, data = _layer(config, params, layer)
+    own, data = layer_of(config, params, layer)
     with nn.intercept_methods(interceptor):
         stream = Block(config).apply({"params": own}, stream, data, batch)[0]
     return stream, Written(z, mlp)
@@ -143,7 +144,17 @@ def heads_reading(
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
     """What a layer's heads read, z, were `stream` the residual stream before it."""
-    own, data = _layer(config, params, layer)
+    return reading(config, *layer_of(config, params, layer), batch, stream)
+
+
+def reading(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    stream: Float[Array, "B T D"],
+) -> Float[Array, "B T H K"]:
+    """`heads_reading` of a layer given by its own weights and data."""
     norm = Norm(config.norm, config.norm_eps)
     normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
     attention = Attention(config)
@@ -154,8 +165,15 @@ def heads_writing(
     config: DecoderConfig, params: Any, layer: Int[Array, ""], z: Float[Array, "B T H K"]
 ) -> Float[Array, "B T D"]:
     """What a layer's attention adds to the residual stream, were its heads to say z."""
-    own = jax.tree.map(lambda x: x[layer], params["layers"])
+    own, _ = layer_of(config, params, layer)
     written = Attention(config).apply({"params": own["attention"]}, z, method="project")
+    return post_normed(config, own, written)
+
+
+def post_normed(
+    config: DecoderConfig, own: Any, written: Float[Array, "*heads B T D"]
+) -> Float[Array, "*heads B T D"]:
+    """What attention writes, normed where the family does so; `own` are the layer's weights."""
     if not config.post_norms:
         return written
     norm = Norm(config.norm, config.norm_eps)
@@ -170,6 +188,6 @@ def final_logits(
     return Decoder(config).apply({"params": params}, last, method="unembed")[:, 0]
 
 
-def _layer(config: DecoderConfig, params: Any, layer: Int[Array, ""]) -> tuple[Any, Any]:
+def layer_of(config: DecoderConfig, params: Any, layer: Int[Array, ""]) -> tuple[Any, LayerData]:
     """Weights and data of one layer, out of those of all."""
     return jax.tree.map(lambda x: x[layer], (params["layers"], layer_data(config)))

@@ -142,7 +142,7 @@ def test_evaluation_metrics_and_record(finished):
     workdir, _ = finished
     evaluation = json.loads((workdir / "circuit.json").read_text())["evaluation"]
     own = {(j["ablation"], j["kept"]) for j in evaluation["judgements"] if j["size"] == SIZE}
-    kinds = ("circuit", "complement", "random")
+    kinds = ("circuit", "complement", "random", "edges", "edges_complement", "random_edges")
     assert own == {(a, k) for a in ("mean", "zero", "resample") for k in kinds}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in lines]

@@ -13,10 +13,12 @@ from circuits_jax.evaluation import (
     ABLATIONS,
     EvaluationOptions,
     against_truth,
+    edges_between,
     evaluate,
     evaluation_from_json,
     faithfulness,
     metric_under,
+    random_edges,
     random_masks,
     trial,
 )
@@ -28,6 +30,10 @@ L, H, G = 3, 4, 12
 RNG = np.random.default_rng(0)
 SCORES = Scores(RNG.standard_normal((L, H)).astype(np.float32), np.zeros((G, G), np.float32))
 OPTIONS = EvaluationOptions(curve=(0.25, 1.0), n_random=2, masks_at_once=2)
+WITH_EDGES = Scores(
+    SCORES.head_scores, RNG.random((G, G), np.float32) * edges_between(np.ones((L, H), bool))
+)
+EDGE_KINDS = ("edges", "edges_complement", "random_edges")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +128,106 @@ def test_divergence_is_the_definition(model, task, evaluation):
     np.testing.assert_allclose(everything.worst_divergence, 0, atol=1e-5)
     for judgement in evaluation.judgements:
         assert 0 <= judgement.divergence <= judgement.worst_divergence + 1e-6
+
+
+@pytest.fixture(scope="module")
+def with_edges():
+    """Seven heads, four of the edges among them."""
+    circuit = WITH_EDGES.circuit(size=7, n_edges=4)
+    assert circuit.edges.sum() == 4 < edges_between(circuit.heads).sum() - 2
+    return circuit
+
+
+@pytest.fixture(scope="module")
+def evaluation_of_edges(model, task, with_edges):
+    return evaluate(model, task, with_edges, jax.random.key(1), OPTIONS)
+
+
+def test_edges_are_judged_at_the_circuits_own_size_where_it_has_some(
+    model, task, evaluation_of_edges, evaluation, with_edges
+):
+    found = [key for key in by_kind(evaluation_of_edges) if key[1] in EDGE_KINDS]
+    assert sorted(found) == sorted((a, kind, 7) for a in ABLATIONS for kind in EDGE_KINDS)
+    assert not any(j.kept in EDGE_KINDS for j in evaluation.judgements)
+    options = EvaluationOptions(("zero",), curve=(), n_random=0)
+    alone = evaluate(model, task, with_edges, options=options)
+    assert [j.kept for j in alone.judgements] == ["circuit", "complement", *EDGE_KINDS[:2]]
+
+
+def test_judgements_of_edges_are_the_definition(model, task, with_edges, evaluation_of_edges):
+    """Recomputed choice by choice, divergences too."""
+    heads = jnp.asarray(with_edges.heads, jnp.float32)
+    among = edges_between(with_edges.heads)
+    own = with_edges.edges
+    drawn = random_edges(jax.random.fold_in(jax.random.key(1), 1), among, int(own.sum()), 2)
+    chosen = [("edges", own[None]), ("edges_complement", (among & ~own)[None])]
+    chosen.append(("random_edges", drawn))
+    replace_edges = jax.jit(interpose.replace_edges, static_argnums=0)
+    for ablation in ABLATIONS:
+        prepared = trial(model, task.held_out, ablation)
+        ends = metric(model, prepared, np.stack([np.ones((L, H)), np.zeros((L, H))])).mean(axis=1)
+        whole = jax.nn.log_softmax(
+            interpose.last_logits(model.config, model.params, prepared.batch)
+        )
+        for kind, masks in chosen:
+            logits = jnp.stack(
+                [
+                    replace_edges(
+                        model.config,
+                        model.params,
+                        prepared.batch,
+                        heads,
+                        jnp.asarray(mask, jnp.float32),
+                        prepared.replacement,
+                    )
+                    for mask in masks
+                ]
+            )
+            values = [metric_values(x, prepared.targets, "logit_diff").mean() for x in logits]
+            share = (np.array(values) - ends[1]) / (ends[0] - ends[1])
+            lost = whole[None] - jax.nn.log_softmax(logits)
+            divergence = np.sum(np.exp(whole)[None] * lost, axis=-1)
+            found = by_kind(evaluation_of_edges)[ablation, kind, 7]
+            for name, wanted in (
+                ("metric", np.mean(values)),
+                ("faithfulness", share.mean()),
+                ("spread", share.std()),
+                ("divergence", divergence.mean()),
+                ("worst_divergence", divergence.max()),
+            ):
+                np.testing.assert_allclose(getattr(found, name), wanted, rtol=2e-3, atol=1e-3)
+        judged = by_kind(evaluation_of_edges)
+        shares = [judged[ablation, k, 7].faithfulness for k in ("circuit", *EDGE_KINDS)]
+        assert np.ptp(shares) > 0.01
+
+
+def test_all_edges_among_the_heads_are_as_faithful_as_the_heads(model, task):
+    circuit = WITH_EDGES.circuit(size=7, n_edges=G * G)
+    np.testing.assert_array_equal(circuit.edges, edges_between(circuit.heads))
+    judged = by_kind(evaluate(model, task, circuit, options=OPTIONS))
+    for ablation in ABLATIONS:
+        wanted = judged[ablation, "circuit", 7]
+        for kind in ("edges", "random_edges"):
+            found = judged[ablation, kind, 7]
+            for name in ("metric", "faithfulness", "divergence"):
+                np.testing.assert_allclose(
+                    getattr(found, name), getattr(wanted, name), rtol=1e-3, atol=1e-3
+                )
+            np.testing.assert_allclose(found.spread, 0, atol=1e-5)
+
+
+def test_edges_between_heads_and_random_ones_among_them():
+    heads = np.zeros((L, H), bool)
+    heads[[0, 0, 1, 2], [1, 3, 0, 2]] = True
+    among = edges_between(heads)
+    assert np.argwhere(among).tolist() == [[1, 4], [1, 10], [3, 4], [3, 10], [4, 10]]
+    drawn = random_edges(jax.random.key(0), among, 2, 30)
+    assert drawn.shape == (30, G, G)
+    assert drawn.dtype == bool
+    np.testing.assert_array_equal(drawn.sum((1, 2)), 2)
+    np.testing.assert_array_equal(drawn.any(0), among)  # none is never drawn, no other ever is
+    assert random_edges(jax.random.key(0), among, 2, 0).shape == (0, G, G)
+    assert random_edges(jax.random.key(0), among, 9, 1).sum() == 5
 
 
 def test_random_circuits_are_averaged(model, task, evaluation):

@@ -57,7 +57,9 @@ class Page(html.parser.HTMLParser):
         return " ".join(self.find(tag="main")[0]["text"].split())
 
 
-def make_results(shape=(2, 4), n=3, size=None, faithfulness=0.75, codes=True, truth=False):
+def make_results(
+    shape=(2, 4), n=3, size=None, faithfulness=0.75, codes=True, truth=False, edges=()
+):
     rng = np.random.default_rng(0)
     layer = np.arange(shape[0] * shape[1]) // shape[1]
     edge_scores = np.where(layer[:, None] < layer[None], rng.random((layer.size,) * 2), 0)
@@ -76,6 +78,11 @@ def make_results(shape=(2, 4), n=3, size=None, faithfulness=0.75, codes=True, tr
             ("random", -0.25, 0.06),
         )
         for heads in sorted({1, circuit.size, layer.size - 1} - {0})
+    ]
+    judgements += [
+        Judgement(ablation, kept, circuit.size, 1.5, share, spread, 0.5, 2.5)
+        for ablation in ("mean", "zero")
+        for kept, share, spread in edges
     ]
     truths = (GroundTruth("ioi", "m", "someone2020", frozenset({(0, 1), (1, 0)}), "A source"),)
     return report.Results(
@@ -260,6 +267,34 @@ def test_published_circuit_is_shown_where_the_model_has_one():
     without = Page(report.render(make_results()))
     assert not without.find(kind="known")
     assert "someone2020" not in without.text()
+
+
+EDGES = (("edges", 31.25, 0.0), ("edges_complement", 0.375, 0.0), ("random_edges", -1.5, 0.25))
+
+
+def test_edges_have_a_table_of_their_own_and_stay_off_the_curve():
+    results = make_results((3, 4), size=8, edges=EDGES)
+    page = Page(report.render(results))
+    assert page.balanced
+    rows = [e["text"].split() for e in page.find(tag="tr") if "31.25" in e["text"]]
+    numbers = ["31.25", "0.38", "\u22121.50", "±", "0.25", "0.50", "/", "2.50"]
+    assert rows == [[ablation, *numbers] for ablation in ("mean", "zero")]
+    layers = np.argwhere(results.circuit.heads)[:, 0]
+    among = sum(a < b for a in layers for b in layers)
+    assert f"circuit's {results.circuit.edges.sum()} of the {among} edges" in page.text()
+    curve, without = (
+        Page(text).find(tag="path")
+        for text in (report.render(r) for r in (results, make_results((3, 4), size=8)))
+    )
+    assert [e.get("d") for e in curve] == [e.get("d") for e in without]
+
+
+def test_edges_that_were_not_judged_have_no_table():
+    assert "edges among its heads" not in Page(report.render(make_results())).text()
+    some = Page(report.render(make_results(edges=EDGES[:1])))
+    assert [e["text"].split()[2:] for e in some.find(tag="tr") if "31.25" in e["text"]] == [
+        ["\u2013", "\u2013", "0.50", "/", "2.50"]
+    ] * 2
 
 
 def test_negative_scores_have_a_colour_of_their_own():
