@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from foveation_jax.data.order import steps_an_epoch
 from foveation_jax.errors import InputError
 from foveation_jax.networks import normalise
-from foveation_jax.optimiser import Recipe, learning_rate, nesterov
+from foveation_jax.optimiser import Recipe, descend, learning_rate
 from foveation_jax.runs import RUNS, runs_mesh, shard_runs
 
 # (images, key) -> what stage 1 lets through; see data.perceived.on_the_fly
@@ -123,7 +123,7 @@ def init_run(setup: Setup, run: int | Int[Array, ""]) -> TrainState:
         step=zero,
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        momentum=nesterov(setup.recipe).init(variables["params"]),
+        momentum=jax.tree.map(jnp.zeros_like, variables["params"]),
         loss_sum=jnp.zeros(()),
         correct=zero,
         diverged_at=zero - 1,
@@ -190,21 +190,19 @@ def train_step(
     (loss, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
         state.params
     )
-    forget = begins & recipe.restart_momentum
-    momentum = jax.tree.map(lambda m: jnp.where(forget, 0, m), state.momentum)
-    direction, momentum = nesterov(recipe).update(gradient, momentum, state.params)
-    rate = learning_rate(recipe, epoch)
-    params = jax.tree.map(lambda w, d: w - rate * d, state.params, direction)
-
     stands = (state.diverged_at >= 0) | ~jnp.isfinite(loss)
+    forget = begins & recipe.restart_momentum & ~stands
+    momentum = jax.tree.map(lambda m: jnp.where(forget, 0, m), state.momentum)
+    rate = learning_rate(recipe, epoch)
+    params, momentum = descend(recipe, rate, state.params, momentum, gradient, stands)
     hold = functools.partial(jax.tree.map, lambda old, new: jnp.where(stands, old, new))
     correct = jnp.sum(jnp.argmax(logits, -1) == labels)
     return TrainState(
         run=state.run,
         step=state.step + 1,
-        params=hold(state.params, params),
+        params=params,
         batch_stats=hold(state.batch_stats, batch_stats),
-        momentum=hold(state.momentum, momentum),
+        momentum=momentum,
         loss_sum=jnp.where(begins, 0, state.loss_sum) + loss,
         correct=jnp.where(begins, 0, state.correct) + correct,
         diverged_at=jnp.where(stands & (state.diverged_at < 0), state.step + 1, state.diverged_at),

@@ -2,13 +2,14 @@
 
 Under `vmap` over kernels XLA groups a convolution, which its CPU code computes three (forwards) to
 five times (backwards) slower than matrix products for 3 x 3 kernels. There the convolution of
-patches [N P Q, K K C] is written as the products that it is (`_patches` gathers them, `_spread` is
+patches [N P Q, K K C] is written as the products that it is (`_patches` makes them, `_spread` is
 its transpose):
 
     y = patches(x) kernel        d kernel = patches(x)^T dy        d x = spread(dy kernel^T)
 
-Images are taken a few at a time, so that patches stay in the cache and are never all in memory;
-the gradient gathers them anew. Accelerators keep their own convolution.
+Images are taken a few at a time, so that patches stay in the cache and are never all in memory; the
+gradient makes them anew. Patches of few channels are slow to make: of such images, squares of
+`stride` pixels a side become the channels first. Accelerators keep their own convolution.
 """
 
 import functools
@@ -19,7 +20,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-PATCH_VALUES = 2**20  # patches held at a time in one run
+PATCH_VALUES = 2**18  # patches held at a time in one run
+FEW_CHANNELS = 4
 
 
 def convolve(
@@ -29,10 +31,11 @@ def convolve(
 
     P = floor((Y + 2 padding - K) / stride) + 1; the same values whatever the platform, to rounding.
     """
+    folds = stride > 1 and x.shape[-1] <= FEW_CHANNELS
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: _products(x, kernel, stride, padding),
+        cpu=lambda x, kernel: (_folded if folds else _products)(x, kernel, stride, padding),
         default=lambda x, kernel: _direct(x, kernel, stride, padding),
     )
 
@@ -41,6 +44,20 @@ def _direct(x, kernel, stride, padding):
     numbers = ("NHWC", "HWIO", "NHWC")
     pads = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, pads, dimension_numbers=numbers)
+
+
+def _folded(x, kernel, stride, padding):
+    """The same as a convolution with stride 1, squares of pixels being the channels."""
+    n, *size, channels = x.shape
+    side = -(-len(kernel) // stride)  # of the kernel, in squares
+    squares = [_places(extent, len(kernel), stride, padding) + side - 1 for extent in size]
+    fill = [(padding, k * stride - y - padding) for k, y in zip(squares, size, strict=True)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*f, 0) for f in fill), (0, 0, 0)])
+    x = x.reshape(n, squares[0], stride, squares[1], stride, channels)
+    x = x.swapaxes(2, 3).reshape(n, *squares, -1)
+    kernel = jnp.pad(kernel, [(0, side * stride - len(kernel))] * 2 + [(0, 0)] * 2)
+    kernel = kernel.reshape(side, stride, side, stride, channels, -1).swapaxes(1, 2)
+    return _products(x, kernel.reshape(side, side, x.shape[-1], -1), 1, 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -63,11 +80,13 @@ def _products_backward(stride, padding, residuals, dy):
     side, _, channels, features = kernel.shape
     matrix = kernel.reshape(-1, features)
 
+    turned = lax.optimization_barrier(matrix.T)
+
     def add_group(d_matrix, group):
         x, dy = group
         patches = _patches(x, side, stride, padding).reshape(-1, len(matrix))
         d_matrix += patches.T @ dy.reshape(-1, features)
-        columns = (dy @ matrix.T).reshape(*dy.shape[:3], side, side, channels)
+        columns = (dy @ turned).reshape(*dy.shape[:3], side, side, channels)
         return d_matrix, _spread(columns, x.shape[1:3], stride, padding)
 
     groups = (_groups(v, x, kernel, stride, padding) for v in (x, dy))
@@ -94,16 +113,14 @@ def _places(size, side, stride, padding):
 
 
 def _patches(x, side, stride, padding):
-    """[N, Y, X, C] -> [N, P, Q, K K C]: what each output sees, by one gather."""
+    """[N, Y, X, C] -> [N, P, Q, K K C]: what each output sees, rows first."""
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows, columns = (
-        stride * np.arange(_places(size, side, stride, 0))[:, None] + np.arange(side)
-        for size in x.shape[1:3]
-    )
-    pixels = rows[:, None, :, None] * x.shape[2] + columns[None, :, None, :]  # [P, Q, K, K]
-    flat = x.reshape(len(x), -1, x.shape[-1])
-    patches = flat.at[:, pixels.reshape(-1)].get(mode="promise_in_bounds")
-    return patches.reshape(len(x), len(rows), len(columns), -1)
+    for axis in (2, 1):
+        last = stride * (_places(x.shape[axis], side, stride, 0) - 1)
+        shifted = [lax.slice_in_dim(x, i, i + last + 1, stride, axis) for i in range(side)]
+        x = jnp.stack(shifted, axis=3)
+        x = x.reshape(*x.shape[:3], -1)
+    return x
 
 
 def _spread(columns, size, stride, padding):
