@@ -2,10 +2,11 @@
 
     ./run.sh bench faithfulness
 
-prints a Markdown table: for each task and method, at a quarter of the heads and on 10 held-out
-pairs, faithfulness under mean and resample ablation of the circuit found, of the rest of the model,
-and of random circuits of the same size: mean and standard deviation over seeds. Every seed draws
-its own prompts, autoencoders and random circuits.
+prints a Markdown table: for each task, method and ablation, at a quarter of the heads and on 10
+held-out pairs, faithfulness of the circuit found, of the rest of the model, and of random circuits
+of the same size; then of the circuit's heads with its own edges alone, and with as many random
+ones: mean and standard deviation over seeds. Every seed draws its own prompts, autoencoders and
+random circuits.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 import circuits_jax as cj
 
 ABLATIONS = ("mean", "resample")
+KINDS = ("circuit", "complement", "random", "edges", "random_edges")
 OPTIONS = cj.EvaluationOptions(ablations=ABLATIONS, curve=(), n_random=5)
 
 
@@ -37,18 +39,18 @@ def main():
     parser.add_argument("--methods", nargs="+", default=["sae_codes"])
     args = parser.parse_args()
     model = cj.load_model("smollm2")
-    kinds = ("circuit", "complement", "random")
-    columns = [(ablation, kind) for ablation in ABLATIONS for kind in kinds]
-    print("| task | method |", *(f"{a}: {k} |" for a, k in columns))
-    print("|" + " --- |" * (2 + len(columns)), flush=True)
+    print("| task | method | others |", *(f"{kind} |" for kind in KINDS))
+    print("|" + " --- |" * (3 + len(KINDS)), flush=True)
     for task in args.tasks:
         for method in args.methods:
             values = collections.defaultdict(list)
             for seed in range(args.seeds):
                 for column, value in measure(model, task, method, seed).items():
                     values[column].append(value)
-            cells = [f"{np.mean(values[c]):.2f} ± {np.std(values[c]):.2f} |" for c in columns]
-            print(f"| {task} | {method} |", *cells, flush=True)
+            for ablation in ABLATIONS:
+                found = [values[ablation, kind] for kind in KINDS]
+                cells = [f"{np.mean(v):.2f} ± {np.std(v):.2f} |" for v in found]
+                print(f"| {task} | {method} | {ablation} |", *cells, flush=True)
 
 
 if __name__ == "__main__":
