@@ -24,12 +24,14 @@ import numpy as np
 from absl import logging
 
 from circuits_jax import compare_report, files, progress
+from circuits_jax.ablation import trial
 from circuits_jax.agreement import Agreement, against_exact
 from circuits_jax.areas import SIZES, area_masks, cmd, cpr
 from circuits_jax.circuit import Scores
 from circuits_jax.cost import Cost, measured, passes
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import against_truth, faithfulness, judged, trial
+from circuits_jax.evaluation import against_truth, faithfulness
+from circuits_jax.judging import judged
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model

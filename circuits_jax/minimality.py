@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from circuits_jax.ablation import Ablation, trial
 from circuits_jax.circuit import Circuit
-from circuits_jax.evaluation import Ablation, faithfulness, metric_under, trial
+from circuits_jax.evaluation import faithfulness
+from circuits_jax.judging import metric_under
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import Task
 

@@ -12,15 +12,10 @@ import numpy as np
 from absl import logging
 
 from circuits_jax import files, progress, report, stability
+from circuits_jax.ablation import ABLATIONS
 from circuits_jax.circuit import Circuit, Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import (
-    ABLATIONS,
-    Evaluation,
-    EvaluationOptions,
-    evaluate,
-    evaluation_from_json,
-)
+from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate, evaluation_from_json
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel

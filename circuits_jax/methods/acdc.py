@@ -2,7 +2,7 @@ r"""Automatic circuit discovery (ACDC): remove what can go, from the last head t
 
 ACDC (Conmy et al., arXiv 2304.14997, algorithm 1) at the level of heads. With C the heads that are
 kept, at first all, D(C) the mean over prompts of a divergence from the whole model
-(`divergence.py`) with heads outside C replaced (`evaluation.trial`), and tau a threshold, for every
+(`divergence.py`) with heads outside C replaced (`ablation.trial`), and tau a threshold, for every
 head g in reverse topological order, and from high to low index within a layer,
 
     remove g from C for good   if   D(C \ g) - D(C) < tau.
@@ -38,10 +38,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from circuits_jax import devices, interpose
+from circuits_jax.ablation import Ablation, Trial, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.divergence import Divergence, divergences
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Ablation, Trial, trial
 from circuits_jax.interpose import Added, Written
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.config import DecoderConfig

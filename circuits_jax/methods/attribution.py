@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from circuits_jax import devices, interpose
+from circuits_jax.ablation import Trial, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Trial, trial
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.language_model import LanguageModel

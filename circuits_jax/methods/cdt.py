@@ -3,7 +3,7 @@ r"""Contextual decomposition for transformers (CD-T): what of the answer is due 
 CD-T (Hsu et al., arXiv 2407.00886; rules of the authors' code). From head g on, every activation x
 is split into a relevant and an irrelevant part, x = b + c, x itself being that of the plain forward
 pass on the positive prompt. Head g starts with c = z'_g, what it says on the paired negative or, as
-published, the mean over negatives (`evaluation.trial`), and b = z_g - z'_g, at all tokens; all else
+published, the mean over negatives (`ablation.trial`), and b = z_g - z'_g, at all tokens; all else
 before starts with b = 0. Then
 
     linear       W b and W c; its bias goes to both, in proportion to |W b| and |W c|
@@ -47,9 +47,9 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import devices, interpose
+from circuits_jax.ablation import Ablation, Trial, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Ablation, Trial, trial
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import ACTIVATIONS, softcap

@@ -91,7 +91,7 @@ def edge_effects(
 ) -> Float[Array, "writers readers"]:
     """First-order drop of the metric by edge, mean over pairs; prompts are spread over devices.
 
-    The two prompts of a pair are aligned at their last tokens, as in `evaluation.trial`.
+    The two prompts of a pair are aligned at their last tokens, as in `ablation.trial`.
     """
     config, params = ungrouped(model.config, model.params)
     length = model.tokenize(pairs.negatives).tokens.shape[1]

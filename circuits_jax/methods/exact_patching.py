@@ -7,7 +7,7 @@ directions). With m the task's metric on a prompt, averaged over pairs:
     denoising    effect_g = m(negative with head g as on the positive) - m(negative)
 
 A head is replaced at all positions; the two prompts of a pair are aligned at their last tokens, as
-for the `resample` ablation of `evaluation.trial`. Everything downstream of the head responds.
+for the `resample` ablation of `ablation.trial`. Everything downstream of the head responds.
 Either effect is positive where the head serves the task and negative where it works against it, as
 negative name movers do; both kinds are part of the circuit, so the score is the absolute value.
 
@@ -31,9 +31,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import devices, interpose
+from circuits_jax.ablation import Trial, trial
 from circuits_jax.circuit import Scores, best_first
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Trial, trial
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.methods.path_patching import path_change
 from circuits_jax.models.config import DecoderConfig

@@ -25,9 +25,9 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from circuits_jax.ablation import Ablation, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Ablation, trial
 from circuits_jax.methods.attribution import Attribution, attributed_effects
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.language_model import LanguageModel
@@ -42,7 +42,7 @@ class Hisp:
 
     Attributes:
         replacement: what stands in a head's place, `zero`, `mean` or `resample`: see
-            `evaluation.trial`.
+            `ablation.trial`.
         normalise: divide by the norm over a `layer`'s heads, or `none`.
         prompts_at_once: prompts that share a backward pass on one device; bounds the memory.
 

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from circuits_jax import devices, interpose
-from circuits_jax.evaluation import Trial
+from circuits_jax.ablation import Trial
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import Decoder
 from circuits_jax.tasks import metric_values

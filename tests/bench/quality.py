@@ -4,9 +4,10 @@
 
 prints a table, tasks by methods: mean and standard deviation of the AUC over draws of `--pairs`
 pairs. Positive are heads whose exact effect (noising, all positions, over `--oracle_pairs` pairs
-that no draw is made from) is above 2 % of what lies between positive and negative prompts. A task
-is a name or the path of a file of JSON lines. Exact patching of a task takes a minute or so on two
-cores; it is kept in the folder `--oracles`, and not done again.
+that no draw is made from; or, with `--same_pairs`, over the draw's own) is above 2 % of what lies
+between positive and negative prompts. A task is a name or the path of a file of JSON lines. Exact
+patching of a task takes a minute or so on two cores; it is kept in the folder `--oracles`, and not
+done again.
 """
 
 import argparse
@@ -39,20 +40,23 @@ def mean_metric(model, prompts: tuple[str, ...], pairs: PromptPairs, metric: str
     return float(metric_values(model.logits(prompts), targets(pairs), metric).mean())
 
 
-def positives(model, name: str, n_pairs: int, folder: Path) -> np.ndarray:
-    """Which heads have an effect, by exact patching; kept in the folder."""
-    path = folder / f"{Path(name).stem}.npz"
+def positives(model, task: Task, path: Path) -> np.ndarray:
+    """Which heads have an effect on the pairs of a task, by exact patching; kept in a file."""
     if not path.exists():
-        task = draw(model, name, 5, ORACLE_SEED, n_pairs)
-        pairs = task.held_out[:n_pairs]
-        task = dataclasses.replace(task, learn=pairs)
+        pairs = task.learn
         effect = cj.discover(model, task, "exact_patching").details["effects"]
         sides = pairs.positives, pairs.negatives
         clean, corrupt = (mean_metric(model, side, pairs, task.metric) for side in sides)
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, effect=np.asarray(effect), clean=clean, corrupt=corrupt)
     kept = np.load(path)
     return np.abs(kept["effect"]) > POSITIVE * abs(kept["clean"] - kept["corrupt"])
+
+
+def reference(model, name: str, n_pairs: int) -> Task:
+    """Pairs of a task that no draw is made from."""
+    task = draw(model, name, 5, ORACLE_SEED, n_pairs)
+    return dataclasses.replace(task, learn=task.held_out[:n_pairs])
 
 
 def main():
@@ -64,6 +68,9 @@ def main():
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--oracle_pairs", type=int, default=12)
     parser.add_argument("--oracles", type=Path, required=True)
+    parser.add_argument(
+        "--same_pairs", action="store_true", help="exact patching of each draw's own"
+    )
     parser.add_argument("--rival", help="not used")
     parser.add_argument("--options", nargs="*", default=[], help="of the first method, such as k=1")
     args = parser.parse_args()
@@ -74,10 +81,13 @@ def main():
     print("|" + " --- |" * (2 + len(args.methods)), flush=True)
     table = []
     for name in args.tasks:
-        truth = positives(model, name, args.oracle_pairs, args.oracles)
-        rows = []
+        stem, rows = Path(name).stem, []
+        others = reference(model, name, args.oracle_pairs)
+        truth = positives(model, others, args.oracles / f"{stem}.npz")
         for seed in range(args.draws):
             task = draw(model, name, args.pairs, seed)
+            if args.same_pairs:
+                truth = positives(model, task, args.oracles / f"{stem}_{args.pairs}_{seed}.npz")
             found = [
                 cj.discover(model, task, m, seed=seed, **(options if i == 0 else {})).head_scores
                 for i, m in enumerate(args.methods)
@@ -88,7 +98,7 @@ def main():
         cells = [
             f"{m:.3f} ± {s:.3f} |" for m, s in zip(table[-1], np.std(rows, axis=0), strict=True)
         ]
-        print(f"| {Path(name).stem} | {truth.sum()} |", *cells, flush=True)
+        print(f"| {stem} | {truth.sum()} |", *cells, flush=True)
     print("| mean | |", *(f"{m:.3f} |" for m in np.mean(table, axis=0)))
 
 

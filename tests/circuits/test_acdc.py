@@ -9,9 +9,9 @@ import pytest
 from scipy.special import log_softmax
 
 from circuits_jax import interpose
+from circuits_jax.ablation import trial
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import trial
 from circuits_jax.methods import discover, method_options
 from circuits_jax.methods.acdc import Acdc, acdc
 from tests.circuits import tiny

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
+from circuits_jax.ablation import trial
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import trial
 from circuits_jax.methods import discover, method_options
 from circuits_jax.methods.cdt import cdt, decomposed, whole_pass
 from circuits_jax.methods.edges import product_edges

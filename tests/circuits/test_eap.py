@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from circuits_jax.ablation import trial
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import metric_under, trial
 from circuits_jax.graph import graph_of
+from circuits_jax.judging import metric_under
 from circuits_jax.methods import method_options
 from circuits_jax.methods.attribution import attribution
 from circuits_jax.methods.eap import (

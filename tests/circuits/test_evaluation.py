@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
+from circuits_jax.ablation import ABLATIONS, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.evaluation import (
-    ABLATIONS,
     EvaluationOptions,
     against_truth,
     edges_between,
     evaluate,
     evaluation_from_json,
     faithfulness,
-    metric_under,
     random_edges,
     random_masks,
-    trial,
 )
 from circuits_jax.files import plain
+from circuits_jax.judging import metric_under
 from circuits_jax.tasks import PromptPairs, metric_values, targets
 from tests.circuits import tiny
 

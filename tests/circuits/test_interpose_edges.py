@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
-from circuits_jax.evaluation import trial
+from circuits_jax.ablation import trial
 from circuits_jax.interpose import Added, Written
 from circuits_jax.methods.path_patching import path_change
 from circuits_jax.models.config import NO_WINDOW

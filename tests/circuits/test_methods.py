@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
+from circuits_jax.ablation import trial
 from circuits_jax.activations import head_outputs
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import metric_under, trial
+from circuits_jax.judging import metric_under
 from circuits_jax.methods import discover, method_options
 from circuits_jax.methods.attribution import Attribution, attribution
 from circuits_jax.methods.edges import product_edges

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from circuits_jax.ablation import trial
 from circuits_jax.circuit import Scores
-from circuits_jax.evaluation import metric_under, trial
+from circuits_jax.judging import metric_under
 from circuits_jax.minimality import NEEDED, minimality
 from tests.circuits import tiny
 

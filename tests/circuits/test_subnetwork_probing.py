@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit, logit
 
 from circuits_jax import interpose
+from circuits_jax.ablation import trial
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import trial
 from circuits_jax.methods import method_options
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.methods.subnetwork_probing import (
