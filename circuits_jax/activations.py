@@ -17,7 +17,8 @@ from circuits_jax import interpose, reading
 from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
-from circuits_jax.models.language_model import LanguageModel, split
+from circuits_jax.models.forked import ForkedBatch, fork
+from circuits_jax.models.language_model import LENGTH_MULTIPLE, LanguageModel, split
 from circuits_jax.tasks import PromptPairs
 
 Position = Literal["last", "mean", "all"]
@@ -64,7 +65,6 @@ def read_outputs(
     pairs: PromptPairs,
     *,
     read_weight: float = 0.65,
-    mlp_neurons: int = 256,
     batch_size: int = 32,
 ) -> Float[Array, "B L H D"]:
     """How each head's output moves from the negative to the positive, where that matters most.
@@ -82,36 +82,33 @@ def read_outputs(
         model: a loaded model.
         pairs: B pairs.
         read_weight: a in [0, 1]; 0 looks at the movement alone, 1 at the flow alone.
-        mlp_neurons: how many neurons of each MLP are read one by one.
         batch_size: prompts in one forward pass.
 
     Returns:
         For each pair the movement at the peak, with the length of what matters there; 0 where the
         two prompts are the same. Float32. Not yet computed, and so not checked, on return.
     """
-    length = model.tokenize([*pairs.positives, *pairs.negatives]).tokens.shape[1]
-    sides = [
-        split(model.tokenize(prompts, length, side="left"), max(batch_size // 2, 1))
-        for prompts in (pairs.positives, pairs.negatives)
-    ]
-    rows = [
-        _at_peak(model.config, model.params, p, n, read_weight, mlp_neurons)
-        for p, n in zip(*sides, strict=True)
-    ]
+    batches = split(forked(model, pairs), max(batch_size // 2, 1))
+    rows = [_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows)[: len(pairs)]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mlp_neurons"))
+def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
+    """Positives and negatives in one row each; what a pair's prompts begin with is there once."""
+    length = model.tokenize([*pairs.positives, *pairs.negatives]).tokens.shape[1]
+    sides = (model.tokenize(p, length, side="left") for p in (pairs.positives, pairs.negatives))
+    return fork(*sides, multiple=LENGTH_MULTIPLE if model.config.causal else length)
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def _at_peak(
     config: DecoderConfig,
     params: Any,
-    positives: TokenBatch,
-    negatives: TokenBatch,
+    batch: ForkedBatch,
     read_weight: float | Float[Array, ""],
-    mlp_neurons: int,
 ) -> Float[Array, "B L H D"]:
     """`read_outputs` of one batch."""
-    flow = reading.flows(config, params, positives, negatives, mlp_neurons)
+    flow = reading.flows(config, params, batch)
     read = jnp.abs(flow.read)
     share = read / jnp.maximum(jnp.sum(read, axis=(0, 2, 3), keepdims=True), 1e-30)
     matters = share**read_weight * flow.distance ** (1 - read_weight)

@@ -9,7 +9,6 @@ import functools
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -69,27 +68,25 @@ def _arguments(rng, x_shape, config, settings, d_model, n_seeds):
     """(S, P, G), and what `_fit` takes after x."""
     settings = settings or sae.Settings()
     leaves = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
-    leaves = [jax.device_put(leaf.astype(np.float32)) for leaf in leaves]
     shape = (n_seeds, len(leaves[0]), x_shape[0])
-    start = sae.init(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
-    return shape, (jax.tree.leaves(start), leaves, shape, config, d_model or x_shape[-1])
+    seed, setting, head = np.unravel_index(np.arange(math.prod(shape)), shape)
+    starts = sae.init_leaves(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
+    starts = [leaf[seed, head] for leaf in starts]
+    leaves = [leaf[setting].astype(np.float32) for leaf in leaves]
+    items = jax.device_put((starts, leaves, head.astype(np.int32)))
+    return shape, (items, config, d_model or x_shape[-1])
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "config", "d_model"))
-def _fit(x, start, settings, shape, config, d_model):
-    """All autoencoders as one list of items; `start` and `settings` by their leaves."""
-    start, settings = sae.SaeParams(*start), sae.Settings(*settings)
-    n_items = math.prod(shape)
-    seed, setting, head = np.unravel_index(np.arange(n_items), shape)
-    start = jax.tree.map(lambda v: v[seed, head], start)
-    settings = jax.tree.map(lambda v: v[setting], settings)
+@functools.partial(jax.jit, static_argnames=("config", "d_model"))
+def _fit(x, items, config, d_model):
+    """All autoencoders as items: leaves of their starts and of their settings, and their heads."""
 
     def train(item, x):
         start, settings, head = item
+        start, settings = sae.SaeParams(*start), sae.Settings(*settings)
         return sae.train(start, x[head], settings, config, d_model)
 
-    items = start, settings, jnp.asarray(head)
-    return devices.spread(train, items, x, _at_once(x, n_items, config))
+    return devices.spread(train, items, x, _at_once(x, len(items[-1]), config))
 
 
 def _at_once(x: Float[Array, "G N R"], n_items: int, config: sae.SaeConfig) -> int | None:

@@ -47,8 +47,7 @@ def captured_rows(model: LanguageModel, pairs: PromptPairs, options: SaeCodes) -
         InputError: unusable prompts, or an output that is not finite.
     """
     if options.position == "peak":
-        read = {"read_weight": options.read_weight, "mlp_neurons": options.mlp_neurons}
-        outputs = paired_rows(read_outputs(model, pairs, **read))
+        outputs = paired_rows(read_outputs(model, pairs, read_weight=options.read_weight))
         check_finite(outputs, [*pairs.positives, *pairs.negatives])
     else:
         prompts = [*pairs.positives, *pairs.negatives]

@@ -64,15 +64,23 @@ def init(
 ) -> SaeParams:
     """Random unit directions and zero biases, for inputs of R = `width`.
 
-    One autoencoder, or `axes` of them; the first of many are those of fewer. Drawn by the host:
+    One autoencoder, or `axes` of them; the first of many are those of fewer.
+    """
+    return SaeParams(*jax.device_put(init_leaves(rng, width, config, axes)))
+
+
+def init_leaves(
+    rng: np.random.Generator, width: int, config: SaeConfig, axes: tuple[int, ...] = ()
+) -> list[np.ndarray]:
+    """What `init` makes parameters of, on the host.
+
     XLA takes longer to compile a draw than all autoencoders take to train.
     """
     directions = rng.standard_normal((*axes, 2, config.n_codes, width), np.float32)
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     encoder, decoder = np.moveaxis(directions, -3, 0)
     biases = np.zeros((*axes, config.n_codes), np.float32), np.zeros((*axes, width), np.float32)
-    leaves = encoder.swapaxes(-1, -2), biases[0], decoder, biases[1]
-    return SaeParams(*jax.device_put(leaves))
+    return [encoder.swapaxes(-1, -2), biases[0], decoder, biases[1]]
 
 
 def unit_norm(params: SaeParams) -> SaeParams:
@@ -128,7 +136,7 @@ def train(
     d_model: int,
 ) -> tuple[SaeParams, Float[Array, " steps"]]:
     """Full-batch Adam from `params`; returns the last ones and the loss before every step."""
-    adam = optax.scale_by_adam()
+    adam = optax.flatten(optax.scale_by_adam())
 
     def step(carry, _):
         params, state = carry

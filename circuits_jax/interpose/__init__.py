@@ -17,7 +17,7 @@ from circuits_jax.interpose.layers import (
     resume,
     run_layer,
 )
-from circuits_jax.interpose.records import Record, record
+from circuits_jax.interpose.records import Record, record, record_final
 from circuits_jax.interpose.rules import Rules, linearised
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "last_logits",
     "linearised",
     "record",
+    "record_final",
     "replace",
     "replace_edges",
     "residual_streams",

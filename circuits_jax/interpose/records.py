@@ -10,7 +10,6 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.layers import final_logits
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import (
     MLP,
@@ -52,12 +51,11 @@ class Record:
 
 def record(
     config: DecoderConfig, params: Any, batch: TokenBatch, reduce: Callable[[Record], Any]
-) -> tuple[Float[Array, "B V"], Array, Any]:
+) -> tuple[Float[Array, "B T D"], Any]:
     """The plain forward pass, with `reduce(record)` of every layer.
 
     Returns:
-        Logits after the last token, what the final norm multiplied that token by ([B, 1]; 1 where
-        there is no norm), and the reductions, stacked over layers.
+        The residual stream after the last layer, and the reductions, stacked over layers.
     """
     mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
     kept, scales, neurons = {}, {}, {}
@@ -93,8 +91,22 @@ def record(
 
     with nn.intercept_methods(interceptor):
         stream = Decoder(config).apply({"params": params}, batch, method="embed")
-        layers = params["layers"], layer_data(config)
-        stream, records = jax.lax.scan(step, stream, layers)
-        logits = final_logits(config, params, batch, stream)
-    final = scales.get("final_norm", jnp.ones((len(batch.tokens), 1, 1)))
-    return logits, final[:, 0], records
+        return jax.lax.scan(step, stream, (params["layers"], layer_data(config)))
+
+
+def record_final(
+    config: DecoderConfig, params: Any, stream: Float[Array, "B T D"]
+) -> tuple[Float[Array, "B T V"], Float[Array, "B T 1"]]:
+    """Logits after tokens, and what the final norm multiplied them by; 1 where there is no norm."""
+    scale = jnp.ones((*stream.shape[:2], 1))
+
+    def interceptor(call, args, kwargs, context):
+        nonlocal scale
+        out = call(*args, **kwargs)
+        if isinstance(context.module, Norm) and context.method_name == "inverse_scale":
+            scale = out
+        return out
+
+    with nn.intercept_methods(interceptor):
+        logits = Decoder(config).apply({"params": params}, stream, method="unembed")
+    return logits, scale

@@ -154,8 +154,10 @@ def whole_pass(
     def reduce(record):
         return Whole(record.stream, record.pattern, record.inverse_scales)
 
-    _, final_scale, layers = interpose.record(config, params, trial.batch, reduce)
-    return layers, final_scale
+    stream, layers = interpose.record(config, params, trial.batch, reduce)
+    last = jnp.take_along_axis(stream, trial.batch.last[:, None, None], axis=1)
+    _, final_scale = interpose.record_final(config, params, last)
+    return layers, final_scale[:, 0]
 
 
 def decomposed(

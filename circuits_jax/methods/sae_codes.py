@@ -44,7 +44,6 @@ class SaeCodes:
             published, its output: `mean` over tokens, or at the `last`.
         read_weight: at the peak, how much what is read counts against how far a head moves, in
             [0, 1]; 0 is movement alone.
-        mlp_neurons: at the peak, how many neurons of each MLP are read one by one.
         shared: one autoencoder for all heads, as published, in place of one a head.
         basis: `isometric` (the span of a head's examples) or `full` (R^D).
         score: `evidence`, or as published: `unique`, `unique_fraction`, or `endpoints`, in how many
@@ -58,7 +57,6 @@ class SaeCodes:
 
     position: Literal["peak", "mean", "last"] = "peak"
     read_weight: float = 0.65
-    mlp_neurons: int = 256
     shared: bool = False
     basis: Literal["isometric", "full"] = "isometric"
     score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
@@ -76,7 +74,7 @@ class SaeCodes:
             value, names = getattr(self, field.name), get_args(field.type)
             if names and value not in names:
                 raise InputError(f"{field.name} is {value!r}; allowed are {', '.join(names)}")
-        least = {"mlp_neurons": 0, "n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
+        least = {"n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
         for name, value in least.items():
             if not getattr(self, name) >= value:
                 raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
@@ -127,9 +125,7 @@ def sae_codes(
     options = options or SaeCodes()
     pairs = task.learn
     if options.position == "peak":
-        moved = read_outputs(
-            model, pairs, read_weight=options.read_weight, mlp_neurons=options.mlp_neurons
-        )
+        moved = read_outputs(model, pairs, read_weight=options.read_weight)
         # Not waited for yet: there is something to compile meanwhile.
         n_pairs, *rest = moved.shape
         shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)

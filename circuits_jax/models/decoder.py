@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -38,7 +39,14 @@ class TokenBatch:
     @property
     def positions(self) -> Int[Array, "B T"]:
         """Index of each token in its own prompt, whichever side the padding is on."""
-        return jnp.maximum(jnp.cumsum(self.mask, axis=1) - 1, 0)
+        first = jnp.argmax(self.mask, axis=1)[:, None]
+        return jnp.maximum(jnp.arange(self.mask.shape[1])[None] - first, 0)
+
+    @property
+    def distance(self) -> Int[np.ndarray, "T T"]:
+        """How many columns before each of them (row) every other one (column) stands."""
+        columns = np.arange(self.tokens.shape[1])
+        return columns[:, None] - columns[None, :]
 
     @property
     def last(self) -> Int[Array, "B"]:
@@ -164,20 +172,23 @@ class Attention(nn.Module):
 
     def pattern(
         self,
-        q: Float[Array, "B T H K"],
+        q: Float[Array, "B T2 H K"],
         k: Float[Array, "B T J K"],
         layer: LayerData,
         batch: TokenBatch,
-    ) -> Float[Array, "B J I T T"]:
-        """How much of each earlier token every head reads at every token; sums to 1."""
+    ) -> Float[Array, "B J I T2 T"]:
+        """How much of each earlier token every head reads at every token; sums to 1.
+
+        Where there are fewer queries than keys, T2 < T, they are those of the last tokens.
+        """
         c = self.config
         b, t, _, width = q.shape
         q = q.reshape(b, t, c.n_kv_heads, -1, width)  # I query heads share each key-value head j
         scores = jnp.einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
         scores = scores * c.attention_scale
         scores = softcap(scores, c.attention_softcap)
-        distance = jnp.arange(t)[:, None] - jnp.arange(t)[None, :]
-        near = (distance >= (0 if c.causal else -t)) & (distance < layer.window)
+        distance = batch.distance[-t:]
+        near = (distance >= (0 if c.causal else -distance.shape[1])) & (distance < layer.window)
         seen = (near[None] & batch.mask[:, None, :])[:, None, None]
         return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), axis=-1)
 

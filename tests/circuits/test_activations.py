@@ -117,10 +117,8 @@ def test_length_is_the_geometric_mean_of_flow_and_distance(model):
 
 
 def test_read_outputs_do_not_depend_on_the_batch(model):
-    """Where all neurons are read one by one; else which ones are depends on who is there."""
-
     def found(pairs, **options):
-        return np.asarray(read_outputs(model, pairs, mlp_neurons=24, **options))
+        return np.asarray(read_outputs(model, pairs, **options))
 
     def near(got, want):
         np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3 * np.abs(want).max())

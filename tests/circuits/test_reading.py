@@ -11,9 +11,11 @@ import pytest
 from circuits_jax import interpose, reading
 from circuits_jax.models.config import NO_WINDOW
 from circuits_jax.models.decoder import MLP, Attention, Norm, layer_data
+from circuits_jax.models.forked import fork
 from tests.circuits import tiny
 
-L, H, K, D, E = 3, 4, 4, 16, 24
+L, H, K, D = 3, 4, 4, 16
+Q = 3  # tokens of an ending
 POSITIVES = ("when Ann and Bob went out then Bob gave it to", "Ann and Bob went out")
 NEGATIVES = ("when Ann and Cid went out then Dee gave it to", "Eve and Bob went to")
 CONFIGS = {
@@ -43,9 +45,14 @@ def sides(model, length=12):
     return [model.tokenize(prompts, length, side="left") for prompts in (POSITIVES, NEGATIVES)]
 
 
-@functools.partial(jax.jit, static_argnames=("config", "mlp_neurons"))
-def flows(config, params, positives, negatives, mlp_neurons):
-    return reading.flows(config, params, positives, negatives, mlp_neurons)
+@functools.partial(jax.jit, static_argnames="config")
+def flows_of(config, params, forked):
+    return reading.flows(config, params, forked)
+
+
+def flows(model, positives, negatives, multiple=12):
+    """By default with endings of all 12 tokens."""
+    return flows_of(model.config, model.params, fork(positives, negatives, multiple))
 
 
 def linear_model(config):
@@ -67,7 +74,7 @@ def test_in_a_linear_model_flow_is_the_exact_effect_of_patching(name):
     model = linear_model(LINEAR[name])
     config, params = model.config, model.params
     positives, negatives = sides(model)
-    flow = flows(config, params, positives, negatives, E)
+    flow = flows(model, positives, negatives)
     # Only tokens that both prompts have are aligned; here all are.
     np.testing.assert_array_equal(positives.mask, negatives.mask)
     logits, _ = interpose.capture(config, params, positives)
@@ -86,7 +93,7 @@ def test_flows_of_a_family(name):
     """Shapes; distances are those of outputs; the order of pairs changes nothing."""
     model = tiny.model(CONFIGS[name])
     positives, negatives = sides(model)
-    flow = flows(model.config, model.params, positives, negatives, E)
+    flow = flows(model, positives, negatives)
     assert flow.moved.shape == (L, 2, 12, H, K)
     assert flow.read.shape == flow.distance.shape == (L, 2, 12, H)
     assert np.isfinite(flow.read).all()
@@ -95,16 +102,11 @@ def test_flows_of_a_family(name):
     np.testing.assert_allclose(flow.distance, wanted, rtol=1e-3, atol=1e-4 * wanted.max())
     assert (np.asarray(flow.read)[:, 1, :7] == 0).all()  # padding
     assert np.abs(flow.read).max() > 0
-    turned = flows(
-        model.config,
-        model.params,
-        *(jax.tree.map(lambda x: x[::-1], side) for side in sides(model)),
-        E,
-    )
+    turned = flows(model, *(jax.tree.map(lambda x: x[::-1], side) for side in sides(model)))
     np.testing.assert_allclose(
         turned.read[:, ::-1], flow.read, rtol=1e-3, atol=1e-4 * np.abs(flow.read).max()
     )
-    same = flows(model.config, model.params, positives, positives, E)
+    same = flows(model, positives, positives)
     np.testing.assert_allclose(same.distance, 0, atol=1e-4)
     np.testing.assert_allclose(same.read, 0, atol=1e-4 * np.abs(flow.read).max())
 
@@ -116,7 +118,8 @@ def records(name):
 
     @jax.jit
     def run(params):
-        return interpose.record(model.config, params, positives, lambda record: record)
+        stream, record = interpose.record(model.config, params, positives, lambda record: record)
+        return *interpose.record_final(model.config, params, stream[:, -1:]), record
 
     return model, positives, run(model.params)
 
@@ -126,9 +129,9 @@ def test_a_record_is_of_the_plain_forward_pass(name):
     model, batch, (logits, final_scale, record) = records(name)
     capture = jax.jit(lambda params: interpose.capture(model.config, params, batch))
     plain, z = capture(model.params)
-    np.testing.assert_allclose(logits, plain, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits[:, 0], plain, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(record.z, z, rtol=1e-4, atol=1e-4)
-    assert final_scale.shape == (2, 1)
+    assert final_scale.shape == (2, 1, 1)
     assert "attention_norm" in record.inverse_scales
     assert set(record.neurons) == {"given", "active"} | (
         {"up"} if model.config.gated_mlp else set()
@@ -151,11 +154,15 @@ def test_attention_is_read_by_the_transpose_of_its_derivative():
         return attention.apply({"params": own["attention"]}, x, data, batch, method="attend")
 
     weight = random(0, *record.z.shape) * batch.mask[:, :, None, None]
-    wanted = jax.vjp(attend, normed)[1](weight)[0]
-    found = reading.read_attention(
-        config, own["attention"], data, batch, record, record.pattern, weight
-    )
-    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+    for n in (12, Q):
+        of_ending = jnp.where(jnp.arange(12)[:, None, None] < 12 - n, 0, weight)
+        wanted = jax.vjp(attend, normed)[1](of_ending)[0]
+        moved = _moved(record, n)
+        found = reading.read_attention(
+            config, own["attention"], data, batch, moved, moved.pattern, of_ending[:, -n:]
+        )
+        tolerance = 1e-4 * np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted[:, -n:], rtol=1e-3, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", ["rms", "layer"])
@@ -178,30 +185,35 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
     Where the two are the same, of what the MLP says altogether.
     """
     config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated)
-    mlp, x, weight = MLP(config), random(4, 2, 5, D), random(5, 2, 5, D)
+    mlp, x, weight = MLP(config), random(4, 2, 12, D), random(5, 2, 12, D)
     own = mlp.init(jax.random.key(0), x)["params"]
     same = other == "the same prompt"
-    x2 = x if same else random(13, 2, 5, D)
-    given, given2 = (x @ own["gate" if gated else "up"] for x in (x, x2))
-    active, active2 = jax.nn.silu(given), jax.nn.silu(given2)
-    slopes = reading.activation_slopes(
-        jnp.concatenate([given, given2]), jnp.concatenate([active, active2])
-    )
-    neurons = {"given": given, "active": active} | ({"up": x @ own["up"]} if gated else {})
+    x2 = x if same else random(13, 2, 12, D)
+
+    def neurons(x):
+        given = x @ own["gate" if gated else "up"]
+        return {"given": given, "active": jax.nn.silu(given)} | (
+            {"up": x @ own["up"]} if gated else {}
+        )
+
+    slopes = reading.neuron_slopes(neurons(x), neurons(x2))
+    active, active2 = (neurons(x)["active"] for x in (x, x2))
     dx, said = (x, active) if same else (x - x2, active - active2)
     if gated:
         up, d_up = x @ own["up"], dx @ own["up"]
         said = (said * up + active * d_up) / 2
-    read = reading.read_neurons(own, neurons, slopes, weight @ own["down"].T)
+    record = jax.tree.map(lambda x: x[0], records("llama")[2][2])
+    moved = _moved(record).replace(slopes=slopes, inverse_scales={})
+    read = reading.read_mlp({"mlp": own}, moved, weight)
     wanted = ((said @ own["down"]) * weight).sum(-1)
     np.testing.assert_allclose((dx * read).sum(-1), wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_that_was_taken_counts_in_full():
     """A neuron that only the negative prompt's input wakes: its derivative at the positive is 0."""
-    given = jnp.array([[[-1.0, 2.0]], [[3.0, 1.0]]])
-    slopes = reading.activation_slopes(given, jax.nn.relu(given))
-    np.testing.assert_allclose(slopes, [[[3 / 4, 1]]], rtol=1e-6)
+    given, other = jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0])
+    slopes = reading.activation_slopes(given, other, jax.nn.relu(given), jax.nn.relu(other))
+    np.testing.assert_allclose(slopes, [3 / 4, 1], rtol=1e-6)
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 20.0])
@@ -224,38 +236,38 @@ def test_patterns_between_a_prompt_and_itself_are_its_own():
     own, data, record = jax.tree.map(
         lambda x: x[1], (model.params["layers"], layer_data(config), record)
     )
-    moved = _moved(record, jnp.zeros_like(record.stream), jnp.zeros_like(record.stream))
-    moved = moved.replace(q=jnp.zeros_like(record.q), k=jnp.zeros_like(record.k))
-    found = reading.patterns_between(config, own["attention"], data, batch, moved)
-    np.testing.assert_allclose(found, record.pattern, rtol=1e-4, atol=1e-5)
+    for n in (12, Q):
+        moved = _moved(record, n)
+        found = reading.patterns_between(config, own["attention"], data, batch, moved)
+        np.testing.assert_allclose(found, moved.pattern, rtol=1e-4, atol=1e-5)
 
 
-def _moved(record, mlp_stream, mlp):
-    """Of one layer, with no neuron read one by one."""
-    none = jnp.zeros((2, 12, 0))
+def _moved(record, n=12):
+    """Of one layer, the prompts of a pair being the same; endings of n tokens."""
     return reading.Moved(
-        z=random(9, 2, 12, H, K),
-        relative=random(9, 2, 12, H, K),
-        q=record.q,
+        z=jnp.zeros_like(record.z[:, -n:]),
+        relative=jnp.zeros_like(record.z[:, -n:]),
+        q=record.q[:, -n:],
         k=record.k,
-        mlp_stream=mlp_stream,
-        mlp=mlp,
-        most=jnp.zeros(0, jnp.int32),
-        neurons=none,
-        slopes=none,
-        positive=record.replace(neurons=dict.fromkeys(("given", "active", "up"), none)),
+        v=record.v,
+        other_q=record.q[:, -n:],
+        other_k=record.k,
+        pattern=record.pattern[..., -n:, :],
+        slopes={},
+        inverse_scales={name: x[:, -n:] for name, x in record.inverse_scales.items()},
     )
 
 
-def test_the_secant_accounts_for_all_that_the_mlp_added():
-    """With no neuron read one by one; where nothing moved, nothing is read."""
-    d, added, weight = (random(seed, 2, 12, D) for seed in (6, 7, 8))
-    d = d.at[:, 0].set(0)
-    record = jax.tree.map(lambda x: x[0], records("llama")[2][2])
-    moved = _moved(record, d, added)
-    layers = tiny.model().params["layers"]
-    own = {"mlp": jax.tree.map(lambda x: x[0], layers["mlp"])}
-    read = reading.read_mlp(own, moved, weight)
-    through = np.sum(d * read, axis=-1)
-    np.testing.assert_allclose(through[:, 1:], np.sum(added * weight, -1)[:, 1:], rtol=1e-4)
-    assert not np.any(read[:, 0])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_a_pair_begins_with_alike_needs_no_reading(name):
+    """Endings of the tokens that differ give what whole prompts give; nothing moves before."""
+    model = tiny.model(CONFIGS[name])
+    positives = "Ann and Bob went to Cid", "when Ann and Bob went"
+    negatives = "Ann and Bob gave it out", "when Ann and Dee gave"
+    positives, negatives = (model.tokenize(x, 12, side="left") for x in (positives, negatives))
+    short, whole = flows(model, positives, negatives, 1), flows(model, positives, negatives)
+    n = short.read.shape[2]
+    assert n == 3
+    for x, y in zip(jax.tree.leaves(short), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(x, y[:, :, -n:], rtol=1e-3, atol=1e-4 * np.abs(y).max())
+        assert np.abs(y[:, :, :-n]).max() <= 1e-5 * np.abs(y).max()

@@ -226,7 +226,6 @@ def test_methods_by_name():
         ("n_codes", 0),
         ("steps", -1),
         ("l1", -0.1),
-        ("mlp_neurons", -1),
         ("read_weight", 1.5),
         ("learning_rate", 0.0),
     ],
