@@ -110,7 +110,8 @@ def _eap_ig(options, config):
 
 
 _PASSES: Mapping[str, Callable[[Any, DecoderConfig], tuple[float | int, float | int]]] = {
-    "sae_codes": lambda options, config: (2, 0),
+    # What is read counts as a pass; all three are shorter where a pair's prompts begin alike.
+    "sae_codes": lambda options, config: (3 if options.position == "peak" else 2, 0),
     "sae_codes_published": lambda options, config: (2, 0),
     "mean_difference": lambda options, config: (2, 0),
     "random": lambda options, config: (0, 0),

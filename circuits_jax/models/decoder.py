@@ -14,7 +14,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -43,9 +42,9 @@ class TokenBatch:
         return jnp.maximum(jnp.arange(self.mask.shape[1])[None] - first, 0)
 
     @property
-    def distance(self) -> Int[np.ndarray, "T T"]:
+    def distance(self) -> Int[Array, "T T"]:
         """How many columns before each of them (row) every other one (column) stands."""
-        columns = np.arange(self.tokens.shape[1])
+        columns = jnp.arange(self.tokens.shape[1])
         return columns[:, None] - columns[None, :]
 
     @property

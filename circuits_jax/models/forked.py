@@ -45,17 +45,17 @@ class ForkedBatch(TokenBatch):
         return jnp.concatenate([self.first.positions, ending], axis=1)
 
     @property
-    def distance(self) -> Int[np.ndarray, "T T"]:
+    def distance(self) -> Int[Array, "T T"]:
         """How many tokens before each of them (row) every other one (column) stands.
 
         Beyond reach, `FAR`, where the two are not of one prompt.
         """
-        columns = np.arange(self.tokens.shape[1])
+        columns = jnp.arange(self.tokens.shape[1])
         of_second = columns >= self.length
         place = columns - self.n_ending * of_second
         shared = columns < self.length - self.n_ending
         together = shared[None, :] | (of_second[:, None] == of_second[None, :])
-        return np.where(together, place[:, None] - place[None, :], FAR)
+        return jnp.where(together, place[:, None] - place[None, :], FAR)
 
     def second(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "B T2 ..."]:
         """Of what there is of each token, that of the second prompt."""
