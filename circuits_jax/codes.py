@@ -16,6 +16,7 @@ All scores have one sign: higher = in the circuit.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -80,7 +81,7 @@ def evidence_pairs(
 
 def directed(pairs: Float[Array, "G G"], heads: tuple[int, int]) -> Float[Array, "G G"]:
     """Pair scores kept where the first head's layer is earlier than the second's; else 0."""
-    layer = jnp.arange(heads[0] * heads[1]) // heads[1]
+    layer = np.repeat(np.arange(heads[0]), heads[1])
     return jnp.where(layer[:, None] < layer[None, :], pairs, 0)
 
 

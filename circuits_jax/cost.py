@@ -122,7 +122,9 @@ _PASSES: Mapping[str, Callable[[Any, DecoderConfig], tuple[float | int, float | 
     "relp": lambda options, config: (3, 1),
     "eap_ig": _eap_ig,
     "acdc": lambda options, config: (
-        2 + len(options.thresholds) * _from_each_head_up(config),
+        2 + len(options.thresholds) * _from_each_head_up(config)
+        if options.edges == "product"
+        else math.nan,  # how many edges are tested depends on what was pruned before
         0,
     ),
     "cdt": lambda options, config: (2 + config.n_layers * config.n_heads, 0),
