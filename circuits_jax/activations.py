@@ -94,10 +94,9 @@ def read_outputs(
 
 
 def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
-    """Positives and negatives in one row each; what a pair's prompts begin with is there once."""
-    length = model.tokenize([*pairs.positives, *pairs.negatives]).tokens.shape[1]
-    sides = (model.tokenize(p, length, side="left") for p in (pairs.positives, pairs.negatives))
-    return fork(*sides, multiple=LENGTH_MULTIPLE if model.config.causal else length)
+    """B rows, a positive and the ending of its negative in each."""
+    both = model.tokenize([*pairs.positives, *pairs.negatives], side="left")
+    return fork(both, LENGTH_MULTIPLE if model.config.causal else both.tokens.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames="config")

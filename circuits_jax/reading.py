@@ -134,7 +134,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
 
     q, other_q = batch.endings(record.q)
     k, other_k = record.k[:, : batch.length], batch.second(record.k)
-    patterns = jnp.moveaxis(record.pattern[..., : batch.length], 3, 1)
+    ending = slice(batch.length - batch.n_ending, batch.length)
     return Moved(
         z=difference(record.z),
         relative=difference(relative),
@@ -143,7 +143,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
         v=record.v[:, : batch.length],
         other_q=jnp.where(shared, other_q, q),
         other_k=jnp.where(whole_shared, other_k, k),
-        pattern=jnp.moveaxis(batch.endings(patterns)[0], 1, 3),
+        pattern=record.pattern[..., ending, : batch.length],
         slopes=neuron_slopes(*_sides(record.neurons, batch)) if config.d_mlp else {},
         inverse_scales=_sides(record.inverse_scales, batch)[0],
     )

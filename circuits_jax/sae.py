@@ -72,7 +72,7 @@ def init(
 def init_leaves(
     rng: np.random.Generator, width: int, config: SaeConfig, axes: tuple[int, ...] = ()
 ) -> list[np.ndarray]:
-    """What `init` makes parameters of, on the host.
+    """The leaves of `SaeParams` on the host: [*axes R F], [*axes F], [*axes F R], [*axes R].
 
     XLA takes longer to compile a draw than all autoencoders take to train.
     """

@@ -42,9 +42,6 @@ Edges have scores as heads have above; a head has the largest of its edges, into
 ROC AUC of heads and of edges: 1 and 1 on the planted induction model; 1 and .5 on the compiled
 reverse, where heads tell each other nothing but through MLPs, so that all edges score 0.
 
-ROC AUC of heads and of edges: 1 and 1 on the planted induction model; 1 and .5 on the compiled
-reverse, where heads tell each other nothing but through MLPs, so that all edges score 0.
-
 Cost with edges="pruned": two forward passes, then for each tested edge and each threshold a pass in
 which every head reads a stream of its own, of 2 to 3 forward passes. Tested are at most G edges to
 the output and G (G - H) / 2 between heads, of these only those into heads that are left; thresholds

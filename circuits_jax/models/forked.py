@@ -69,20 +69,18 @@ class ForkedBatch(TokenBatch):
         return x[:, self.length - self.n_ending : self.length], x[:, self.length :]
 
 
-def fork(first: TokenBatch, second: TokenBatch, multiple: int = 1) -> ForkedBatch:
+def fork(prompts: TokenBatch, multiple: int = 1) -> ForkedBatch:
     """Both prompts of each pair in one row.
 
     Args:
-        first: B prompts, padded on the left.
-        second: B prompts, padded on the left to the same length.
+        prompts: 2 B prompts, padded on the left: the first ones of all pairs, then the second ones.
         multiple: of which Q is to be, so that few shapes are compiled.
 
     Returns:
-        Rows with the smallest such Q, at most T. A model that is not causal needs Q = T, which
+        B rows with the smallest such Q, at most T. A model that is not causal needs Q = T, which
         `multiple` = T gives.
     """
-    both = (first.tokens, second.tokens), (first.mask, second.mask)
-    tokens, mask = ((np.asarray(a), np.asarray(b)) for a, b in both)
+    tokens, mask = (np.split(np.asarray(x), 2) for x in (prompts.tokens, prompts.mask))
     differs = np.any((tokens[0] != tokens[1]) | (mask[0] != mask[1]), axis=0)
     length = len(differs)
     n_ending = length - int(np.argmax(differs)) if differs.any() else 1

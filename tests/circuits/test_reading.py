@@ -52,7 +52,8 @@ def flows_of(config, params, forked):
 
 def flows(model, positives, negatives, multiple=12):
     """By default with endings of all 12 tokens."""
-    return flows_of(model.config, model.params, fork(positives, negatives, multiple))
+    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), positives, negatives)
+    return flows_of(model.config, model.params, fork(both, multiple))
 
 
 def linear_model(config):

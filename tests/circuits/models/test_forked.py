@@ -33,6 +33,10 @@ def prompts(seed, alike, shorter):
     return [TokenBatch(jnp.asarray(tokens[i], jnp.int32), jnp.asarray(mask[i])) for i in (0, 1)]
 
 
+def forked_of(sides, multiple=1):
+    return fork(jax.tree.map(lambda *xs: jnp.concatenate(xs), *sides), multiple)
+
+
 @functools.partial(jax.jit, static_argnames="config")
 def logits_of(config, params, batch):
     return Decoder(config).apply({"params": params}, batch)
@@ -43,7 +47,7 @@ def logits_of(config, params, batch):
 @given(seed=st.integers(0, 99), alike=st.sampled_from([0, 5, 11]), shorter=st.integers(0, 4))
 def test_a_forked_row_gives_the_logits_of_both_prompts(config, seed, alike, shorter):
     sides = prompts(seed, alike, shorter)
-    forked = fork(*sides, multiple=1 if config.causal else T)
+    forked = forked_of(sides, 1 if config.causal else T)
     both = logits_of(config, params_of(config), forked)
     for logits, alone in zip((both[:, :T], forked.second(both)), sides, strict=True):
         wanted = np.asarray(logits_of(config, params_of(config), alone))
@@ -55,7 +59,7 @@ def test_the_ending_begins_where_prompts_differ(alike, multiple, n):
     first, second = prompts(0, alike, 0)
     tokens = second.tokens.at[:, alike : alike + 1].set(first.tokens[:, alike : alike + 1] + 1)
     second = second.replace(tokens=tokens)
-    forked = fork(first, second, multiple)
+    forked = forked_of((first, second), multiple)
     assert forked.n_ending == n
     np.testing.assert_array_equal(forked.first.tokens, first.tokens)
     np.testing.assert_array_equal(forked.second(forked.tokens), second.tokens)
@@ -66,7 +70,7 @@ def test_positions_are_those_of_each_prompt():
     """Padding on the left of one prompt only, of both, and of none."""
     for alike, shorter in ((0, 4), (5, 3)):
         sides = prompts(1, alike, shorter)
-        forked = fork(*sides)
+        forked = forked_of(sides)
         for found, side in zip(
             (forked.positions[:, :T], forked.second(forked.positions)), sides, strict=True
         ):
