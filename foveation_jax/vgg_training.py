@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from foveation_jax.command import check_values
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.export import shard_images, whole_batches
 from foveation_jax.data.sources import ImageSource
@@ -101,6 +102,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Trained:
 
 
 def _check(config: ConfigDict) -> None:
+    check_values(config)
     for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
         if config[field] <= 0:
             raise InputError(f"{field} is {config[field]}: it must be above 0.")
