@@ -61,6 +61,37 @@ def read_json(path: Path) -> Any:
         InputError: no such file, or no JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable JSON file ({error})") from error
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path} is not a readable JSON file ({reason(error)})") from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON; nested too deep, a number of thousands of digits, NaN or Infinity,
+            which JSON has not, or a key twice.
+    """
+
+    def pairs(found):
+        record = dict(found)
+        if len(record) < len(found):
+            keys = [key for key, _ in found]
+            twice = next(key for key in record if keys.count(key) > 1)
+            raise ValueError(f"the key {twice[:40]!r} twice in one object")
+        return record
+
+    def constant(name):
+        raise ValueError(f"{name} is no JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def reason(error: BaseException) -> str:
+    """Why a file cannot be read, on one line."""
+    said = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+    return (said or type(error).__name__)[:200]

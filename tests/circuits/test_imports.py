@@ -43,7 +43,8 @@ zero = np.zeros(model.config.heads, np.float32)
 ablated = interpose.replace(model.config, model.params, batch, zero, none)
 interpose.last_logits.clear_cache()
 after = np.asarray(interpose.last_logits(model.config, model.params, batch))
-print(np.array_equal(before, after), np.array_equal(before, ablated), len(_global_interceptor_stack))
+print(np.array_equal(before, after), np.array_equal(before, ablated))
+print(len(_global_interceptor_stack))
 """
 
 
