@@ -103,7 +103,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "compare.json")["rows"]))
         return workdir / "report.html"
@@ -178,7 +178,7 @@ def score(
 ) -> None:
     """A method's scores and what they cost, where they are not in the workdir."""
     own = Workdir(workdir / name, workdir.config, {})
-    if own.has("cost.json"):
+    if own.has("scores.npz") and own.has("cost.json"):
         return
     options, key = method_options(name, **config[name]), jax.random.key(config.seed)
     scores, cost = measured(

@@ -59,7 +59,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "paper_table.json")["rows"]))
         return workdir / "report.html"
@@ -117,7 +117,7 @@ def of_task(
     areas = {}
     for method in config.methods:
         file = workdir / f"{name}-{method}.json"
-        if not file.is_file():
+        if not workdir.has(file.name):
             options = method_options(method, **config[method])
             pairs = [
                 draws.subsets(order, [config[field]], f"config.{field}")

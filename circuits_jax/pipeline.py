@@ -43,7 +43,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         return workdir / "report.html"
     method_key, evaluation_key = jax.random.split(jax.random.key(config.seed))
@@ -149,15 +149,18 @@ def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) 
 
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
     """Scores of all heads and edges by the config's method, found in the workdir or made."""
-    if workdir.has("scores.npz"):
-        return workdir.load_scores()
-    options = method_options(config.method, **config[config.method])
-    scores = METHODS[config.method].run(model, task, key, options)
+    found = workdir.has("scores.npz")
+    if found:
+        scores = workdir.load_scores()
+    else:
+        options = method_options(config.method, **config[config.method])
+        scores = METHODS[config.method].run(model, task, key, options)
     if "losses" in scores.details:
         losses = np.asarray(scores.details["losses"]).mean(axis=1)
         steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
         workdir.add_metrics("fit", [{"step": s, "loss": float(losses[s])} for s in steps])
-    workdir.save_scores(scores)
+    if not found:
+        workdir.save_scores(scores)
     return scores
 
 
@@ -194,12 +197,16 @@ def bootstrapped(
 
 def judge(workdir: Workdir, config, model, task, circuit: Circuit, key: jax.Array) -> Evaluation:
     """The circuit's evaluation, found in the workdir or made; writes circuit.json."""
-    if workdir.has("circuit.json"):
-        return evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
-    options = EvaluationOptions(**config.evaluate)
-    evaluation = evaluate(model, task, circuit, key, options, progress.shown)
+    found = workdir.has("circuit.json")
+    if found:
+        evaluation = evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
+    else:
+        options = EvaluationOptions(**config.evaluate)
+        evaluation = evaluate(model, task, circuit, key, options, progress.shown)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
     workdir.add_metrics("evaluate", records)
+    if found:
+        return evaluation
     circuit.save(
         workdir / "circuit.json",
         model=config.model,

@@ -64,14 +64,13 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     check(config)
     options = method_options(config.method, **config[config.method])
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "sweep.json")["cells"]))
         return workdir / "report.html"
     start = _Captures(config, workdir, options)
     with workdir.stage("capture"):
         start(config.model, config.task.negatives)
-    workdir.begin()
     cells = []
     for axis in (name for name in AXES if config.sweep[name]):
         if axis == "l1" and options.activation == "topk":
@@ -144,6 +143,7 @@ class _Captures:
         config.model, config.task.negatives = name, negatives
         model = load_model(name, config.dtype)
         task = task_of(config, model)
+        self.workdir.begin()
         truths = known(model, task)
         if truths:
             mask = np.zeros(model.config.heads, bool)

@@ -44,6 +44,7 @@ RESULTS = {
     "run.json",
     "scores.npz",
     "stability.npz",
+    "sums.json",
 }
 L, H, N = 3, 4, 3
 SIZE = 4

@@ -43,7 +43,7 @@ HOSTILE = {
     '{"positive": NaN}': "not JSON .NaN is no JSON",
     '{"positive": -Infinity}': "not JSON .-Infinity is no JSON",
     '{"positive": 1e999}': "lacks the field",
-    '{"positive": "a", "positive": "b"}': "the key 'positive' twice in one object",
+    '{"positive": "a", "positive": "b"}': "not JSON .the key 'positive' twice in one object",
     line(positive="\ud800"): "positive must be Unicode text",
     line(negative="a \udcff"): "negative must be Unicode text",
     line(answer="\ud83d"): "answer must be Unicode text",
