@@ -88,8 +88,8 @@ class Workdir:
 
         Called when model and prompts are there, so that a mistyped name leaves nothing behind.
         """
-        files.write_json(self / "config.json", self.config)
         files.record_sums(self.path)
+        files.write_json(self / "config.json", self.config)
         self._write_run()
 
     @contextlib.contextmanager
