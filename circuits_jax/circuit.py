@@ -106,13 +106,20 @@ def load_circuit(path: str | Path) -> Circuit:
         heads, edges = np.zeros(shape, bool), np.zeros((n, n), bool)
         for row in record["heads"]:
             g = np.ravel_multi_index((row["layer"], row["head"]), shape)  # refuses what is outside
-            heads.flat[g], head_scores.flat[g] = True, float(row["score"])
+            heads.flat[g], head_scores.flat[g] = True, _finite(row["score"])
         for row in record["edges"]:
             pair = tuple(np.ravel_multi_index(row[end], shape) for end in ("from", "to"))
-            edges[pair], edge_scores[pair] = True, float(row["score"])
+            edges[pair], edge_scores[pair] = True, _finite(row["score"])
         return Circuit(heads, edges, head_scores, edge_scores, dict(record["rule"]))
-    except (KeyError, TypeError, ValueError, MemoryError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise InputError(f"{path} is not a whole circuit file ({error!r})") from error
+
+
+def _finite(score: float) -> float:
+    """The score; ValueError where it ranks nothing."""
+    if not abs(float(score)) <= np.finfo(np.float32).max:
+        raise ValueError(f"a score of {score}")
+    return float(score)
 
 
 @struct.dataclass

@@ -28,10 +28,13 @@ from circuits_jax.ablation import trial
 from circuits_jax.agreement import Agreement, against_exact
 from circuits_jax.areas import SIZES, area_masks, cmd, cpr
 from circuits_jax.circuit import Scores
+from circuits_jax.command import check_values
+from circuits_jax.config import comparison
 from circuits_jax.cost import Cost, measured, passes
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import against_truth, faithfulness
 from circuits_jax.judging import judged
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
@@ -84,6 +87,7 @@ class Row:
         }
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Compare methods; print the table.
 
@@ -99,7 +103,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "compare.json")["rows"]))
         return workdir / "report.html"
@@ -135,6 +139,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, comparison(""))
     for method in config.methods:
         method_options(method)
         method_options(method, **config[method])
@@ -173,7 +178,7 @@ def score(
 ) -> None:
     """A method's scores and what they cost, where they are not in the workdir."""
     own = Workdir(workdir / name, workdir.config, {})
-    if own.has("cost.json"):
+    if own.has("scores.npz") and own.has("cost.json"):
         return
     options, key = method_options(name, **config[name]), jax.random.key(config.seed)
     scores, cost = measured(

@@ -20,7 +20,10 @@ import numpy as np
 from absl import logging
 
 from circuits_jax import draws, files
+from circuits_jax.command import check_values
+from circuits_jax.config import paper_table
 from circuits_jax.errors import InputError
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
@@ -39,6 +42,7 @@ RIVALS = {  # best setting of each
 CDT_MEAN = 0.97  # over the three tasks
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Make the table; print it.
 
@@ -55,7 +59,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "paper_table.json")["rows"]))
         return workdir / "report.html"
@@ -85,6 +89,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, paper_table())
     for method in config.methods:
         if method not in METHODS:
             raise InputError(f"config.methods has {method!r}; allowed are {', '.join(METHODS)}")
@@ -112,7 +117,7 @@ def of_task(
     areas = {}
     for method in config.methods:
         file = workdir / f"{name}-{method}.json"
-        if not file.is_file():
+        if not workdir.has(file.name):
             options = method_options(method, **config[method])
             pairs = [
                 draws.subsets(order, [config[field]], f"config.{field}")

@@ -14,8 +14,11 @@ from absl import logging
 from circuits_jax import files, progress, report, stability
 from circuits_jax.ablation import ABLATIONS
 from circuits_jax.circuit import Circuit, Scores
+from circuits_jax.command import check_values
+from circuits_jax.config import experiment
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate, evaluation_from_json
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
@@ -24,6 +27,7 @@ from circuits_jax.tasks import Task, make_task
 from circuits_jax.workdir import Workdir, open_workdir
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Find the circuit of a task in a model, judge it, and write the report.
 
@@ -39,7 +43,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """
     check(config)
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         return workdir / "report.html"
     method_key, evaluation_key = jax.random.split(jax.random.key(config.seed))
@@ -77,6 +81,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, experiment(""))
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
     check_fields(config)
@@ -101,13 +106,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuse a seed or a circuit that no job can use.
+    """Refuse a circuit that no job can use.
 
     Raises:
         InputError: a field, its value, and what is allowed.
     """
-    if config.seed < 0:
-        raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
     if config.circuit.size is not None and config.circuit.threshold is not None:
         raise InputError(
             f"config.circuit has size ({config.circuit.size}) and threshold "
@@ -146,15 +149,18 @@ def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) 
 
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
     """Scores of all heads and edges by the config's method, found in the workdir or made."""
-    if workdir.has("scores.npz"):
-        return workdir.load_scores()
-    options = method_options(config.method, **config[config.method])
-    scores = METHODS[config.method].run(model, task, key, options)
+    found = workdir.has("scores.npz")
+    if found:
+        scores = workdir.load_scores()
+    else:
+        options = method_options(config.method, **config[config.method])
+        scores = METHODS[config.method].run(model, task, key, options)
     if "losses" in scores.details:
         losses = np.asarray(scores.details["losses"]).mean(axis=1)
         steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
         workdir.add_metrics("fit", [{"step": s, "loss": float(losses[s])} for s in steps])
-    workdir.save_scores(scores)
+    if not found:
+        workdir.save_scores(scores)
     return scores
 
 
@@ -191,12 +197,16 @@ def bootstrapped(
 
 def judge(workdir: Workdir, config, model, task, circuit: Circuit, key: jax.Array) -> Evaluation:
     """The circuit's evaluation, found in the workdir or made; writes circuit.json."""
-    if workdir.has("circuit.json"):
-        return evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
-    options = EvaluationOptions(**config.evaluate)
-    evaluation = evaluate(model, task, circuit, key, options, progress.shown)
+    found = workdir.has("circuit.json")
+    if found:
+        evaluation = evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
+    else:
+        options = EvaluationOptions(**config.evaluate)
+        evaluation = evaluate(model, task, circuit, key, options, progress.shown)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
     workdir.add_metrics("evaluate", records)
+    if found:
+        return evaluation
     circuit.save(
         workdir / "circuit.json",
         model=config.model,

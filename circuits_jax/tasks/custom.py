@@ -9,17 +9,18 @@ given, with its leading space where it has one:
 (on one line in the file).
 """
 
-import json
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from circuits_jax.errors import InputError
+from circuits_jax.files import parse_json, reason
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
 
 _FIELDS = ("positive", "negative", "answer", "foil")
+_LONGEST = 2**28  # characters of a file; a file of weights is longer
 _Pair = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 
 
@@ -51,9 +52,10 @@ def custom(
         raise InputError("task 'custom' needs its option path, a file of JSON lines")
     pairs = _read(Path(path), tokenizer)
     if len(pairs) <= n:
+        fewer = f", or give --config.task.n of at most {len(pairs) - 1}" if len(pairs) > 1 else ""
         raise InputError(
-            f"{path} has {len(pairs)} pairs: {n} learn and at least 1 must be held out, so it "
-            f"needs at least {n + 1}"
+            f"{path} has {len(pairs)} pairs: {n} learn (config.task.n) and at least 1 must be held "
+            f"out, so it needs at least {n + 1} lines{fewer}"
         )
     learns = np.zeros(len(pairs), bool)
     learns[np.random.default_rng(seed).permutation(len(pairs))[:n]] = True
@@ -72,11 +74,14 @@ def custom(
 
 def _read(path: Path, tokenizer: Tokenizer) -> list[_Pair]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the task file {path}: {error.strerror}") from error
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
         raise InputError(f"the task file {path} is not UTF-8 text: {error.reason}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the task file {path}: {reason(error)}") from error
+    if len(text) > _LONGEST:
+        raise InputError(f"the task file {path} has more than {_LONGEST} characters")
     pairs: list[_Pair] = []
     first_line: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -97,9 +102,9 @@ def _read(path: Path, tokenizer: Tokenizer) -> list[_Pair]:
 
 def _pair(line: str, where: str, tokenizer: Tokenizer) -> _Pair:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+        record = parse_json(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({reason(error)})") from error
     if not isinstance(record, dict):
         raise InputError(f"{where}: must be a JSON object, got {type(record).__name__}")
     for field in _FIELDS:
@@ -118,8 +123,26 @@ def _pair(line: str, where: str, tokenizer: Tokenizer) -> _Pair:
 
 def _prompt(value: object, field: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {field} must be a string that is not empty, got {value!r}")
+        raise InputError(
+            f"{where}: {field} must be a string that is not empty, got {_short(value)}"
+        )
+    return _text(value, field, where)
+
+
+def _text(value: str, field: str, where: str) -> str:
+    """The string, where a tokenizer and a page can take it."""
+    if "\0" in value or value != value.encode(errors="replace").decode():
+        raise InputError(
+            f"{where}: {field} must be Unicode text without NUL and half surrogates, got "
+            f"{_short(value)}"
+        )
     return value
+
+
+def _short(value: object) -> str:
+    """A value in a sentence, cut where it is long."""
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:80]}..."
 
 
 def _tokens(
@@ -128,8 +151,10 @@ def _tokens(
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise InputError(
-            f"{where}: {field} must be a string or a list of strings, none empty, got {value!r}"
+            f"{where}: {field} must be a string or a list of strings, none empty, got "
+            f"{_short(value)}"
         )
+    texts = [_text(text, field, where) for text in texts]
     return tuple(_token(text, field, where, positive, tokenizer) for text in texts)
 
 

@@ -109,6 +109,17 @@ def test_a_stopped_comparison_goes_on(finished, settings, rows, monkeypatch):
     assert {row["method"]: row for row in again} == rows
 
 
+def test_damaged_files_of_a_comparison_are_made_again(finished, settings, rows, monkeypatch):
+    monkeypatch.setattr(cost, "_uncompiled", contextlib.nullcontext)
+    lost = ("attribution/row.json", "random/scores.npz", "reference/scores.npz", "compare.json")
+    before = {name: (finished / name).read_bytes() for name in lost}
+    for name in lost:
+        (finished / name).write_bytes(before[name][:-30])
+    compare.run(settings, finished)
+    assert {name: (finished / name).read_bytes() for name in lost} == before
+    assert (finished / "report.html").read_text().rstrip().endswith("</html>")
+
+
 def test_areas_are_of_faithfulness_by_definition(settings, rows):
     """CMD of any scores is at most that of no faithfulness at the nine sizes below all heads."""
     for row in rows.values():

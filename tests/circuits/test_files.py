@@ -131,7 +131,25 @@ def test_json_has_no_nan(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": "\xc5\xbc"}')
+    assert files.read_json(tmp_path / "x.json") == {"a": "\u017c"}
+
+
+HOSTILE = [
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    b"[" * 10_000 + b"]" * 10_000,
+    b'{"a":' * 100_000,
+    b"9" * 5_000,
+    b"[NaN]",
+    b'{"a": -Infinity}',
+    b'{"a": 1, "b": {"c": 1, "c": 1}}',
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=lambda content: str(content[:20]))
 def test_unreadable_json(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
@@ -139,3 +157,6 @@ def test_unreadable_json(tmp_path, content):
         files.read_json(path)
     with pytest.raises(InputError, match="is not a readable JSON file"):
         files.read_json(tmp_path / "absent.json")
+    for name in ("a\0b", "\ud800", "n" * 300, "."):
+        with pytest.raises(InputError, match="is not a readable JSON file"):
+            files.read_json(tmp_path / name)

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -27,6 +28,61 @@ def write(tmp_path, *lines):
     path = tmp_path / "task.jsonl"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def test_a_byte_order_mark_is_read(tmp_path, split_digits):
+    path = write(tmp_path, *numbered(2))
+    plain = make_task("custom", split_digits, n=1, path=path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert make_task("custom", split_digits, n=1, path=path) == plain
+
+
+HOSTILE = {
+    '{"a": ' + "[" * 10_000 + "]" * 10_000 + "}": "not JSON .nested too deep",
+    '{"positive": ' + "9" * 5_000 + "}": "not JSON .*digits",
+    '{"positive": NaN}': "not JSON .NaN is no JSON",
+    '{"positive": -Infinity}': "not JSON .-Infinity is no JSON",
+    '{"positive": 1e999}': "lacks the field",
+    '{"positive": "a", "positive": "b"}': "not JSON .the key 'positive' twice in one object",
+    line(positive="\ud800"): "positive must be Unicode text",
+    line(negative="a \udcff"): "negative must be Unicode text",
+    line(answer="\ud83d"): "answer must be Unicode text",
+    line(foil=[" to", "\udfff"]): "foil must be Unicode text",
+    line(positive="The\0war"): "positive must be Unicode text without NUL",
+    line(positive=["x" * 100_000]): "positive must be a string",
+    line(answer={"a": 1}): "answer must be a string or a list",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_lines_that_break_parsers(tmp_path, split_digits, text):
+    path = write(tmp_path, line(positive="The war of the year"), text)
+    with pytest.raises(InputError, match=f"line 2: {HOSTILE[text]}") as caught:
+        make_task("custom", split_digits, n=1, path=path)
+    assert len(str(caught.value)) < 400 + len(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [".", "a\0b", "\ud800", "n" * 300, "absent"])
+def test_paths_that_cannot_be_read(tmp_path, split_digits, name):
+    with pytest.raises(InputError, match="cannot read the task file"):
+        make_task("custom", split_digits, n=1, path=f"{tmp_path}/{name}")
+
+
+def test_a_file_of_something_else(tmp_path, split_digits, monkeypatch):
+    (tmp_path / "weights").write_bytes(b"\x93NUMPY\xff")
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        make_task("custom", split_digits, n=1, path=tmp_path / "weights")
+    monkeypatch.setattr(sys.modules["circuits_jax.tasks.custom"], "_LONGEST", 1000)
+    with pytest.raises(InputError, match="has more than 1000 characters"):
+        make_task("custom", split_digits, n=1, path="/dev/zero")
+
+
+def test_too_few_lines_say_what_to_set(tmp_path, split_digits):
+    with pytest.raises(InputError, match=r"has 1 pairs.* at least 6 lines$"):
+        make_task("custom", split_digits, n=5, path=write(tmp_path, *numbered(1)))
+    with pytest.raises(InputError, match=r"at least 6 lines, or give --config.task.n of at most 2"):
+        make_task("custom", split_digits, n=5, path=write(tmp_path, *numbered(3)))
 
 
 def numbered(count):
