@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding
 
 from foveation_jax.errors import InputError
 from foveation_jax.runs import RUNS, runs_mesh
-from foveation_jax.train_step import Setup, TrainState, state_shapes
+from foveation_jax.train_step import Setup, TrainState
 from foveation_jax.workdir import read_record, whole, write_record
 
 SUMS = "files.json"
@@ -78,6 +78,16 @@ def epochs_saved(workdir: pathlib.Path, system: str) -> tuple[int, ...]:
     return numbered(system_folder(workdir, system) / "epochs")
 
 
+def weights_made_of(workdir: pathlib.Path, system: str, epoch: int) -> dict[str, int]:
+    """What tells the weights after `epoch` epochs from others: the checksums of their files.
+
+    Raises:
+        InputError: the epoch is not kept, or its checksums are damaged.
+    """
+    folder = system_folder(workdir, system)
+    return read_record(folder / "epochs" / str(epoch) / SUMS, _remedy(folder))["crc32s"]
+
+
 def numbered(folder: pathlib.Path) -> tuple[int, ...]:
     """The numbers that name checkpoints in a folder, rising."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
@@ -120,27 +130,20 @@ def load_variables(workdir: pathlib.Path, system: str, epoch: int) -> dict[str, 
     return load_tree(path, shapes, folder)
 
 
-def save_latest(workdir: pathlib.Path, system: str, step: int, state: TrainState) -> None:
+def save_latest(folder: pathlib.Path, step: int, state: Any) -> None:
     """Writes the state after `step` steps, to go on from, then removes the one before it."""
-    folder = system_folder(workdir, system) / "latest"
     save_tree(folder / str(step), state)
     for other in numbered(folder):
         if other != step:
             shutil.rmtree(folder / str(other))
 
 
-def load_latest(workdir: pathlib.Path, system: str, setup: Setup) -> tuple[int, TrainState] | None:
-    """(steps done, the state after them), or None at the beginning.
-
-    Raises:
-        InputError: its files are damaged, or a value is not finite.
-    """
-    folder = system_folder(workdir, system)
-    steps = numbered(folder / "latest")
-    if not steps:
-        return None
-    path = folder / "latest" / str(steps[-1])
-    return steps[-1], load_tree(path, lambda: state_shapes(setup), folder)
+def load_latest(
+    folder: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Path
+) -> tuple[int, Any] | None:
+    """(steps done, the state after them), or None at the beginning; else as `load_tree`."""
+    steps = numbered(folder)
+    return (steps[-1], load_tree(folder / str(steps[-1]), shapes, remove)) if steps else None
 
 
 def save_tree(path: pathlib.Path, tree: Any) -> None:

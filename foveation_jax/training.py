@@ -44,7 +44,7 @@ from foveation_jax.optimiser import learning_rate
 from foveation_jax.prediction import AHEAD, predict, score
 from foveation_jax.progress import progress
 from foveation_jax.runs import runs_mesh, shard_runs
-from foveation_jax.train_step import Setup, TrainState, init_state, make_step
+from foveation_jax.train_step import Setup, TrainState, init_state, make_step, state_shapes
 from foveation_jax.workdir import append_rows, check_rows, read_rows, write_rows
 
 
@@ -101,9 +101,9 @@ def train(
     claim_checkpoints(workdir, system, setup, images.fingerprint)
     last, length = setup.recipe.epochs, setup.steps_per_epoch
     kept, images_a_step = {*keeping.epochs, last}, setup.n_runs * setup.recipe.batch_size
-    rows = workdir / "metrics.jsonl"
+    rows, folder = workdir / "metrics.jsonl", system_folder(workdir, system)
     if last in epochs_saved(workdir, system):
-        check_epochs(rows, workdir, system, last + 1)
+        check_epochs(rows, folder, system, last + 1)
         return load_variables(workdir, system, last)
 
     def finish_epoch(epoch, state):
@@ -113,9 +113,10 @@ def train(
             save_variables(workdir, system, epoch, state)
 
     with progress(f"{system}: training images", setup.steps * images_a_step) as advance:
-        done, start = load_latest(workdir, system, setup) or (0, init_state(setup))
+        found = load_latest(folder / "latest", lambda: state_shapes(setup), folder)
+        done, start = found or (0, init_state(setup))
         drop_rows(rows, system, after=done // length if done else -1)
-        check_epochs(rows, workdir, system, done // length + 1 if done else 0)
+        check_epochs(rows, folder, system, done // length + 1 if done else 0)
         if not done:
             finish_epoch(0, start)
         advance(done * images_a_step)
@@ -132,7 +133,7 @@ def train(
             if step < setup.steps and keeping.due(step, time.monotonic() - saved):
                 stop_if_diverged(setup, system, state)
                 stop_unless_finite(system, state)
-                save_latest(workdir, system, step, state)
+                save_latest(folder / "latest", step, state)
                 saved = time.monotonic()
     return load_variables(workdir, system, last)
 
@@ -252,8 +253,8 @@ def drop_rows(path: pathlib.Path, system: str, after: int) -> None:
         write_rows(path, kept)
 
 
-def check_epochs(path: pathlib.Path, workdir: pathlib.Path, system: str, count: int) -> None:
+def check_epochs(path: pathlib.Path, folder: pathlib.Path, system: str, count: int) -> None:
     """Raises InputError unless `path` has a row of each of the first `count` epochs of `system`."""
     rows = [r for r in read_rows(path) if r.get("kind") == "epoch" and r["system"] == system]
-    remedy = f"remove {system_folder(workdir, system)} to train it again"
+    remedy = f"remove {folder} to train it again"
     check_rows(path, f"{system}, epoch", [row["epoch"] for row in rows], range(count), remedy)

@@ -172,7 +172,7 @@ def _tfds_splits(name, data_dir, limits, earlier) -> dict[str, _Split]:
             )
     if not described.class_names:
         raise InputError(f'data=tfds:{name}: its examples hold no "label", classes are needed.')
-    files = fingerprint(_shown(described.folder), described.folder, earlier.get(TRAIN))
+    files = fingerprint([described.folder], earlier.get(TRAIN))
     made_of = {"data": described.full_name, "files": files["content"]}
     return {
         split: _Split(
@@ -194,7 +194,7 @@ def _folder_splits(root: pathlib.Path, limits, earlier) -> dict[str, _Split]:
     names = [name for name in (TRAIN, TEST, VALIDATION) if (root / name).is_dir()]
     for name in names:
         _check_class_folders(root / name)
-    files = {n: fingerprint(_shown(root / n), root / n, earlier.get(n)) for n in names}
+    files = {n: fingerprint([root / n], earlier.get(n)) for n in names}
     return {
         name: _Split(
             {"data": "folder", "files": files[name]["content"]},
@@ -216,15 +216,6 @@ def _check_class_folders(split: pathlib.Path) -> None:
             raise InputError(f"data: {entry} is a file, {split} must hold one folder a class.")
         if not any(file.is_file() for file in entry.rglob("[!.]*")):
             raise InputError(f"data: the class {entry.name} is empty, {entry} holds no images.")
-
-
-def _shown(split: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a folder, hidden ones aside."""
-    return [
-        path
-        for path in split.rglob("*")
-        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(split).parts)
-    ]
 
 
 def _choose(source: ImageSource, classes: tuple[str, ...], limit: int, where: str) -> ImageSource:

@@ -68,7 +68,7 @@ def perceive(
     }
     if options.get("weights"):
         files = map(pathlib.Path, filter(None, str(options["weights"]).split(",")))
-        made_of["weights"] = fingerprint(files, pathlib.Path())["content"]
+        made_of["weights"] = fingerprint(files)["content"]
     if found := find_array(path, made_of):
         _, images = found
     else:

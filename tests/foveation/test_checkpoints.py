@@ -1,5 +1,6 @@
 """Training to disk: kill -9 and go on, paired systems, checkpoints that must be refused."""
 
+import functools
 import gc
 import json
 import os
@@ -19,7 +20,7 @@ from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.data.order import batches
 from foveation_jax.errors import InputError
 from foveation_jax.runs import runs_mesh, shard_runs
-from foveation_jax.train_step import init_state, make_step
+from foveation_jax.train_step import init_state, make_step, state_shapes
 from tests.foveation import tiny_training as tiny
 
 STEPS = tiny.setup().steps
@@ -249,21 +250,22 @@ def poisoned(state, random_):
 def test_a_value_that_is_not_finite_is_never_written_or_read(tmp_path, monkeypatch):
     """Thirty places drawn at random: in memory, and on disk."""
     state, random_ = init_state(tiny.setup()), random.Random(0)
+    shapes = functools.partial(state_shapes, tiny.setup())
     for number in range(30):
         spoilt, name = poisoned(state, random_)
         assert checkpoints.not_finite(spoilt)[0] == name
         if number >= 10:
             continue
         with pytest.raises(InputError, match=rf"latest/3 is not written: {name} is not finite\.$"):
-            checkpoints.save_latest(tmp_path, "reference", 3, spoilt)
+            checkpoints.save_latest(tmp_path / "latest", 3, spoilt)
         assert not list(tmp_path.rglob("files.json"))
     for number in range(4):
         spoilt, name = poisoned(state, random_)
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints, "not_finite", lambda tree: None)
-            checkpoints.save_latest(tmp_path, "reference", number, spoilt)
+            checkpoints.save_latest(tmp_path / "latest", number, spoilt)
         with pytest.raises(InputError, match=rf"{name} in the checkpoint .* is not finite; remove"):
-            checkpoints.load_latest(tmp_path, "reference", tiny.setup())
+            checkpoints.load_latest(tmp_path / "latest", shapes, tmp_path)
 
 
 def test_a_state_that_stops_being_finite_ends_the_training(tmp_path, monkeypatch):
