@@ -12,7 +12,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ from jax.sharding import NamedSharding
 from foveation_jax.errors import InputError
 from foveation_jax.runs import RUNS, runs_mesh
 from foveation_jax.train_step import Setup, TrainState
-from foveation_jax.workdir import read_record, whole, write_record
+from foveation_jax.workdir import file_crc32, read_record, whole, write_record
 
 SUMS = "files.json"
 DAMAGE = (ValueError, KeyError, OSError)  # what orbax raises of files that are missing or cut
@@ -212,14 +211,8 @@ def _finite(tree):
 
 def _checksums(folder: pathlib.Path) -> dict[str, int]:
     """Relative path -> CRC-32 of every file in a checkpoint, but for the list of them."""
-    sums = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS):
-        crc = 0
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                crc = zlib.crc32(block, crc)
-        sums[path.relative_to(folder).as_posix()] = crc
-    return sums
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS)
+    return {path.relative_to(folder).as_posix(): file_crc32(path) for path in files}
 
 
 def _remedy(folder: pathlib.Path) -> str:

@@ -116,7 +116,7 @@ def read_results(path: pathlib.Path) -> tuple[ProbeResults, ClaimTable]:
         text = path.read_bytes().decode()
         document = json.loads(text)
         version = document["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: this file is not a results.json of foveation_jax.") from None
     if version != VERSION:
         raise InputError(f"{path}: version is {version}, it must be {VERSION}.")

@@ -69,12 +69,6 @@ def check_workdir(
             )
 
 
-def earlier_sources(workdir: pathlib.Path) -> dict[str, Fingerprint]:
-    """The fingerprints that `claim_workdir` has recorded; none in a free folder."""
-    path = workdir / "experiment.json"
-    return read_record(path)["sources"] if path.exists() else {}
-
-
 def claim_workdir(
     workdir: pathlib.Path,
     config: ConfigDict,
@@ -197,6 +191,15 @@ def read_record(path: pathlib.Path, remedy: str = "") -> dict[str, Any]:
         ) from None
 
 
+def file_crc32(path: pathlib.Path) -> int:
+    """CRC-32 of a file's content."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
 def append_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Adds rows, each sealed, to a JSON-lines file, with one write."""
     with open(path, "ab") as file:
@@ -279,6 +282,21 @@ def fingerprint(
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}).") from None
     return {"content": content.hexdigest(), "seen": seen.hexdigest()}
+
+
+def fingerprints(
+    workdir: pathlib.Path, places: Mapping[str, Iterable[pathlib.Path]]
+) -> dict[str, dict[str, str]]:
+    """Field of the config -> fingerprint of the files and folders that it names.
+
+    What the record of `workdir` tells is not read again.
+
+    Raises:
+        InputError: a file cannot be read, or the record is damaged.
+    """
+    path = workdir / "experiment.json"
+    earlier = read_record(path)["sources"] if path.exists() else {}
+    return {field: fingerprint(named, earlier.get(field)) for field, named in places.items()}
 
 
 def _files(place: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
