@@ -32,6 +32,7 @@ from circuits_jax.cost import Cost, measured, passes
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import against_truth, faithfulness
 from circuits_jax.judging import judged
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
@@ -84,6 +85,7 @@ class Row:
         }
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Compare methods; print the table.
 

@@ -21,6 +21,7 @@ from absl import logging
 
 from circuits_jax import draws, files
 from circuits_jax.errors import InputError
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
@@ -39,6 +40,7 @@ RIVALS = {  # best setting of each
 CDT_MEAN = 0.97  # over the three tasks
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Make the table; print it.
 

@@ -16,6 +16,7 @@ from circuits_jax.ablation import ABLATIONS
 from circuits_jax.circuit import Circuit, Scores
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate, evaluation_from_json
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
@@ -24,6 +25,7 @@ from circuits_jax.tasks import Task, make_task
 from circuits_jax.workdir import Workdir, open_workdir
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Find the circuit of a task in a model, judge it, and write the report.
 

@@ -25,6 +25,7 @@ from circuits_jax import draws, files, sweep_report
 from circuits_jax.agreement import heads_that_matter
 from circuits_jax.compare import known, reference
 from circuits_jax.errors import InputError
+from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.load import load_model
@@ -44,6 +45,7 @@ class Captured:
     truth: Bool[np.ndarray, "L H"]
 
 
+@one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     """Sweep the axes of the config; print the table.
 

@@ -26,6 +26,7 @@ from foveation_jax import claims, probe_report
 from foveation_jax.checkpoints import epochs_saved, load_variables, weights_made_of
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.errors import InputError
+from foveation_jax.lock import one_at_a_time
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.optimiser import Recipe
@@ -72,6 +73,7 @@ class Finished:
         return [*accuracies, f"claims: {', '.join(counted)}", f"report: {self.report}"]
 
 
+@one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
     """Trains paired networks on what each system lets through, probes them, judges the claims.
 

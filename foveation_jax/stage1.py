@@ -26,6 +26,7 @@ from foveation_jax.data.export import (
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
 from foveation_jax.errors import InputError
+from foveation_jax.lock import one_at_a_time
 from foveation_jax.match import shipped_or_matched
 from foveation_jax.progress import progress
 from foveation_jax.transforms import matched
@@ -56,6 +57,7 @@ class Results:
         return [*listed, counts, f"report: {self.report}"]
 
 
+@one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     """Shows every picture as every system of `config` sees it; see configs/foveation/transforms.py.
 

@@ -31,6 +31,7 @@ from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.export import shard_images, whole_batches
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.errors import InputError
+from foveation_jax.lock import one_at_a_time
 from foveation_jax.progress import progress
 from foveation_jax.transforms.noise import coral
 from foveation_jax.transforms.vgg_texture import CellRegions, cell_regions, mix_regions
@@ -62,6 +63,7 @@ class Trained:
         return [f"loss: {self.loss:.5f}", f"weights: {self.weights}"]
 
 
+@one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Trained:
     """Trains for `config.steps` steps; goes on from the last checkpoint in `workdir`.
 
