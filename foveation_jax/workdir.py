@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from foveation_jax.errors import InputError
 
 UNFINISHED = ".unfinished"  # ends the names of what is being written
+REMEDY = "; name another --workdir"
 Fingerprint = Mapping[str, str]  # see `fingerprint`
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "pillow", "flax", "optax")
 # Fields that say how much is done or shown, not what.
@@ -51,7 +52,7 @@ def check_workdir(
     path = workdir / "experiment.json"
     if not path.exists():
         return
-    record = read_record(path)
+    record = read_record(path, REMEDY)
     earlier = _flat(record["config"])
     resolved = _flat(json.loads(config.to_json_best_effort()))
     for field in sorted(earlier.keys() | resolved.keys()):
@@ -295,7 +296,7 @@ def fingerprints(
         InputError: a file cannot be read, or the record is damaged.
     """
     path = workdir / "experiment.json"
-    earlier = read_record(path)["sources"] if path.exists() else {}
+    earlier = read_record(path, REMEDY)["sources"] if path.exists() else {}
     return {field: fingerprint(named, earlier.get(field)) for field, named in places.items()}
 
 
