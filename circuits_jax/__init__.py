@@ -8,6 +8,7 @@ circuit = scores.circuit(size=68)
 print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
 """
 
+from circuits_jax import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported
 from circuits_jax.activations import head_outputs
 from circuits_jax.circuit import Circuit, Scores, load_circuit
 from circuits_jax.errors import InputError

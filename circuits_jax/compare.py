@@ -28,6 +28,8 @@ from circuits_jax.ablation import trial
 from circuits_jax.agreement import Agreement, against_exact
 from circuits_jax.areas import SIZES, area_masks, cmd, cpr
 from circuits_jax.circuit import Scores
+from circuits_jax.command import check_values
+from circuits_jax.config import comparison
 from circuits_jax.cost import Cost, measured, passes
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import against_truth, faithfulness
@@ -137,6 +139,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, comparison(""))
     for method in config.methods:
         method_options(method)
         method_options(method, **config[method])

@@ -20,20 +20,15 @@ on where it was when the same command is given again. Without --workdir the resu
 runs/NAME-HASH. Compiled programs are kept in --compilation_cache_dir. --helpfull lists every flag.
 """
 
-import hashlib
 import importlib
-import json
 import os
-import runpy
-import sys
 from logging import WARNING, Formatter, getLogger
-from pathlib import Path
 
 import jax
-import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
+from circuits_jax import command
 from circuits_jax.errors import InputError, unknown_name
 
 # `config.job` -> module whose run(config, workdir) does it and gives the path of its report
@@ -63,70 +58,23 @@ def main() -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     getLogger("jax").setLevel(WARNING)
-    try:
-        app.run(_run, flags_parser=_parse)
-    except InputError as error:
-        print(f"circuits-jax: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("circuits-jax: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    command.main(_run, __doc__)
 
 
-def _run(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; options are --name=value, see --help")
-    if _CONFIG.value is None:
+def _run(_) -> None:
+    config = _CONFIG.value
+    if config is None:
         raise InputError("--config is missing; give a file such as configs/circuits/ioi.py")
+    job = config.get("job")
+    if job not in JOBS:
+        raise InputError(unknown_name("config.job", job, JOBS))
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    job = _CONFIG.value.get("job")
-    if job not in JOBS:
-        raise InputError(unknown_name("config.job", job, JOBS))
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
     run = importlib.import_module(JOBS[job]).run
-    report = run(_CONFIG.value, _WORKDIR.value or _default_workdir(_CONFIG.value))
+    report = run(config, _WORKDIR.value or command.default_workdir(config, file))
     print(f"Report: {report.resolve()}")
-
-
-def _default_workdir(config: ml_collections.ConfigDict) -> Path:
-    """runs/NAME-HASH: the same config always gives the same folder."""
-    resolved = json.dumps(config.to_dict(), sort_keys=True)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return Path("runs") / f"{name}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
-
-
-def _parse(argv: list[str]) -> list[str]:
-    """Parse the flags; what cannot be parsed is an InputError."""
-    if {"--help", "-help", "-h"} & set(argv):
-        print(__doc__)
-        sys.exit(0)
-    try:
-        rest = flags.FLAGS(argv)
-        _ = _CONFIG.value and _CONFIG.value.keys()  # a file that cannot be read shows only here
-        return rest
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_field(argv) or f"--config: {error}") from error
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from error
-
-
-def _unknown_field(argv: list[str]) -> str | None:
-    """A sentence on the first --config.FIELD that the config does not have."""
-    values = {}
-    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-        name, equals, value = arg.lstrip("-").partition("=")
-        values[name] = value if equals else following
-    config = runpy.run_path(values["config"])["get_config"]()
-    for flag in values:
-        name, *path = flag.split(".")
-        node = config
-        for field in path if name == "config" else []:
-            known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
-            if field not in known:
-                return unknown_name(f"field of {name}", field, known)
-            node, name = node[field], f"{name}.{field}"
-    return None
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import numpy as np
 from absl import logging
 
 from circuits_jax import draws, files
+from circuits_jax.command import check_values
+from circuits_jax.config import paper_table
 from circuits_jax.errors import InputError
 from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
@@ -87,6 +89,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, paper_table())
     for method in config.methods:
         if method not in METHODS:
             raise InputError(f"config.methods has {method!r}; allowed are {', '.join(METHODS)}")

@@ -14,6 +14,8 @@ from absl import logging
 from circuits_jax import files, progress, report, stability
 from circuits_jax.ablation import ABLATIONS
 from circuits_jax.circuit import Circuit, Scores
+from circuits_jax.command import check_values
+from circuits_jax.config import experiment
 from circuits_jax.errors import InputError
 from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate, evaluation_from_json
 from circuits_jax.lock import one_at_a_time
@@ -79,6 +81,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, experiment(""))
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
     check_fields(config)
@@ -103,13 +106,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuse a seed or a circuit that no job can use.
+    """Refuse a circuit that no job can use.
 
     Raises:
         InputError: a field, its value, and what is allowed.
     """
-    if config.seed < 0:
-        raise InputError(f"config.seed is {config.seed}; allowed are 0 and above")
     if config.circuit.size is not None and config.circuit.threshold is not None:
         raise InputError(
             f"config.circuit has size ({config.circuit.size}) and threshold "

@@ -23,7 +23,9 @@ from jaxtyping import Bool
 
 from circuits_jax import draws, files, sweep_report
 from circuits_jax.agreement import heads_that_matter
+from circuits_jax.command import check_values
 from circuits_jax.compare import known, reference
+from circuits_jax.config import sweeps
 from circuits_jax.errors import InputError
 from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
@@ -102,6 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, sweeps(""))
     if config.method not in METHODS:
         raise InputError(f"config.method is {config.method!r}; allowed are {', '.join(METHODS)}")
     options = method_options(config.method, **config[config.method])

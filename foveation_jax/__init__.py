@@ -8,6 +8,7 @@ Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Percep
 (arXiv 2006.07991).
 """
 
+from foveation_jax import interrupt  # noqa: F401, I001  first: Ctrl-C while the rest is imported
 from foveation_jax import metrics, probes
 from foveation_jax.errors import InputError
 from foveation_jax.match import match

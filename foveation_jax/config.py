@@ -1,9 +1,11 @@
 """The fields of a stage-2 experiment, which the files in configs/foveation/ fill in."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict, config_dict
 
+from foveation_jax.errors import InputError
 from foveation_jax.optimiser import Recipe
 
 # The 20 classes of arXiv 2006.07991, as MiniPlaces and places365 name them.
@@ -29,6 +31,20 @@ PAPER_CLASSES = (
     "train_interior",
     "waterfall",
 )
+
+
+def check_fixation(fixation: Iterable | None) -> None:
+    """Refuse a config's fixation that is no point; whether the image holds it is seen later.
+
+    Raises:
+        InputError: neither unset nor two numbers.
+    """
+    if fixation is not None:
+        numbers = [value for value in fixation if isinstance(value, int | float)]
+        if len(numbers) != 2 or len(tuple(fixation)) != 2:
+            raise InputError(
+                f"fixation is {tuple(fixation)}: it must be two numbers, row and column in pixels."
+            )
 
 
 def systems_experiment() -> ConfigDict:

@@ -24,6 +24,8 @@ from ml_collections import ConfigDict
 
 from foveation_jax import claims, probe_report
 from foveation_jax.checkpoints import epochs_saved, load_variables, weights_made_of
+from foveation_jax.command import check_values
+from foveation_jax.config import check_fixation, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.errors import InputError
 from foveation_jax.lock import one_at_a_time
@@ -108,6 +110,8 @@ def check_config(config: ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    check_values(config, systems_experiment())
+    check_fixation(config.stage1.fixation)
     if not config.data:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
     size = tuple(config.size)

@@ -16,6 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from foveation_jax import metrics, report, transforms
+from foveation_jax.command import check_values
+from foveation_jax.config import check_fixation
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
 from foveation_jax.data.export import (
     export_pictures,
@@ -111,6 +113,8 @@ def _export(source, systems, config, workdir) -> dict[str, str]:
 
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for the first field that is out of range; transforms check their own."""
+    check_values(config)
+    check_fixation(config.fixation)
     size = tuple(config.size)
     if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
         raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from foveation_jax.checkpoints import load_latest, save_latest
+from foveation_jax.command import check_values
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.export import shard_images, whole_batches
 from foveation_jax.data.sources import ImageSource
@@ -130,6 +131,7 @@ def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dic
 
 
 def _check(config: ConfigDict) -> None:
+    check_values(config)
     for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
         if config[field] <= 0:
             raise InputError(f"{field} is {config[field]}: it must be above 0.")

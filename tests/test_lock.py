@@ -16,7 +16,7 @@ import circuits_jax
 import foveation_jax
 
 ROOT = Path(circuits_jax.__file__).parents[1]
-SHARED = ("lock",)  # modules of the same text
+SHARED = ("command", "interrupt", "lock")  # modules of the same text
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -9,12 +9,12 @@ direct path is cut, and paths from u to v through MLPs and other heads stay.
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.interception import intercepted
 from circuits_jax.interpose.layers import final_logits, layer_of, post_normed, reading, run_layer
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import Attention, Decoder, TokenBatch
@@ -133,6 +133,6 @@ def _saying(
             written = out
         return out
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         after, _ = run_layer(config, params, batch, layer, stream)
     return after, written

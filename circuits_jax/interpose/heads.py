@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from circuits_jax.interpose.interception import intercepted
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import Attention, Block, Decoder, TokenBatch
 
@@ -84,7 +85,7 @@ def capture(
             )
         return out
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         logits, state = Decoder(config).apply(
             {"params": params}, batch, method="last_logits", mutable=["heads"]
         )
@@ -113,7 +114,7 @@ def replace(
         return kept.astype(z.dtype) * z + (1 - kept).astype(z.dtype) * other.astype(z.dtype)
 
     interventions = {"layers": {"attention": {"keep": keep, "replacement": replacement}}}
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         return Decoder(config).apply(
             {"params": params, "interventions": interventions}, batch, method="last_logits"
         )

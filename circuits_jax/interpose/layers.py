@@ -6,13 +6,13 @@ seen and added to.
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.interception import intercepted
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import (
     MLP,
@@ -64,7 +64,7 @@ def resume(
         new = jnp.where(tokens, replacement.astype(z.dtype), z[:, :, head])
         return z.at[:, :, head].set(new)
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         stream = run_layer(config, params, batch, layer, stream)[0]
     stream = jax.lax.fori_loop(
         layer + 1,
@@ -131,7 +131,7 @@ def run_layer(
         return out
 
     own, data = layer_of(config, params, layer)
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         stream = Block(config).apply({"params": own}, stream, data, batch)[0]
     return stream, Written(z, mlp)
 

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.interception import intercepted
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import (
     MLP,
@@ -89,7 +89,7 @@ def record(
         kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
         return after, reduce(Record(**kept))
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         stream = Decoder(config).apply({"params": params}, batch, method="embed")
         return jax.lax.scan(step, stream, (params["layers"], layer_data(config)))
 
@@ -107,6 +107,6 @@ def record_final(
             scale = out
         return out
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         logits = Decoder(config).apply({"params": params}, stream, method="unembed")
     return logits, scale

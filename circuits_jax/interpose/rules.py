@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.interception import intercepted
 from circuits_jax.models.decoder import MLP, Norm
 
 
@@ -55,7 +55,7 @@ def linearised(rules: Rules) -> Iterator[None]:
             return _half_gradient(call(*args, **kwargs))
         return call(*args, **kwargs)
 
-    with nn.intercept_methods(interceptor):
+    with intercepted(interceptor):
         yield
 
 

@@ -51,4 +51,9 @@ def _read(name: str) -> RawCheckpoint:
         return read_folder(path)
     if path.is_file() or name.endswith(".gguf"):
         return read_gguf(path)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or name.endswith("/"):
+        raise InputError(
+            f"the model {name} is no folder or file; give one, or a Hugging Face hub id "
+            "(NAME or OWNER/NAME)"
+        )
     return read_hub(name)

@@ -96,6 +96,8 @@ def arguments(workdir, *more, config="custom", task="task.jsonl", model="model")
     if config == "custom":
         fields["task.path"] = task
     given = [f"--config.{name}={value}" for name, value in fields.items()]
+    changed = [flag.partition("=")[0] for flag in more]
+    given = [flag for flag in given if flag.partition("=")[0] not in changed]
     cache = "--compilation_cache_dir=cache"
     return [f"--config={CONFIGS / config}.py", f"--workdir={workdir}", cache, *given, *more]
 
@@ -229,9 +231,12 @@ def test_another_experiment_in_the_same_workdir(finished, command):
 
 
 UNKNOWN = {
-    "--config.sed=1": ("unknown field of config 'sed'", "did you mean 'seed'"),
+    "--config.sed=1": ("unknown field of config 'sed'", "did you mean config.seed?"),
+    "--config.n_hold_out=1": "did you mean config.task.n_held_out?",
+    "--config.task.seed=1": "did you mean config.seed?",
+    "--noconfig.sae_codes.shred": "did you mean config.sae_codes.shared?",
     "--config.task.m=1": ("unknown field of config.task 'm'", "allowed: n, n_held_out, name, path"),
-    "--config.circuit.sizes=1": ("'sizes'", "did you mean 'size'"),
+    "--config.circuit.sizes=1": ("'sizes'", "did you mean config.circuit.size?"),
     "--config.seed.deep=1": "unknown field of config.seed 'deep'",
     "--workdri=x": "workdri",
     "stray": "unexpected argument 'stray'",
@@ -246,12 +251,21 @@ def test_unknown_fields_and_flags(command, folder, given):
 
 def test_unknown_field_where_the_config_is_a_word_of_its_own(command):
     path = str(CONFIGS / "custom.py")
-    refuse(command, "did you mean 'seed'", "--config", path, "--config.sed=1")
+    refuse(command, "did you mean config.seed?", "--config", path, "--config.sed=1")
 
 
 BAD_VALUES = {
     "--config.seed=soon": "soon",
-    "--config.seed=-1": "config.seed is -1; allowed are 0 and above",
+    "--config.seed=1e3": "1e3",
+    "--config.seed=-1": "config.seed is -1; allowed are 0 to 4294967295",
+    "--config.seed=99999999999999999999": "config.seed is 99999999999999999999",
+    f"--config.seed={'9' * 5000}": "config.seed",
+    "--config.evaluate.curve=(float('nan'),)": "config.evaluate.curve has",
+    "--config.model=\udcff": "config.model is",
+    "--config.task.path=a\0b": "config.task.path is 'a\\x00b'",
+    "--config.model=/nope": "/nope is no folder or file",
+    "--config.seed=2\t--config.seed=3": "--config.seed is given 2 times",
+    f"--config={CONFIGS / 'ioi.py'}": "--config is given 2 times",
     "--config.method=sae_code": ("unknown method 'sae_code'", "sae_codes"),
     "--config.dtype=float16": "dtype is 'float16'; allowed are float32, bfloat16",
     "--config.model=nowhere": "nowhere",
@@ -273,10 +287,8 @@ BAD_VALUES = {
 
 @pytest.mark.parametrize("given", BAD_VALUES)
 def test_values_that_are_not_allowed(command, folder, given):
-    refuse(command, BAD_VALUES[given], *arguments("values" + str(hash(given)), given))
-    for workdir in folder.glob("values*"):
-        assert not (workdir / "circuit.json").exists()
-        assert not (workdir / "report.html").exists()
+    refuse(command, BAD_VALUES[given], *arguments("values", *given.split("\t")))
+    assert not (folder / "values").exists()
 
 
 def test_missing_config(command):
@@ -284,10 +296,17 @@ def test_missing_config(command):
     refuse(command, "none.py", "--config=none.py")
 
 
+def test_config_files_that_are_none(command, folder):
+    (folder / "config.py").write_text("def get_config():\n    return 1 / 0")
+    refuse(command, "ZeroDivisionError in line 2: division", "--config=config.py")
+
+
 def test_a_workdir_under_a_file(command, folder):
     (folder / "file").write_text("kept")
     refuse(command, "cannot be written", *arguments("file/below"))
     refuse(command, "cannot be written", *arguments("file"))
+    refuse(command, "NUL", *arguments("a\0b"))
+    refuse(command, "cannot be used", *arguments("\udcff"))
     assert (folder / "file").read_text() == "kept"
 
 

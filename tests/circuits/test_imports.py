@@ -26,3 +26,28 @@ def test_import_is_quick_and_light():
     assert heavy == ""
     assert missing == ""
     assert float(seconds) < 2  # of processor time, so that a busy machine does not matter
+
+
+OPTIMISED = """
+import numpy as np
+from circuits_jax.models.planted import load
+from circuits_jax import interpose
+from flax.linen.module import _global_interceptor_stack
+assert False, "assertions are to be off"
+model = load("planted:2x2")
+batch = model.tokenize(model.tokenizer.decode([1, 2, 3]).split("|"))
+before = np.asarray(interpose.last_logits(model.config, model.params, batch))
+interpose.capture(model.config, model.params, batch, lambda heads: heads.z * 0)
+none = np.zeros((2, 1, 1, *model.config.heads[1:], model.config.head_width), np.float32)
+zero = np.zeros(model.config.heads, np.float32)
+ablated = interpose.replace(model.config, model.params, batch, zero, none)
+interpose.last_logits.clear_cache()
+after = np.asarray(interpose.last_logits(model.config, model.params, batch))
+print(np.array_equal(before, after), np.array_equal(before, ablated), len(_global_interceptor_stack))
+"""
+
+
+def test_no_interceptor_stays_where_python_leaves_out_assertions(monkeypatch):
+    """Flax takes its interceptors away within an `assert`."""
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    assert run(OPTIMISED).stdout.split() == ["True", "False", "0"]

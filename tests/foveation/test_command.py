@@ -12,7 +12,17 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from foveation_jax import progress, stage1, vgg, vgg_training, vgg_weights, winograd, workdir
+from foveation_jax import command as foveation_command
+from foveation_jax import (
+    pipeline,
+    progress,
+    stage1,
+    vgg,
+    vgg_training,
+    vgg_weights,
+    winograd,
+    workdir,
+)
 from foveation_jax.data import read_image, render_scenes, write_png
 from foveation_jax.errors import InputError
 
@@ -284,7 +294,8 @@ TRANSFORMS = "--config=configs/foveation/transforms.py"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((TRANSFORMS, "--config.scal=.5"), "--config.scal: .* did you mean scale or split"),
+        ((TRANSFORMS, "--config.scal=.5"), "field of config 'scal'; did you mean config.scale\\?"),
+        ((TRANSFORMS, "--config.fixation=(float('nan'), 3)"), "fixation is .* two numbers, row"),
         ((TRANSFORMS, "--config.scale=wide"), "--config.scale=wide: could not convert"),
         (
             (TRANSFORMS, "--config.images=/no/such/folder"),
@@ -297,10 +308,44 @@ def test_command_says_one_sentence_and_exits_with_2(arguments, message, tmp_path
     ended = command(*arguments, f"--workdir={tmp_path / 'out'}", "--compilation_cache_dir=")
     assert ended.returncode == 2, ended.stderr
     last = ended.stderr.strip().splitlines()[-1]
-    assert last.startswith("foveation_jax: ")
+    assert last.startswith("foveation-jax: ")
     assert re.search(message, last), last
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("recipe.epoch", "field of config.recipe 'epoch'; did you mean config.recipe.epochs?"),
+        ("learning_rates", "did you mean config.recipe.learning_rates?"),
+        ("stage.scale", "field of config 'stage'; did you mean config.stage1?"),
+    ],
+)
+def test_the_nearest_field_of_any_depth_is_named(field, message):
+    config = foveation_command.load_config(str(CONFIGS / "smoke.py"))
+    with pytest.raises(InputError, match=re.escape(message)):
+        foveation_command._check_named(config, [f"config.{field}"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("seed", 2**32),
+        ("recipe.learning_rates", ("(float('nan')", ")")),
+        ("recipe.learning_rates", (float("nan"),)),
+        ("recipe.momentum", float("inf")),
+        ("stage1.fixation", (float("nan"), 3)),
+        ("stage1.fixation", ("nan", "3")),
+        ("stage1.fixation", (3,)),
+        ("data", "\udcff"),
+    ],
+)
+def test_values_that_no_job_can_use(field, value):
+    config = load_config("smoke")
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=rf"{field.removeprefix('stage1.')} (is|has)"):
+        pipeline.check_config(config)
 
 
 def test_command_runs_to_the_page(folder, tmp_path):
