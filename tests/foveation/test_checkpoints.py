@@ -285,3 +285,15 @@ def test_a_state_that_stops_being_finite_ends_the_training(tmp_path, monkeypatch
         with pytest.raises(InputError, match=r"^training: reference, run [01]: .* is not finite"):
             train(tmp_path / str(number))
         assert 4 not in checkpoints.epochs_saved(tmp_path / str(number), "reference"), names
+
+
+def test_an_image_that_stage_1_spoils_within_a_step_ends_the_training(tmp_path):
+    def see(images, key):  # one pixel, in about every second step
+        levels = images.astype(np.float32)
+        spoilt = jax.random.randint(key, (), 0, 2) == 0
+        return levels.at[1, 3, 5, 2].set(jax.numpy.where(spoilt, np.nan, levels[1, 3, 5, 2]))
+
+    setup = tiny.setup(perceive=see)
+    sentence = "the loss is not finite at step .* or look at what stage 1 makes of the images"
+    with pytest.raises(InputError, match=sentence):
+        training.train(setup, "seen", tiny.images(), tiny.images(12, 1), tmp_path, tiny.KEEPING)

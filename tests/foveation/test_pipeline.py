@@ -251,7 +251,7 @@ def test_of_two_commands_on_one_folder_one_is_undisturbed(undisturbed, command, 
         while moment == "in training" and first.poll() is None and not list(out.glob("*.jsonl")):
             time.sleep(0.05)
         with start() as second:
-            ended = [(process.communicate(timeout=300), process) for process in (first, second)]
+            ended = [(process.communicate(timeout=900), process) for process in (first, second)]
     (loser,) = (said for (_, said), process in ended if process.returncode == 2)
     assert sorted(process.returncode for _, process in ended) == [0, 2]
     assert loser.count("\n") == 1
