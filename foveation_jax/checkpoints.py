@@ -12,6 +12,7 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -77,14 +78,14 @@ def epochs_saved(workdir: pathlib.Path, system: str) -> tuple[int, ...]:
     return numbered(system_folder(workdir, system) / "epochs")
 
 
-def weights_made_of(workdir: pathlib.Path, system: str, epoch: int) -> dict[str, int]:
-    """What tells the weights after `epoch` epochs from others: the checksums of their files.
+def weights_crc32(workdir: pathlib.Path, system: str, epoch: int) -> int:
+    """What tells the weights after `epoch` epochs from others, without reading them.
 
     Raises:
-        InputError: the epoch is not kept, or its checksums are damaged.
+        InputError: the epoch is not kept, or its record is damaged.
     """
     folder = system_folder(workdir, system)
-    return read_record(folder / "epochs" / str(epoch) / SUMS, _remedy(folder))["crc32s"]
+    return read_record(folder / "epochs" / str(epoch) / SUMS, _remedy(folder))["arrays"]
 
 
 def numbered(folder: pathlib.Path) -> tuple[int, ...]:
@@ -157,7 +158,8 @@ def save_tree(path: pathlib.Path, tree: Any) -> None:
         raise InputError(f"workdir: {path} is not written: {found[0]} is not finite.")
     with whole(path) as unfinished:
         ocp.save(unfinished, tree)
-        write_record(unfinished / SUMS, {"crc32s": _checksums(unfinished)})
+        sums = {"crc32s": _checksums(unfinished), "arrays": _arrays_crc32(tree)}
+        write_record(unfinished / SUMS, sums)
         if path.exists():
             shutil.rmtree(path)
 
@@ -213,6 +215,15 @@ def _checksums(folder: pathlib.Path) -> dict[str, int]:
     """Relative path -> CRC-32 of every file in a checkpoint, but for the list of them."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / SUMS)
     return {path.relative_to(folder).as_posix(): file_crc32(path) for path in files}
+
+
+def _arrays_crc32(tree: Any) -> int:
+    """CRC-32 of the names and bytes of all arrays, whatever the files that hold them."""
+    crc = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = zlib.crc32(jax.tree_util.keystr(path).encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(leaf), name)
+    return crc
 
 
 def _remedy(folder: pathlib.Path) -> str:

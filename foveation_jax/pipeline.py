@@ -23,7 +23,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from foveation_jax import claims, probe_report
-from foveation_jax.checkpoints import epochs_saved, load_variables, weights_made_of
+from foveation_jax.checkpoints import epochs_saved, load_variables, weights_crc32
 from foveation_jax.command import check_values
 from foveation_jax.config import check_fixation, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
@@ -280,7 +280,7 @@ def probe(
         "every": config.probe_every if finished else config.dynamics_every,
     }
     made_of = amount | {
-        "weights": weights_made_of(workdir, system, epoch),
+        "weights": weights_crc32(workdir, system, epoch),
         "images": shown.fingerprints,
         "mean": [float(level) for level in shown.colours[system]],
     }
