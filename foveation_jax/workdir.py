@@ -95,7 +95,7 @@ def claim_workdir(
     }
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        for left in workdir.rglob(f".*{UNFINISHED}*"):
+        for left in list(workdir.rglob(f".*{UNFINISHED}*")):
             _remove(left)
         write_record(workdir / "experiment.json", record)
     except OSError as error:
