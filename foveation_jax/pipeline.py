@@ -13,8 +13,8 @@ Every stage leaves its result in the working folder and is found there by the ne
 
 import dataclasses
 import functools
-import json
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -23,7 +23,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from foveation_jax import claims, probe_report
-from foveation_jax.checkpoints import epochs_saved, load_variables
+from foveation_jax.checkpoints import epochs_saved, load_variables, weights_crc32
 from foveation_jax.command import check_values
 from foveation_jax.config import check_fixation, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
@@ -43,7 +43,7 @@ from foveation_jax.train_step import Perceive, Setup
 from foveation_jax.training import Keeping, train
 from foveation_jax.transforms import SYSTEMS
 from foveation_jax.windows import PoolingWindows, pooling_windows
-from foveation_jax.workdir import check_workdir, claim_workdir, read_rows
+from foveation_jax.workdir import check_workdir, claim_workdir, read_record, read_rows
 
 REFERENCE = "reference"
 WHEN = ("beforehand", "on_the_fly")
@@ -195,6 +195,7 @@ class Shown:
         class_names: L names.
         colours: system -> mean colour in [0, 1] of what it lets through, of high-pass stimuli.
         windows: pooling windows of the images' size.
+        fingerprints: system -> what tells its images from others.
     """
 
     images: dict[str, np.ndarray]
@@ -202,6 +203,7 @@ class Shown:
     class_names: tuple[str, ...]
     colours: dict[str, np.ndarray]
     windows: PoolingWindows
+    fingerprints: dict[str, str]
 
 
 def show(config: ConfigDict, seen: Mapping[str, Seen]) -> Shown:
@@ -224,6 +226,7 @@ def show(config: ConfigDict, seen: Mapping[str, Seen]) -> Shown:
             for name, system in seen.items()
         },
         windows=windows,
+        fingerprints={name: test.fingerprint for name, test in tests.items()},
     )
 
 
@@ -258,31 +261,47 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
             }
             for name in seen
         },
-        experiment=json.loads((workdir / "experiment.json").read_text()),
+        experiment=read_record(workdir / "experiment.json"),
     )
 
 
 def probe(
     config: ConfigDict, shown: Shown, system: str, epoch: int | None, workdir: pathlib.Path
 ) -> Battery:
-    """The battery on a system's networks, kept on disk: in full when finished (`epoch` None)."""
+    """The battery on a system's networks, kept on disk: in full when finished (`epoch` None).
+
+    What is found there is taken if it is whole, and of these very weights and images.
+    """
     finished = epoch is None
     path = workdir / "probes" / f"{system}-{'final' if finished else f'epoch{epoch}'}.npz"
-    if not path.exists():
-        battery = run_battery(
-            config_network(config, len(shown.class_names)),
-            load_variables(workdir, system, config.recipe.epochs if finished else epoch),
-            system,
-            shown.images,
-            shown.labels,
-            mean=shown.colours[system],
-            windows=shown.windows,
-            n_images=config.probe_images if finished else config.dynamics_images,
-            every=config.probe_every if finished else config.dynamics_every,
-            batch_size=config.recipe.batch_size,
-        )
-        save_battery(battery, path)
-    return load_battery(path, system)
+    epoch = config.recipe.epochs if finished else epoch
+    amount = {
+        "n_images": config.probe_images if finished else config.dynamics_images,
+        "every": config.probe_every if finished else config.dynamics_every,
+    }
+    made_of = amount | {
+        "weights": weights_crc32(workdir, system, epoch),
+        "images": shown.fingerprints,
+        "mean": [float(level) for level in shown.colours[system]],
+    }
+    if path.exists():
+        try:
+            return load_battery(path, system, made_of)
+        except InputError as error:
+            print(f"{error} It is made again.", file=sys.stderr)
+    battery = run_battery(
+        config_network(config, len(shown.class_names)),
+        load_variables(workdir, system, epoch),
+        system,
+        shown.images,
+        shown.labels,
+        mean=shown.colours[system],
+        windows=shown.windows,
+        batch_size=config.recipe.batch_size,
+        **amount,
+    )
+    save_battery(battery, path, made_of)
+    return load_battery(path, system, made_of)
 
 
 def perceptual(config: ConfigDict, shown: Mapping[str, np.ndarray]) -> dict[str, dict]:

@@ -20,6 +20,7 @@
     training     list of {system, epochs [P], learning_rate [P], train_loss, train_accuracy,
                  test_loss, test_accuracy, each [V][P]}
     experiment   the resolved config, versions, devices, revision
+    crc32        of all bytes before this field, in hexadecimal; `read_results` verifies it
 
 Every other null is a number that is undefined. `curves.csv` (a row a number) and `claims.csv` stand
 beside it. Pictures and filters are on the page only.
@@ -40,7 +41,7 @@ from foveation_jax import analysis
 from foveation_jax.errors import InputError
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.results import Claim, ClaimTable, History, LeftOut, ProbeResults
-from foveation_jax.workdir import write_text
+from foveation_jax.workdir import sealed, unseal, write_text
 
 VERSION = 1
 
@@ -50,7 +51,7 @@ def write_results(
 ) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
     """Writes results.json, curves.csv and claims.csv into a folder; returns their paths."""
     paths = tuple(workdir / name for name in ("results.json", "curves.csv", "claims.csv"))
-    texts = (_dumps(as_document(results, table)), curves_csv(results), claims_csv(table))
+    texts = (sealed(_dumps(as_document(results, table))), curves_csv(results), claims_csv(table))
     for path, text in zip(paths, texts, strict=True):
         write_text(path, text)
     return paths
@@ -109,15 +110,20 @@ def read_results(path: pathlib.Path) -> tuple[ProbeResults, ClaimTable]:
     """What `write_results` has written, without pictures and filters, which it doesn't hold.
 
     Raises:
-        InputError: the file is not results of this version.
+        InputError: the file is not results of this version, or not as it was written.
     """
     try:
-        document = json.loads(path.read_text())
+        text = path.read_bytes().decode()
+        document = json.loads(text)
         version = document["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: this file is not a results.json of foveation_jax.") from None
     if version != VERSION:
         raise InputError(f"{path}: version is {version}, it must be {VERSION}.")
+    try:
+        unseal(text)
+    except ValueError:
+        raise InputError(f"{path}: the file was damaged or altered after it was written.") from None
     curves = {}
     for row in document["curves"]:
         levels = np.array([math.inf if x is None else x for x in row["levels"]], np.float64)

@@ -26,12 +26,13 @@ from foveation_jax.data.export import (
     whole_batches,
 )
 from foveation_jax.data.sources import ImageSource
+from foveation_jax.data.tfds import describe_tfds
 from foveation_jax.errors import InputError
 from foveation_jax.lock import one_at_a_time
 from foveation_jax.match import shipped_or_matched
 from foveation_jax.progress import progress
 from foveation_jax.transforms import matched
-from foveation_jax.workdir import append_rows, claim_workdir, read_rows
+from foveation_jax.workdir import append_rows, claim_workdir, fingerprints, read_rows
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
 BLURS = ("uniform_blur", "foveation_blur")
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     blurs = [name for name in config.systems if name in BLURS]
     others = {name: _system(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config)
-    claim_workdir(workdir, config)
+    claim_workdir(workdir, config, fingerprints(workdir, named_files(config)))
     failures = _export(source, others, config, workdir)
     if len(failures) == len(source.names):
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
@@ -89,6 +90,17 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     rows = measure(readable, done, config, workdir)
     page = report.write_report(workdir, config, done, readable, rows, failures | refused, matches)
     return Results(len(readable.names), failures | refused, page)
+
+
+def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
+    """Field of `config` -> files and folders that it names, on which all results rest."""
+    if config.images.startswith("tfds:"):
+        name = config.images.removeprefix("tfds:")
+        images = [describe_tfds(name, config.data_dir or None).folder]
+    else:
+        images = [pathlib.Path(config.images)] if config.images else []
+    weights = [pathlib.Path(name) for name in config.weights.split(",") if name]
+    return {"images": images, "weights": weights}
 
 
 def _export(source, systems, config, workdir) -> dict[str, str]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.order import steps_an_epoch
 from foveation_jax.errors import InputError
@@ -26,7 +26,7 @@ from foveation_jax.optimiser import Recipe, descend, learning_rate
 from foveation_jax.runs import RUNS, runs_mesh, shard_runs
 
 # (images, key) -> what stage 1 lets through; see data.perceived.on_the_fly
-Perceive = Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], UInt8[Array, "B Y X 3"]]
+Perceive = Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Shaped[Array, "B Y X 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +190,8 @@ def train_step(
     (loss, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
         state.params
     )
+    if setup.perceive is not None:  # of images that were made beforehand it is known
+        loss = jnp.where(jnp.isfinite(inputs).all(), loss, jnp.nan)
     stands = (state.diverged_at >= 0) | ~jnp.isfinite(loss)
     forget = begins & recipe.restart_momentum & ~stands
     momentum = jax.tree.map(lambda m: jnp.where(forget, 0, m), state.momentum)

@@ -17,7 +17,6 @@ runs, and is no part of what can be reproduced.
 
 import collections
 import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -29,11 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from foveation_jax.checkpoints import (
-    LatestState,
     claim_checkpoints,
     epochs_saved,
+    load_latest,
     load_variables,
+    not_finite,
+    save_latest,
     save_variables,
+    system_folder,
 )
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.data.order import batches
@@ -42,8 +44,8 @@ from foveation_jax.optimiser import learning_rate
 from foveation_jax.prediction import AHEAD, predict, score
 from foveation_jax.progress import progress
 from foveation_jax.runs import runs_mesh, shard_runs
-from foveation_jax.train_step import Setup, TrainState, init_state, make_step
-from foveation_jax.workdir import append_rows, read_rows, write_text
+from foveation_jax.train_step import Setup, TrainState, init_state, make_step, state_shapes
+from foveation_jax.workdir import append_rows, check_rows, read_rows, write_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +90,7 @@ def train(
 
     Raises:
         InputError: `images` are not those of `setup`, `workdir` holds another training or damaged
-            files, or a loss is not finite.
+            files, or a loss or a value of the state is not finite.
     """
     shape = images.images.shape[:3]
     if shape != (setup.n_images, *setup.size):
@@ -98,20 +100,23 @@ def train(
         )
     claim_checkpoints(workdir, system, setup, images.fingerprint)
     last, length = setup.recipe.epochs, setup.steps_per_epoch
-    if last in epochs_saved(workdir, system):
-        return load_variables(workdir, system, last)
     kept, images_a_step = {*keeping.epochs, last}, setup.n_runs * setup.recipe.batch_size
-    rows = workdir / "metrics.jsonl"
+    rows, folder = workdir / "metrics.jsonl", system_folder(workdir, system)
+    if last in epochs_saved(workdir, system):
+        check_epochs(rows, folder, system, last + 1)
+        return load_variables(workdir, system, last)
 
     def finish_epoch(epoch, state):
+        stop_unless_finite(system, state)
         append_rows(rows, [epoch_row(setup, system, epoch, state, test)])
         if epoch in kept:
             save_variables(workdir, system, epoch, state)
 
-    bar = progress(f"{system}: training images", setup.steps * images_a_step)
-    with LatestState(workdir, system) as latest, bar as advance:
-        done, start = latest.load(setup) or (0, init_state(setup))
+    with progress(f"{system}: training images", setup.steps * images_a_step) as advance:
+        found = load_latest(folder / "latest", lambda: state_shapes(setup), folder)
+        done, start = found or (0, init_state(setup))
         drop_rows(rows, system, after=done // length if done else -1)
+        check_epochs(rows, folder, system, done // length + 1 if done else 0)
         if not done:
             finish_epoch(0, start)
         advance(done * images_a_step)
@@ -127,7 +132,8 @@ def train(
                 started, first = time.monotonic(), step
             if step < setup.steps and keeping.due(step, time.monotonic() - saved):
                 stop_if_diverged(setup, system, state)
-                latest.save(step, state)
+                stop_unless_finite(system, state)
+                save_latest(folder / "latest", step, state)
                 saved = time.monotonic()
     return load_variables(workdir, system, last)
 
@@ -161,6 +167,16 @@ def stop_if_diverged(setup: Setup, system: str, state: TrainState) -> None:
         raise divergence(setup, system, state, run, int(diverged[run]), "loss")
 
 
+def stop_unless_finite(system: str, state: TrainState) -> None:
+    """Raises InputError for a value of the state that is no finite number, with its place."""
+    if found := not_finite(state):
+        name, run = found
+        raise InputError(
+            f"training: {system}, run {run}: {name} is not finite after step "
+            f"{int(state.step[run])}; lower learning_rates."
+        )
+
+
 def divergence(
     setup: Setup, system: str, state: TrainState, run: int, step: int, loss: str
 ) -> InputError:
@@ -169,7 +185,8 @@ def divergence(
     rate = float(learning_rate(setup.recipe, (step - 1) // setup.steps_per_epoch))
     return InputError(
         f"training: {system}, run {run}: the {loss} is not finite at step {step}; the largest "
-        f"weight is {weight:.3g}, in {name}, at learning rate {rate:.3g}; lower learning_rates."
+        f"weight is {weight:.3g}, in {name}, at learning rate {rate:.3g}; lower learning_rates"
+        f"{', or look at what stage 1 makes of the images' if setup.perceive else ''}."
     )
 
 
@@ -233,4 +250,11 @@ def drop_rows(path: pathlib.Path, system: str, after: int) -> None:
     rows = read_rows(path)
     kept = [row for row in rows if row.get("system") != system or row.get("epoch", -1) <= after]
     if len(kept) < len(rows):
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_rows(path, kept)
+
+
+def check_epochs(path: pathlib.Path, folder: pathlib.Path, system: str, count: int) -> None:
+    """Raises InputError unless `path` has a row of each of the first `count` epochs of `system`."""
+    rows = [r for r in read_rows(path) if r.get("kind") == "epoch" and r["system"] == system]
+    remedy = f"remove {folder} to train it again"
+    check_rows(path, f"{system}, epoch", [row["epoch"] for row in rows], range(count), remedy)

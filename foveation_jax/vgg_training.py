@@ -13,8 +13,10 @@ grid of 8 x 8 tiles: texture keeps local statistics, so the decoder must give th
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from foveation_jax.checkpoints import load_latest, save_latest
 from foveation_jax.command import check_values
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.export import shard_images, whole_batches
@@ -36,7 +39,14 @@ from foveation_jax.transforms.vgg_texture import CellRegions, cell_regions, mix_
 from foveation_jax.vgg import Network, decode, encode, init_decoder
 from foveation_jax.vgg_weights import load_encoder, save_weights
 from foveation_jax.windows import pooling_windows
-from foveation_jax.workdir import append_rows, claim_workdir
+from foveation_jax.workdir import (
+    append_rows,
+    check_rows,
+    claim_workdir,
+    fingerprints,
+    read_rows,
+    write_rows,
+)
 
 TILES = 8  # a side
 LOG_EVERY = 10
@@ -61,44 +71,63 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Trained:
     Step i sees the same photographs and noise in every run, stopped or not.
 
     Raises:
-        InputError: a field that cannot be used, no photographs, or a file that holds no encoder.
+        InputError: a field that cannot be used, no photographs, a file that holds no encoder, a
+            `workdir` of other files or with damaged ones, or a loss that is not finite.
     """
-    from orbax.checkpoint import v1 as ocp
-
     _check(config)
     encoder = load_encoder([pathlib.Path(config.encoder)])
     source = open_folder(config.images) if config.images else embedded_images(0, tuple(config.size))
-    claim_workdir(workdir, config)
+    places = {"encoder": [pathlib.Path(config.encoder)]}
+    if config.images:
+        places["images"] = [pathlib.Path(config.images)]
+    claim_workdir(workdir, config, fingerprints(workdir, places))
     size, key = tuple(config.size), jax.random.key(config.seed)
     windows = pooling_windows(config.scale, size, published=False)
     step_function = make_step(encoder, cell_regions(windows), config)
     state = _replicate(init_state(key, encoder, config))
-    policy = ocp.training.preservation_policies.LatestN(2)
-    loss = float("nan")
-    with ocp.training.Checkpointer(
-        (workdir / "checkpoints").absolute(), preservation_policy=policy
-    ) as checkpoints:
-        done = 0 if checkpoints.latest is None else checkpoints.latest.step
-        if done:
-            state = checkpoints.load(done, state)
-        batches = training_batches(
-            source, size, whole_batches(config.batch_size), config.seed, done
-        )
-        with progress("steps", config.steps) as advance:
-            advance(done)
-            for step in range(done + 1, config.steps + 1):
-                images = shard_images(next(batches))
-                state, losses = step_function(state, images, jax.random.fold_in(key, step))
-                if step % LOG_EVERY == 0 or step == config.steps:
-                    row = {"step": step} | {name: float(v) for name, v in losses.items()}
-                    append_rows(workdir / "metrics.jsonl", [row])
-                    loss = row["loss"]
-                if step % config.checkpoint_every == 0 or step == config.steps:
-                    checkpoints.save(step, state)
-                advance(1)
-    path = workdir / "vgg.safetensors"
-    save_weights(path, encoder, state["decoder"])
-    return Trained(path, loss)
+    folder, path = workdir / "checkpoints", workdir / "metrics.jsonl"
+    done, state = load_latest(folder.absolute(), lambda: _shapes(state), folder) or (0, state)
+    rows = _rows_until(path, done, folder)
+    batches = training_batches(source, size, whole_batches(config.batch_size), config.seed, done)
+    with progress("steps", config.steps) as advance:
+        advance(done)
+        for step in range(done + 1, config.steps + 1):
+            images = shard_images(next(batches))
+            state, losses = step_function(state, images, jax.random.fold_in(key, step))
+            if step % LOG_EVERY == 0 or step == config.steps:
+                rows.append({"step": step} | {name: float(v) for name, v in losses.items()})
+                if not math.isfinite(rows[-1]["loss"]):
+                    raise InputError(
+                        f"training: the loss is not finite at step {step}; lower learning_rate."
+                    )
+                append_rows(path, rows[-1:])
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                save_latest(folder.absolute(), step, state)
+            advance(1)
+    weights = workdir / "vgg.safetensors"
+    save_weights(weights, encoder, state["decoder"])
+    return Trained(weights, rows[-1]["loss"])
+
+
+def _shapes(state):
+    """Shapes, types and places of a state's arrays."""
+    return jax.tree.map(
+        lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=v.sharding), state
+    )
+
+
+def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of the first `done` steps; those of steps that are to be done again are removed."""
+    rows = read_rows(path)
+    kept = [row for row in rows if row["step"] <= done]
+    if len(kept) < len(rows):
+        write_rows(path, kept)
+    steps = {row["step"] for row in kept}
+    needed = {*range(LOG_EVERY, done + 1, LOG_EVERY), done} if done else set()
+    others = steps - needed  # the last ones of runs that were to be shorter
+    found = [row["step"] for row in kept if row["step"] not in others]
+    check_rows(path, "step", found, needed, f"remove {folder} to train again")
+    return kept
 
 
 def _check(config: ConfigDict) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from foveation_jax.errors import InputError
 from foveation_jax.torch_files import read_torch
 from foveation_jax.vgg import BLOCKS, Network, layer_shapes
+from foveation_jax.workdir import whole
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -169,6 +170,5 @@ def save_weights(path: pathlib.Path, encoder: Network, decoder: Network) -> None
             kernel = np.asarray(network[name]["kernel"]).transpose(3, 2, 0, 1)
             tensors[f"{prefix}{module}.weight"] = np.ascontiguousarray(kernel)
             tensors[f"{prefix}{module}.bias"] = np.asarray(network[name]["bias"])
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file(tensors, unfinished)
-    unfinished.replace(path)
+    with whole(path) as unfinished:
+        save_file(tensors, unfinished)

@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from foveation_jax.data.images import write_png
+from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
+from foveation_jax.errors import InputError
+from foveation_jax.workdir import file_crc32, read_record, whole, write_record
 
 # images [N, Y, X, 3] on the devices, number of the batch -> the same as a system sees them
 System = Callable[[Float[Array, "N Y X 3"], int], Float[Array, "N Y X 3"]]
@@ -54,7 +56,8 @@ def export_pictures(
 ) -> dict[str, str]:
     """Writes every picture of `source` as every system sees it, to folder/SYSTEM/NAME.png.
 
-    Pictures that exist are not made again, and batches without a missing one are not even read.
+    Pictures that exist and are whole are not made again, and batches without a missing one are not
+    even read.
 
     Args:
         source: the pictures.
@@ -69,7 +72,7 @@ def export_pictures(
     """
 
     def missing(system, name):
-        return not (folder / system / f"{name}.png").exists()
+        return not png_is_whole(folder / system / f"{name}.png")
 
     def unfinished(number):
         names = source.names[number * batch_size : (number + 1) * batch_size]
@@ -104,7 +107,8 @@ def pack_records(source: ImageSource, folder: pathlib.Path) -> list[pathlib.Path
     """Packs folder/NAME.png of every picture into folder-NNNNN-of-NNNNN.array_record files.
 
     A record is msgpack {"name", "label", "class", "png"}; pictures that are missing (their files
-    could not be read) are left out. Files that exist are kept.
+    could not be read) are left out. Files that exist are kept if they are as they were written and
+    of these pictures, which NAME.array_record.json tells.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
     from flax.serialization import msgpack_serialize
@@ -115,19 +119,30 @@ def pack_records(source: ImageSource, folder: pathlib.Path) -> list[pathlib.Path
     for number, group in enumerate(groups):
         path = folder.with_name(f"{folder.name}-{number:05d}-of-{len(groups):05d}.array_record")
         paths.append(path)
-        if path.exists():
+        seal = path.with_name(f"{path.name}.json")
+        names = [source.names[index] for index in group]
+        if _is_packed(path, seal, names):
             continue
-        unfinished = path.with_name(path.name + ".unfinished")
-        writer = ArrayRecordWriter(str(unfinished), "group_size:1")
-        for index in group:
-            label, name = int(source.labels[index]), source.names[index]
-            record = {
-                "name": name,
-                "label": label,
-                "class": source.class_names[label] if source.class_names else "",
-                "png": (folder / f"{name}.png").read_bytes(),
-            }
-            writer.write(msgpack_serialize(record))
-        writer.close()
-        unfinished.replace(path)
+        with whole(path) as unfinished:
+            writer = ArrayRecordWriter(str(unfinished), "group_size:1")
+            for index in group:
+                label, name = int(source.labels[index]), source.names[index]
+                record = {
+                    "name": name,
+                    "label": label,
+                    "class": source.class_names[label] if source.class_names else "",
+                    "png": (folder / f"{name}.png").read_bytes(),
+                }
+                writer.write(msgpack_serialize(record))
+            writer.close()
+            crc = file_crc32(unfinished)
+        write_record(seal, {"names": names, "file": crc})
     return paths
+
+
+def _is_packed(path: pathlib.Path, seal: pathlib.Path, names: list[str]) -> bool:
+    """Whether `path` is as it was written, of the pictures of these names."""
+    try:
+        return read_record(seal) == {"names": names, "file": file_crc32(path)}
+    except (InputError, OSError):
+        return False

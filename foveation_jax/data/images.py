@@ -7,13 +7,16 @@ repeated to three channels; 16-bit and float grey keep their levels; transparent
 
 import os
 import pathlib
+import struct
 import warnings
+import zlib
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from foveation_jax.errors import InputError
+from foveation_jax.workdir import whole
 
 SMALLEST_SIDE = 16
 MOST_PIXELS = 2**26  # 67 megapixels; more is refused before it is decoded
@@ -132,7 +135,22 @@ def write_png(path: pathlib.Path, image: Float[np.ndarray | jax.Array, "Y X 3"])
     """Writes values in [0, 1] as an 8-bit PNG, whole or not at all; makes folders as needed."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    Image.fromarray(to_levels(image)).save(unfinished, format="PNG", compress_level=3)
-    unfinished.replace(path)
+    levels = to_levels(image)
+    with whole(path) as unfinished:
+        Image.fromarray(levels).save(unfinished, format="PNG", compress_level=3)
+
+
+def png_is_whole(path: pathlib.Path) -> bool:
+    """Whether a PNG file holds every chunk with the checksum that the format has for it."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    place, kind = 8, b""
+    while kind != b"IEND" and place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        end = place + 8 + length
+        if data[end : end + 4] != zlib.crc32(data[place + 4 : end]).to_bytes(4, "big"):
+            return False
+        place = end + 4
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and kind == b"IEND" and place == len(data)

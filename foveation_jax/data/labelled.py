@@ -6,18 +6,18 @@ TFDS name, or the generator of synthetic scenes. Images are [N, Y, X, 3] uint8, 
 their source.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
-import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from foveation_jax.data.arrays import find_record, open_array, write_array
+from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
@@ -25,6 +25,7 @@ from foveation_jax.data.sources import ImageSource, read_batches
 from foveation_jax.data.tfds import describe_tfds, open_tfds
 from foveation_jax.errors import InputError
 from foveation_jax.progress import progress
+from foveation_jax.workdir import fingerprint, read_record, write_record
 
 TRAIN, TEST, VALIDATION = "train", "test", "val"
 SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given
@@ -56,6 +57,7 @@ class _Split:
     made_of: dict
     open: Callable[[], ImageSource]
     limit: int
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)  # their fingerprint
 
 
 def open_labelled(
@@ -71,7 +73,9 @@ def open_labelled(
 ) -> dict[str, LabelledImages]:
     """The splits "train" and "test" of a data set, and "val" where a folder has it.
 
-    They are decoded in threads into folder/SPLIT.npy, and found there by the next call. A TFDS set
+    They are decoded in threads into folder/SPLIT.npy, and found there by the next call, as long as
+    the data's files hold what they held: files that were changed or copied are read once, to see
+    whether their content is the same; those that were not are not read again. A TFDS set
     is tested on its split "validation" if it has one, as the test images of places365_small carry
     no labels.
 
@@ -93,14 +97,14 @@ def open_labelled(
     """
     limits = {TRAIN: limit_train, TEST: limit_test, VALIDATION: limit_test}
     _check_limits(limits)
-    splits = _list_splits(data, size, seed, data_dir, limits)
+    splits = _list_splits(data, size, seed, data_dir, limits, _earlier_files(folder))
     asked = {"size": size, "classes": classes}
     splits = {
         name: dataclasses.replace(s, made_of=s.made_of | asked | {"limit": s.limit})
         for name, s in splits.items()
     }
     paths = {name: folder / f"{name}.npy" for name in splits}
-    found = {name: find_record(paths[name], split.made_of) for name, split in splits.items()}
+    found = {name: find_array(paths[name], split.made_of) for name, split in splits.items()}
     if not all(found.values()):
         sources = {
             name: _choose(split.open(), classes, split.limit, f"data={data}, {name}")
@@ -110,7 +114,19 @@ def open_labelled(
         for name, source in sources.items():
             if not found[name]:
                 found[name] = _decode(source, splits[name], size, paths[name], name)
-    return {name: _from_disk(paths[name], record) for name, record in found.items()}
+    for name, (record, _) in found.items():
+        if record["files"] != splits[name].files:  # the same content, elsewhere or anew
+            write_record(paths[name].with_suffix(".json"), record | {"files": splits[name].files})
+    return {name: _labelled(*array) for name, array in found.items()}
+
+
+def _earlier_files(folder: pathlib.Path) -> dict[str, dict[str, str]]:
+    """Split -> fingerprint of the files it was decoded from, as far as records can be read."""
+    earlier = {}
+    for name in (TRAIN, TEST, VALIDATION):
+        with contextlib.suppress(InputError):
+            earlier[name] = read_record(folder / f"{name}.json")["files"]
+    return earlier
 
 
 def _check_limits(limits: dict[str, int]) -> None:
@@ -119,13 +135,13 @@ def _check_limits(limits: dict[str, int]) -> None:
             raise InputError(f"limit_{name} is {limits[name]}: it must be 0 (all) or more.")
 
 
-def _list_splits(data, size, seed, data_dir, limits) -> dict[str, _Split]:
+def _list_splits(data, size, seed, data_dir, limits, earlier) -> dict[str, _Split]:
     """Split -> what it is, without reading an image; `data` decides where from."""
     if data == "synthetic":
         return _synthetic_splits(seed, size, limits)
     if data.startswith("tfds:"):
-        return _tfds_splits(data.removeprefix("tfds:"), data_dir, limits)
-    return _folder_splits(pathlib.Path(data), limits)
+        return _tfds_splits(data.removeprefix("tfds:"), data_dir, limits, earlier)
+    return _folder_splits(pathlib.Path(data), limits, earlier)
 
 
 def _synthetic_splits(seed, size, limits) -> dict[str, _Split]:
@@ -146,7 +162,7 @@ def _synthetic_splits(seed, size, limits) -> dict[str, _Split]:
     }
 
 
-def _tfds_splits(name, data_dir, limits) -> dict[str, _Split]:
+def _tfds_splits(name, data_dir, limits, earlier) -> dict[str, _Split]:
     described = describe_tfds(name, data_dir, field="data")
     parts = {TRAIN: "train", TEST: "validation" if "validation" in described.counts else "test"}
     for part in parts.values():
@@ -156,17 +172,20 @@ def _tfds_splits(name, data_dir, limits) -> dict[str, _Split]:
             )
     if not described.class_names:
         raise InputError(f'data=tfds:{name}: its examples hold no "label", classes are needed.')
+    files = fingerprint([described.folder], earlier.get(TRAIN))
+    made_of = {"data": described.full_name, "files": files["content"]}
     return {
         split: _Split(
-            {"data": described.full_name, "split": part, "images": described.counts[part]},
+            made_of | {"split": part, "images": described.counts[part]},
             lambda part=part: open_tfds(name, part, data_dir, field="data"),
             limits[split],
+            files,
         )
         for split, part in parts.items()
     }
 
 
-def _folder_splits(root: pathlib.Path, limits) -> dict[str, _Split]:
+def _folder_splits(root: pathlib.Path, limits, earlier) -> dict[str, _Split]:
     if not root.is_dir():
         raise InputError(f"data: {root} is not a folder; name one, or tfds:NAME, or synthetic.")
     for name in (TRAIN, TEST):
@@ -175,11 +194,13 @@ def _folder_splits(root: pathlib.Path, limits) -> dict[str, _Split]:
     names = [name for name in (TRAIN, TEST, VALIDATION) if (root / name).is_dir()]
     for name in names:
         _check_class_folders(root / name)
+    files = {n: fingerprint([root / n], earlier.get(n)) for n in names}
     return {
         name: _Split(
-            {"data": "folder", "files": _listing(root / name)},
+            {"data": "folder", "files": files[name]["content"]},
             lambda name=name: open_folder(root / name),
             limits[name],
+            files[name],
         )
         for name in names
     }
@@ -195,16 +216,6 @@ def _check_class_folders(split: pathlib.Path) -> None:
             raise InputError(f"data: {entry} is a file, {split} must hold one folder a class.")
         if not any(file.is_file() for file in entry.rglob("[!.]*")):
             raise InputError(f"data: the class {entry.name} is empty, {entry} holds no images.")
-
-
-def _listing(split: pathlib.Path) -> str:
-    """Hash of names and sizes of all files, hidden ones aside: a copy elsewhere has the same."""
-    lines = []
-    for parent, _, files in os.walk(split):
-        place = os.path.relpath(parent, split)
-        shown = [file for file in files if not file.startswith(".")]
-        lines += [f"{place}/{f} {os.path.getsize(os.path.join(parent, f))}" for f in shown]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _choose(source: ImageSource, classes: tuple[str, ...], limit: int, where: str) -> ImageSource:
@@ -249,15 +260,16 @@ def _check_classes(sources: dict[str, ImageSource], data: str) -> None:
         raise InputError(f"data={data}: {', '.join(everywhere)} is its only class, two are needed.")
 
 
-def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: str) -> dict:
-    """Decodes a split to `path`; returns the record beside it."""
+def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: str):
+    """Decodes a split to `path`; returns the record beside it, and its images."""
     record = {
         "made_of": split.made_of,
+        "files": split.files,
         "class_names": source.class_names,
         "labels": source.labels.tolist(),
     }
     with progress(f"decoding {name}", len(source.names)) as advance:
-        write_array(
+        images = write_array(
             path,
             record,
             (len(source.names), *size, 3),
@@ -265,7 +277,7 @@ def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: 
             lambda numbers: _read_levels(source, size, numbers),
             advance,
         )
-    return record
+    return record, images
 
 
 def _read_levels(
@@ -282,10 +294,10 @@ def _read_levels(
         raise InputError(f"data: {len(failures)} images cannot be read: {some}")
 
 
-def _from_disk(path: pathlib.Path, record: dict) -> LabelledImages:
+def _labelled(record: Mapping, images: np.ndarray) -> LabelledImages:
     made_of = json.dumps(record["made_of"], sort_keys=True)
     return LabelledImages(
-        images=open_array(path),
+        images=images,
         labels=np.asarray(record["labels"], np.int32),
         class_names=tuple(record["class_names"]),
         fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),

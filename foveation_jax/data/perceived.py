@@ -21,12 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from foveation_jax import geometry
-from foveation_jax.data.arrays import find_record, open_array, write_array
+from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.export import on_all_devices, whole_batches
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.errors import InputError
 from foveation_jax.progress import progress
 from foveation_jax.transforms import SYSTEMS, transform
+from foveation_jax.workdir import fingerprint
 
 BATCH = 32  # images that share one field of noise
 EYE_MOVEMENTS = ("fixed", "uniform", "gaussian")
@@ -55,7 +56,8 @@ def perceive(
         The same labels with the images that the system lets through, a memory map.
 
     Raises:
-        InputError: an unknown system or option, or a `path` that holds images of another making.
+        InputError: an unknown system or option, a `path` that holds images of another making, or
+            an image that comes out of the system with values that are not finite.
     """
     options = dict(options or {})
     made_of = {
@@ -64,10 +66,15 @@ def perceive(
         "key": jax.random.key_data(key).tolist(),
         "images": labelled.fingerprint or _hash(labelled),
     }
-    if find_record(path, made_of) is None:
-        _write(labelled, system, key, path, options, made_of)
-    fingerprint = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    return dataclasses.replace(labelled, images=open_array(path), fingerprint=fingerprint)
+    if options.get("weights"):
+        files = map(pathlib.Path, filter(None, str(options["weights"]).split(",")))
+        made_of["weights"] = fingerprint(files)["content"]
+    if found := find_array(path, made_of):
+        _, images = found
+    else:
+        images = _write(labelled, system, key, path, options, made_of)
+    known_by = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return dataclasses.replace(labelled, images=images, fingerprint=known_by)
 
 
 def perceive_batch(
@@ -90,6 +97,11 @@ def perceive_batch(
 
     Property: equal fixations give what the option `fixation` gives, to a level.
     """
+    return _levels(system, options, images, key, fixations, at_once).astype(jnp.uint8)
+
+
+def _levels(system, options, images, key, fixations=None, at_once=1) -> Float[Array, "B Y X 3"]:
+    """`perceive_batch` before its cast: whole numbers, or NaN where a system gives no number."""
     values = jnp.asarray(images).astype(jnp.float32) / 255
     if fixations is None:
         seen = transform(system, values, key, **options)
@@ -100,7 +112,7 @@ def perceive_batch(
             return transform(system, image[None], key, **options, fixation=fixation)[0]
 
         seen = jax.lax.map(one, (values, fixations), batch_size=at_once)
-    return jnp.round(jnp.clip(seen, 0, 1) * 255).astype(jnp.uint8)
+    return jnp.round(jnp.where(jnp.isfinite(seen), jnp.clip(seen, 0, 1), jnp.nan) * 255)
 
 
 def draw_fixations(
@@ -133,8 +145,11 @@ def on_the_fly(
     eye_movements: str = "fixed",
     deviation: int | float = 2.0,
     at_once: int = 1,
-) -> Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], UInt8[Array, "B Y X 3"]]:
+) -> Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Float[Array, "B Y X 3"]]:
     """Stage 1 for the training step of one run: (images, key) -> what it lets through.
+
+    That is in levels, as whole numbers of type float32, so that what is not finite stays so and
+    stops the training.
 
     Args:
         system: name of a registered system.
@@ -166,7 +181,7 @@ def on_the_fly(
         noise_key, eye_key = jax.random.split(key)
         count, size = len(images), images.shape[1:3]
         fixations = draw_fixations(eye_key, count, size, spread, view) if moving else None
-        return perceive_batch(system, options, images, noise_key, fixations, at_once)
+        return _levels(system, options, images, noise_key, fixations, at_once)
 
     return see
 
@@ -182,7 +197,7 @@ def _hash(labelled: LabelledImages) -> str:
     return hashlib.sha256(np.ascontiguousarray(labelled.images)).hexdigest()
 
 
-def _write(labelled, system, key, path, options, made_of) -> None:
+def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "N Y X 3"]:
     """Makes the images of `perceive` batch by batch over all devices, with progress."""
     see = _compiled(system, tuple(sorted(options.items())))
     jax.eval_shape(see, _batch(labelled, 0), key)  # bad options stop before any output
@@ -190,17 +205,30 @@ def _write(labelled, system, key, path, options, made_of) -> None:
     def make(numbers: range) -> Iterator[np.ndarray]:
         for number in numbers:
             length = min(BATCH, len(labelled.images) - number * BATCH)
-            batch_key = jax.random.fold_in(key, number)
-            yield np.asarray(see(_batch(labelled, number), batch_key))[:length]
+            seen = see(_batch(labelled, number), jax.random.fold_in(key, number))
+            levels, finite = (np.asarray(part)[:length] for part in seen)
+            if not finite.all():
+                image = number * BATCH + int(np.argmin(finite))
+                raise InputError(
+                    f"{system}: image {image} of {path.stem} comes out with values that are not "
+                    "finite numbers."
+                )
+            yield levels
 
     with progress(f"{system}, {path.stem}", len(labelled.images)) as advance:
-        write_array(path, {"made_of": made_of}, labelled.images.shape, BATCH, make, advance)
+        record = {"made_of": made_of}
+        return write_array(path, record, labelled.images.shape, BATCH, make, advance)
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
-    """(images, key) -> images over all devices, compiled once for all splits."""
-    return on_all_devices(lambda images, key: perceive_batch(system, dict(options), images, key))
+    """(images, key) -> levels and whether each image is finite, compiled once for all splits."""
+
+    def see(images, key):
+        levels = _levels(system, dict(options), images, key)
+        return levels.astype(jnp.uint8), jnp.isfinite(levels).all((1, 2, 3))
+
+    return on_all_devices(see)
 
 
 def _batch(labelled: LabelledImages, number: int) -> UInt8[np.ndarray, "B Y X 3"]:

@@ -1,6 +1,7 @@
 """A TensorFlow Datasets split as a source, read without TensorFlow (`tfds.data_source`)."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 
@@ -16,11 +17,13 @@ class TfdsDescription:
         full_name: NAME/CONFIG/VERSION.
         class_names: of its feature "label"; empty where it has none.
         counts: split -> images.
+        folder: of its files.
     """
 
     full_name: str
     class_names: tuple[str, ...]
     counts: dict[str, int]
+    folder: pathlib.Path
 
 
 def describe_tfds(name: str, data_dir: str | None = None, field: str = "images") -> TfdsDescription:
@@ -29,11 +32,13 @@ def describe_tfds(name: str, data_dir: str | None = None, field: str = "images")
     Raises:
         InputError: as `open_tfds`.
     """
-    info = _prepared(name, data_dir, f"{field}=tfds:{name}").info
+    builder = _prepared(name, data_dir, f"{field}=tfds:{name}")
+    info = builder.info
     return TfdsDescription(
         full_name=info.full_name,
         class_names=tuple(info.features["label"].names) if "label" in info.features else (),
         counts={split: info.splits[split].num_examples for split in info.splits},
+        folder=pathlib.Path(builder.data_path),
     )
 
 

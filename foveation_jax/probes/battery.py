@@ -2,12 +2,15 @@
 
 Occlusion, cue-conflict and spatial frequency on the system's own images, and generalization to
 those of every other system. A file of NumPy arrays holds them, `levels:PROBE`, `accuracy:PROBE` and
-`confusion:TRANSFORM`, so that a run that goes on does no probe again.
+`confusion:TRANSFORM`, so that a run that goes on does no probe again; `seal` is JSON of what they
+were made of and of their checksums.
 """
 
 import dataclasses
 import functools
+import json
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +18,13 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, UInt8
 
+from foveation_jax.errors import InputError
 from foveation_jax.prediction import compiled_logits
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.probes.evaluate import evaluate
 from foveation_jax.probes.generalization import generalize
 from foveation_jax.windows import PoolingWindows
+from foveation_jax.workdir import whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,24 +78,45 @@ def run_battery(
     return Battery((*curves, *tested), tuple(confusion))
 
 
-def save_battery(battery: Battery, path: pathlib.Path) -> None:
-    """Writes a battery, whole or not at all."""
+def save_battery(
+    battery: Battery, path: pathlib.Path, made_of: Mapping[str, Any] | None = None
+) -> None:
+    """Writes a battery, whole or not at all, with what it was `made_of`, and checksums.
+
+    Raises:
+        InputError: an accuracy is not a finite number.
+    """
     arrays = {}
     for curve in battery.curves:
         arrays[f"levels:{curve.probe}"] = curve.levels
         arrays[f"accuracy:{curve.probe}"] = curve.accuracy
     arrays |= {f"confusion:{matrix.transform}": matrix.counts for matrix in battery.confusion}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "wb") as file:
-        np.savez(file, **arrays)
-    unfinished.replace(path)
+    _check_finite(path, arrays)
+    seal = {"made_of": made_of or {}, "crc32s": _checksums(arrays)}
+    with whole(path) as unfinished, open(unfinished, "wb") as file:
+        np.savez(file, **arrays, seal=np.array(json.dumps(seal)))
 
 
-def load_battery(path: pathlib.Path, system: str) -> Battery:
-    """Reads what `save_battery` wrote for `system`."""
-    with np.load(path) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+def load_battery(
+    path: pathlib.Path, system: str, made_of: Mapping[str, Any] | None = None
+) -> Battery:
+    """Reads what `save_battery` wrote for `system`.
+
+    Raises:
+        InputError: the file is missing or damaged, an accuracy is not a finite number, or the file
+            was made of something else than `made_of` (if given).
+    """
+    try:
+        with np.load(path) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        seal = json.loads(found.pop("seal").item())
+        if seal["crc32s"] != _checksums(found):
+            raise ValueError("its checksums do not fit")
+    except Exception as error:  # readers of zip and npy raise a dozen kinds on damaged bytes
+        raise InputError(f"{path} is damaged or missing ({error}).") from None
+    if made_of is not None and seal["made_of"] != made_of:
+        raise InputError(f"{path} holds probes of other networks or images.")
+    _check_finite(path, found)
     names = [name.split(":", 1) for name in found]
     return Battery(
         tuple(
@@ -104,3 +130,18 @@ def load_battery(path: pathlib.Path, system: str) -> Battery:
             if kind == "confusion"
         ),
     )
+
+
+def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Name -> type, shape and CRC-32."""
+    return {
+        name: f"{array.dtype} {array.shape} {zlib.crc32(np.ascontiguousarray(array)):08x}"
+        for name, array in arrays.items()
+    }
+
+
+def _check_finite(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        if name.startswith("accuracy:") and not np.isfinite(array).all():
+            run = int(np.argmin(np.isfinite(array).all(1)))
+            raise InputError(f"{path}: {name}, run {run}, is not a finite number.")

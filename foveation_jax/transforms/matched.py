@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from foveation_jax.errors import InputError
+from foveation_jax.workdir import write_text
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
@@ -51,10 +52,7 @@ class Match:
 
 def save(match: Match, path: str | PathLike) -> None:
     """Write a record as JSON, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(dataclasses.asdict(match), indent=1) + "\n")
-    partial.replace(path)
+    write_text(Path(path), json.dumps(dataclasses.asdict(match), indent=1) + "\n")
 
 
 def load(path: str | PathLike) -> Match:

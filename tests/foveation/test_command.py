@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -104,6 +105,39 @@ def test_second_run_does_nothing_again_and_a_missing_picture_comes_back(finished
     assert (out / "metrics.jsonl").read_text() == rows
 
 
+def test_damaged_pictures_rows_and_records_are_made_again(finished):
+    config, out, _ = finished
+    kept = [p for p in out.rglob("*") if p.suffix in (".png", ".jsonl", ".array_record")]
+    before = {path: path.read_bytes() for path in kept}
+    first, second, third = sorted(out.glob("*/attic/*.png"))[:3]
+    first.write_bytes(before[first][:-20])
+    second.write_bytes(b"")
+    third.write_bytes(before[third][:90] + b"\0" + before[third][91:])
+    for path, part in zip(sorted(out.glob("*.array_record")), (b"", b"junk", b"x"), strict=False):
+        path.write_bytes(part if len(part) != 1 else before[path] + part)
+    rows = before[out / "metrics.jsonl"].splitlines(keepends=True)
+    damaged = [rows[0][:30] + rows[1], b"\xff\xfe\n", *rows[3:]]
+    (out / "metrics.jsonl").write_bytes(b"".join(damaged))
+    stage1.run(config, out)
+    after = {path: path.read_bytes() for path in kept if path.suffix == ".png"}
+    assert after == {path: before[path] for path in after}
+    assert sorted((out / "metrics.jsonl").read_bytes().splitlines(keepends=True)) == sorted(rows)
+    for path in out.glob("*.array_record"):
+        assert len(path.read_bytes()) == len(before[path])
+    assert not list(out.rglob("*unfinished*"))
+
+
+def test_picture_replaced_in_place_is_noticed(finished, folder):
+    config, out, _ = finished
+    path = folder / "attic" / "0.png"
+    before = path.read_bytes()
+    write_png(path, np.zeros((64, 64, 3)))
+    with pytest.raises(InputError, match=r"other files: what images=.* names has changed since"):
+        stage1.run(config, out)
+    path.write_bytes(before)
+    stage1.run(config, out)
+
+
 def test_workdir_of_another_experiment_is_refused(finished):
     config, out, _ = finished
     other = load_config("transforms", **(config.to_dict() | {"scale": 0.5}))
@@ -188,6 +222,30 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
     assert [row["step"] for row in rows] == [2, 4]
     assert rows[1]["loss"] < rows[0]["loss"]
     assert resumed.loss == rows[1]["loss"]
+    config = load_config("train_decoder", steps=4, **fields)
+    workdir.append_rows(tmp_path / "run" / "metrics.jsonl", [{"step": 5, "loss": 0.0}])  # undone
+    assert vgg_training.run(config, tmp_path / "run").loss == resumed.loss
+    assert workdir.read_rows(tmp_path / "run" / "metrics.jsonl") == rows
+    for name, sentence in (
+        (
+            "checkpoints/4/files.json",
+            r"checkpoint .*checkpoints/4 is damaged .*; remove .*to train",
+        ),
+        (
+            "metrics.jsonl",
+            r"metrics\.jsonl is damaged: it has no rows of step 4; remove .*to train",
+        ),
+    ):
+        damaged = shutil.copytree(tmp_path / "run", tmp_path / name.replace("/", "-"))
+        content = (damaged / name).read_bytes()
+        (damaged / name).write_bytes(content[: -len(content) // 3])
+        with pytest.raises(InputError, match=sentence):
+            vgg_training.run(config, damaged)
+    other = tmp_path / "other.npz"
+    np.savez(other, **{k: v + 1 for k, v in np.load(encoder_file).items()})
+    shutil.copy(other, encoder_file)
+    with pytest.raises(InputError, match=r"what encoder=.* names has changed since"):
+        vgg_training.run(config, tmp_path / "run")
 
     config = load_config(
         "transforms", images=str(folder), size=(64, 64), route="vgg", weights=str(resumed.weights),
@@ -195,6 +253,17 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
     )  # fmt: skip
     stage1.run(config, tmp_path / "seen")
     assert len(list((tmp_path / "seen" / "foveation_texture").rglob("*.png"))) == 3
+
+
+def test_training_stops_at_a_loss_that_is_not_finite(encoder_file, folder, tmp_path, monkeypatch):
+    def make_step(*_):
+        return lambda state, *_: (state, {"loss": np.float32(np.nan)})
+
+    monkeypatch.setattr(vgg_training, "make_step", make_step)
+    fields = {"images": str(folder), "encoder": str(encoder_file), "size": (64, 64), "steps": 2}
+    with pytest.raises(InputError, match="the loss is not finite at step 2; lower learning_rate"):
+        vgg_training.run(load_config("train_decoder", batch_size=2, **fields), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("vgg*"))
 
 
 @pytest.mark.parametrize(

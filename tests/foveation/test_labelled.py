@@ -1,13 +1,16 @@
 """Labelled splits: decoded once, found again, whole or not at all, and what cannot be used."""
 
 import dataclasses
+import hashlib
+import os
+import shutil
 
 import numpy as np
 import pytest
 
 from foveation_jax import InputError
-from foveation_jax.data import SCENE_CLASSES, open_labelled, write_png
-from foveation_jax.data.arrays import find_record, open_array, write_array
+from foveation_jax.data import SCENE_CLASSES, labelled, open_labelled, write_png
+from foveation_jax.data.arrays import find_array, write_array
 
 CLASSES = ("attic", "kitchen", "ocean")
 SIZE = (16, 16)
@@ -46,13 +49,14 @@ def test_folder_is_decoded_to_levels_with_its_labels(data, tmp_path):
     np.testing.assert_array_equal(train.images[5], middle)
 
 
-def test_second_call_reads_no_picture_and_a_copy_of_the_data_will_do(data, tmp_path):
+def test_second_call_reads_no_picture_and_a_copy_of_the_data_will_do(data, tmp_path, monkeypatch):
     first = _open(data, tmp_path)
     (data / "train" / "attic" / ".DS_Store").write_text("")
-    for path in data.rglob("*.png"):
-        path.write_bytes(b"x" * path.stat().st_size)
-    moved = data.rename(tmp_path / "moved")
-    again = _open(moved, tmp_path)
+    monkeypatch.setattr(labelled, "_read_levels", None)
+    shutil.copytree(data, tmp_path / "copied")
+    _open(tmp_path / "copied", tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", None)  # now by names, sizes and times alone
+    again = _open(tmp_path / "copied", tmp_path)
     for name, split in first.items():
         np.testing.assert_array_equal(again[name].images, split.images)
         np.testing.assert_array_equal(again[name].labels, split.labels)
@@ -87,7 +91,7 @@ def test_decoded_images_of_another_making_are_refused(data, tmp_path, options, f
     write_png(data / "train" / "attic" / "more.png", _picture("train", "attic", 9))
     with pytest.raises(InputError, match=r"another making \(files was"):
         _open(data, tmp_path)
-    np.testing.assert_array_equal(open_array(tmp_path / "decoded" / "train.npy"), before)
+    np.testing.assert_array_equal(np.load(tmp_path / "decoded" / "train.npy"), before)
 
 
 def _without_split(data):
@@ -167,6 +171,18 @@ def test_scenes_are_new_ones_in_every_split_and_those_of_the_test_stay(tmp_path)
     assert other["test"].fingerprint != splits["test"].fingerprint
 
 
+def test_pictures_replaced_in_place_are_noticed(data, tmp_path):
+    """By their content, although names, sizes and times of modification are what they were."""
+    _open(data, tmp_path)
+    path = data / "train" / "kitchen" / "1.png"
+    before, levels = path.stat(), bytearray(path.read_bytes())
+    levels[-20] ^= 1
+    path.write_bytes(levels)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match=r"train\.npy holds images of another making \(files was"):
+        _open(data, tmp_path)
+
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 2, 3, 3), dtype=np.uint8)
 RECORD = {"made_of": {"size": (2, 3)}}
 
@@ -191,8 +207,8 @@ def test_stopped_array_goes_on_with_the_batch_it_was_at(tmp_path, lost_bytes, fi
     with pytest.raises(KeyboardInterrupt):
         write_array(path, RECORD, IMAGES.shape, 4, _batches(calls, fail_at=2))
     assert not path.exists()
-    assert find_record(path, RECORD["made_of"]) is None
-    unfinished = path.with_name("x.npy.unfinished")
+    assert find_array(path, RECORD["made_of"]) is None
+    (unfinished,) = path.parent.glob(".x.npy-*.part")
     unfinished.write_bytes(unfinished.read_bytes()[: unfinished.stat().st_size - lost_bytes])
     write_array(path, RECORD, IMAGES.shape, 4, _batches(calls), counts.append)
     assert calls == [0, 1, *range(first, 3)]
@@ -201,16 +217,72 @@ def test_stopped_array_goes_on_with_the_batch_it_was_at(tmp_path, lost_bytes, fi
     assert sorted(p.name for p in path.parent.iterdir()) == ["x.json", "x.npy"]
 
 
+def _flip(content):
+    return content[:-30] + bytes([content[-30] ^ 1]) + content[-29:]
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "by one": lambda content: content[:-1],
+    "longer": lambda content: content + b"x",
+    "empty": lambda content: b"",
+    "junk": lambda content: b"\xff\x00junk\n" * (len(content) // 7),
+    "one bit": _flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["x.npy", "x.json"])
+def test_damaged_array_is_none_and_made_again(tmp_path, capsys, name, damage):
+    path, calls = tmp_path / "x.npy", []
+    write_array(path, RECORD, IMAGES.shape, 4, _batches([]))
+    contents = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    (tmp_path / name).write_bytes(DAMAGE[damage](contents[name]))
+    assert find_array(path, RECORD["made_of"]) is None
+    assert name in capsys.readouterr().err
+    write_array(path, RECORD, IMAGES.shape, 4, _batches(calls))
+    assert calls == [0, 1, 2]
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == contents
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("suffix", [".part", ".crc32"])
+def test_what_a_killed_run_left_is_trusted_as_far_as_its_checksums(tmp_path, suffix, damage):
+    path = tmp_path / "x.npy"
+    with pytest.raises(KeyboardInterrupt):
+        write_array(path, RECORD, IMAGES.shape, 4, _batches([], fail_at=2))
+    (left,) = tmp_path.glob(f".x.npy-*{suffix}")
+    left.write_bytes(DAMAGE[damage](left.read_bytes() * (30 if suffix == ".crc32" else 1)))
+    write_array(path, RECORD, IMAGES.shape, 4, _batches([]))
+    np.testing.assert_array_equal(find_array(path, RECORD["made_of"])[1], IMAGES)
+
+
+def test_two_writers_at_once_do_not_touch_each_other(tmp_path):
+    """One is stopped in the middle of a batch of the other, as two processes would be."""
+    path, calls, inner = tmp_path / "x.npy", [], []
+
+    def make(numbers):
+        for number, batch in enumerate(_batches(calls)(numbers)):
+            if number == 1:
+                inner.append(write_array(path, RECORD, IMAGES.shape, 4, _batches([])))
+            yield batch
+
+    outer = write_array(path, RECORD, IMAGES.shape, 4, make)
+    for images in (*inner, outer, np.load(path)):
+        np.testing.assert_array_equal(images, IMAGES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x.npy"]
+
+
 def test_array_stopped_under_other_settings_begins_anew(tmp_path):
     path, calls = tmp_path / "x.npy", []
     with pytest.raises(KeyboardInterrupt):
         write_array(path, RECORD, IMAGES.shape, 4, _batches([], fail_at=1))
     write_array(path, {"made_of": {"size": 0}}, IMAGES.shape, 4, _batches(calls))
     assert calls == [0, 1, 2]
-    assert find_record(path, {"size": 0}) == {"made_of": {"size": 0}}
-    path.with_suffix(".json").unlink()
-    with pytest.raises(InputError, match=r"x\.npy holds images of another making"):
-        find_record(path, {"size": 0})
+    record, images = find_array(path, {"size": 0})
+    assert record["made_of"] == {"size": 0}
+    np.testing.assert_array_equal(images, IMAGES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.json", "x.npy"]
 
 
 def test_folder_that_cannot_be_written(tmp_path):

@@ -116,6 +116,43 @@ def test_stopped_work_goes_on_to_the_same_images(grainy, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.images, seen.images)
 
 
+def test_an_image_that_comes_out_not_finite_is_never_written(tmp_path, monkeypatch):
+    """One pixel of one image, drawn at random; the images before it are found by the next run."""
+    random = np.random.default_rng(0)
+    for name, value in (("nan", np.nan), ("inf", np.inf), ("-inf", -np.inf)):
+        image, place = int(random.integers(len(LABELS))), int(random.integers(32 * 32 * 3))
+        whole = IMAGES.copy()
+        whole[:, 0, 0] = 0
+        whole[image, 0, 0] = 255  # the mark by which the system knows it
+
+        def spoilt(images, key, *, place=place, value=value):
+            flat = images.reshape(len(images), -1)
+            marked = (images[:, 0, 0] == 1).all(-1)[:, None]
+            at = (jnp.arange(flat.shape[1]) == place)[None]
+            return jnp.where(marked & at, value, flat).reshape(images.shape)
+
+        monkeypatch.setitem(SYSTEMS, f"spoilt {name}", spoilt)
+        labelled = dataclasses.replace(LABELLED, images=whole, fingerprint=name)
+        sentence = f"spoilt {name}: image {image} of {name} comes out with values that are not"
+        with pytest.raises(InputError, match=sentence):
+            perceive(labelled, f"spoilt {name}", KEY, tmp_path / f"{name}.npy")
+        assert not list(tmp_path.glob("*.npy"))
+        seen = on_the_fly(f"spoilt {name}")(whole, KEY)
+        assert np.isnan(np.asarray(seen)).sum() == 1
+
+
+def test_weights_replaced_in_place_are_noticed(tmp_path, monkeypatch):
+    weights = tmp_path / "weights.npz"
+    monkeypatch.setitem(SYSTEMS, "weighed", lambda images, key, *, weights="": images)
+    options = {"weights": str(weights)}
+    weights.write_bytes(b"first")
+    perceive(LABELLED, "weighed", KEY, tmp_path / "x.npy", options)
+    perceive(LABELLED, "weighed", KEY, tmp_path / "x.npy", options)
+    weights.write_bytes(b"other")
+    with pytest.raises(InputError, match=r"another making \(weights was"):
+        perceive(LABELLED, "weighed", KEY, tmp_path / "x.npy", options)
+
+
 def test_bad_options_stop_before_any_output(tmp_path):
     for system, options, message in (
         ("blur", {}, "system 'blur' is not registered"),
@@ -173,7 +210,7 @@ def test_on_the_fly_with_a_fixed_fixation_is_what_is_on_disk(tmp_path):
     few = dataclasses.replace(LABELLED, images=IMAGES[:4], labels=LABELS[:4])
     on_disk = perceive(few, "foveation_blur", KEY, tmp_path / "x.npy", options)
     seen = jax.jit(on_the_fly("foveation_blur", options))(IMAGES[:4], KEY)
-    assert seen.dtype == jnp.uint8
+    assert seen.dtype == jnp.float32  # levels all the same
     assert _levels_apart(seen, on_disk.images) <= 1
 
 

@@ -2,10 +2,16 @@
 
 import json
 import runpy
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from foveation_jax import pipeline, workdir
 from foveation_jax.checkpoints import load_variables
@@ -36,7 +42,18 @@ def tiny_config(**changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def cache(tmp_path_factory):
+    """Programs are compiled once, for this process and for those that it starts."""
+    before, folder = jax.config.jax_compilation_cache_dir, tmp_path_factory.mktemp("cache")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    compilation_cache.reset_cache()
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache):
     out = tmp_path_factory.mktemp("runs") / "tiny"
     return out, pipeline.run(tiny_config(), out)
 
@@ -120,6 +137,126 @@ def test_another_experiment_in_the_folder_is_refused_by_its_field(finished):
     with pytest.raises(InputError, match=r"with recipe\.momentum=0\.9, not 0\.8"):
         pipeline.run(tiny_config(**{"recipe.momentum": 0.8}), out)
     assert (out / "experiment.json").read_bytes() == before
+
+
+def measured(out):
+    """All that a run has measured and concluded, without when and by which command."""
+    kept = ["claims.csv", "curves.csv", *sorted(f"probes/{p.name}" for p in out.glob("probes/*"))]
+    document = json.loads((out / "results.json").read_text())
+    del document["experiment"], document["crc32"]
+    return document, {name: (out / name).read_bytes() for name in kept}
+
+
+def test_damaged_results_are_made_again(finished, tmp_path, capsys):
+    """Cut, emptied, junk, of another run, or lost; to the same bytes."""
+    whole = measured(finished[0])
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    page = (out / "report.html").stat().st_size
+    damage = {
+        "images/train.npy": lambda content: content[: len(content) // 2],
+        "images/test.json": lambda content: b"\xffjunk",
+        "perceived/reference/test.npy": lambda content: content[:-9] + b"\0" * 9,
+        "perceived/foveation_texture/train.npy": lambda content: b"",
+        "probes/reference-final.npz": lambda content: content[:999],
+        "probes/reference-epoch0.npz": lambda content: b"",
+        "probes/reference-epoch1.npz": lambda content: probes.read_bytes(),
+        "results.json": lambda content: content[:999],
+        "claims.csv": lambda content: b"",
+        "curves.csv": lambda content: content.replace(b"0.5", b"0.6"),
+        "report.html": lambda content: content[:999],
+    }
+    probes = out / "probes" / "reference-epoch2.npz"
+    for name, change in damage.items():
+        (out / name).write_bytes(change((out / name).read_bytes()))
+    pipeline.run(tiny_config(), out)
+    assert measured(out) == whole
+    assert (out / "report.html").stat().st_size == pytest.approx(page, rel=0.01)
+    said = capsys.readouterr().err
+    for name in (*list(damage)[:7],):
+        assert Path(name).name in said
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("experiment.json", r"name another --workdir\.$"),
+        ("metrics.jsonl", r"remove .*checkpoints/reference to train it again\.$"),
+        (
+            "checkpoints/reference/setup.json",
+            r"remove .*checkpoints/reference to train it again\.$",
+        ),
+        ("checkpoints/reference/epochs/1/files.json", r"remove .*/reference to train it again\.$"),
+    ],
+)
+def test_damage_that_only_work_can_mend_is_one_sentence(finished, tmp_path, name, remedy):
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    content = (out / name).read_bytes()
+    for part in (content[:60], b"", b"\0junk" * 99, content.replace(b"1", b"2", 1)):
+        (out / name).write_bytes(part)
+        with pytest.raises(InputError, match=rf"{Path(name).name}.*{remedy}") as error:
+            pipeline.run(tiny_config(), out)
+        assert "\n" not in str(error.value)
+
+
+def test_probes_of_other_networks_are_made_again(finished, tmp_path):
+    """The weights are others than those that were probed; here, those of another epoch."""
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    epochs = out / "checkpoints" / "reference" / "epochs"
+    shutil.rmtree(epochs / "1")
+    shutil.copytree(epochs / "0", epochs / "1")
+    pipeline.run(tiny_config(), out)
+    first, second = (
+        load_battery(out / "probes" / f"reference-epoch{epoch}.npz", "reference").curves
+        for epoch in (0, 1)
+    )
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.accuracy, b.accuracy)
+
+
+ONE_SYSTEM = {"systems": ("reference",), "keep_epochs": ()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, finished):
+    """One system alone, whose programs are those of `finished`."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    pipeline.run(tiny_config(**ONE_SYSTEM), out)
+    return measured(out)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, cache):
+    """The command for `ONE_SYSTEM`, but for its workdir."""
+    config = tmp_path_factory.mktemp("configs") / "one.py"
+    config.write_text(
+        "from tests.foveation import test_pipeline as tiny\n\n\n"
+        "def get_config():\n    return tiny.tiny_config(**tiny.ONE_SYSTEM)\n"
+    )
+    run = "import foveation_jax.main; foveation_jax.main.main()"  # with the tests on the path
+    flags = (f"--config={config}", f"--compilation_cache_dir={cache}")
+    return (sys.executable, "-c", run, *flags)
+
+
+@pytest.mark.parametrize("moment", ["together", "in training"])
+def test_of_two_commands_on_one_folder_one_is_undisturbed(undisturbed, command, tmp_path, moment):
+    out = tmp_path / "out"
+
+    def start():
+        return subprocess.Popen(
+            [*command, f"--workdir={out}"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    with start() as first:
+        while moment == "in training" and first.poll() is None and not list(out.glob("*.jsonl")):
+            time.sleep(0.05)
+        with start() as second:
+            ended = [(process.communicate(timeout=900), process) for process in (first, second)]
+    (loser,) = (said for (_, said), process in ended if process.returncode == 2)
+    assert sorted(process.returncode for _, process in ended) == [0, 2]
+    assert loser.count("\n") == 1
+    assert f"{out} is in use by another run" in loser
+    assert measured(out) == undisturbed
 
 
 def test_how_often_states_are_written_is_no_other_experiment(finished):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import random
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_json_is_strict_and_has_the_documented_fields(written):
     document = json.loads(paths[0].read_text(), parse_constant=_refuse)
     fields = (
         "version network systems class_names chance accuracy claims left_out curves crossovers "
-        "confusion perceptual training experiment"
+        "confusion perceptual training experiment crc32"
     )
     assert list(document) == fields.split()
     assert set(document["accuracy"]) == set(SYSTEMS)
@@ -125,6 +126,19 @@ def test_nothing_measured_is_still_a_file(tmp_path):
     path, *_ = results_files.write_results(empty, table, tmp_path)
     assert json.loads(path.read_text())["accuracy"] == {"reference": None}
     _same(empty, results_files.read_results(path)[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_number_that_was_altered_is_noticed(written, tmp_path, seed):
+    path, text = tmp_path / "results.json", written[3][0].read_text()
+    digits = [i for i, c in enumerate(text[1:], 1) if c.isdigit() and text[i - 1].isdigit()]
+    at = random.Random(seed).choice(digits)
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    with pytest.raises(InputError, match=r"results\.json: the file was damaged or altered"):
+        results_files.read_results(path)
+    path.write_text(text[:at])
+    with pytest.raises(InputError, match=r"results\.json: this file is not a results\.json"):
+        results_files.read_results(path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "{", '{"version": 99}'])
