@@ -147,7 +147,7 @@ def ssim_by_eccentricity(
     @jax.jit
     def by_zone(picture, reference):
         per_pixel = metrics.ssim_map(picture[None], reference[None])[0].mean(-1)
-        return jnp.einsum("eyx,yx->e", zones, per_pixel) / jnp.maximum(mass, 1e-9)
+        return jnp.einsum("eyx,yx->e", zones, per_pixel, precision="highest") / jnp.maximum(mass, 1e-9)
 
     means = {}
     for system in (name for name in systems if name != "reference"):
@@ -156,7 +156,7 @@ def ssim_by_eccentricity(
             for n in names[:most]
         ]
         means[system] = np.mean(values, axis=0)[large]
-    eccentricity = np.asarray(jnp.einsum("eyx,yx->e", zones, jnp.exp(log_ecc)) / mass)[large]
+    eccentricity = np.asarray(jnp.einsum("eyx,yx->e", zones, jnp.exp(log_ecc), precision="highest") / mass)[large]
     return means, eccentricity
 
 

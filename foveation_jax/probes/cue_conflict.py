@@ -26,6 +26,7 @@ from foveation_jax.windows import PoolingWindows, pooling_windows
 
 SCALE = 0.4
 DECOYS = ("window", "square")
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def window_conflict(
@@ -104,7 +105,7 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
     highest = windows.n_rings + 1 if traced else window_levels(windows)[-1]
     check_level("window_conflict", level, 0, highest)
     beyond = (jnp.arange(windows.n_rings) >= level - 1).astype(jnp.float32)
-    weight = jnp.clip(1 - jnp.einsum("e,eyx->yx", beyond, _rings(windows)), 0.0, 1.0)
+    weight = jnp.clip(1 - jnp.einsum("e,eyx->yx", beyond, _rings(windows), precision=HIGHEST), 0.0, 1.0)
     return jnp.where(level > 0, weight, 0.0)
 
 
@@ -112,7 +113,7 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
 def _rings(windows: PoolingWindows) -> Float[Array, "E Y X"]:
     """Each ring's windows together, without slivers."""
     rings, wedges = windows.pixel_factors()
-    return rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges)
+    return rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges, precision=HIGHEST)
 
 
 def centre_areas(windows: PoolingWindows) -> Float[np.ndarray, " P"]:
