@@ -40,7 +40,9 @@ def colours(what: str, images: Shaped[Array | np.ndarray, "*shape"]) -> Float[Ar
         try:
             images = jnp.asarray(images)
         except (TypeError, ValueError, OverflowError):
-            raise InputError(f"{what} are a {type(images).__name__}, not an array of numbers.") from None
+            raise InputError(
+                f"{what} are a {type(images).__name__}, not an array of numbers."
+            ) from None
         if images.dtype == jnp.uint8:
             return images / jnp.float32(255)
         if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -54,16 +56,21 @@ def colours(what: str, images: Shaped[Array | np.ndarray, "*shape"]) -> Float[Ar
 
 def check_colours(what: str, images: Float[Array | np.ndarray, "*shape"]) -> None:
     """Raises InputError unless all values of a concrete array are finite and within 0 and 1."""
-    check_finite(what, images)
+    axes = ", ".join(["N", "Y", "X", "C"][-images.ndim :])
+    check_finite(what, images, f"colours [{axes}] must lie within 0 and 1")
     if not images.size:
         return
     low, high = float(images.min()), float(images.max())
     if not -ROUNDING <= low <= high <= 1 + ROUNDING:
-        hint = ": divide 8-bit levels by 255" if 0 <= low and 1.5 < high <= 255 else ""
+        hint = ": divide 8-bit levels by 255" if low >= 0 and 1.5 < high <= 255 else ""
         raise InputError(f"{what} span {low:g} to {high:g}: they must lie within 0 and 1{hint}.")
 
 
-def check_finite(what: str, values: Shaped[Array | np.ndarray, "*shape"]) -> None:
+def check_finite(
+    what: str,
+    values: Shaped[Array | np.ndarray, "*shape"],
+    allowed: str = "all values must be finite",
+) -> None:
     """Raises InputError if a value of a concrete array is not finite; says which and where.
 
     A test of every element: the minimum of a large array loses a NaN on some processors.
@@ -73,13 +80,9 @@ def check_finite(what: str, values: Shaped[Array | np.ndarray, "*shape"]) -> Non
     with jax.ensure_compile_time_eval():
         finite = (np if isinstance(values, np.ndarray) else jnp).isfinite(values)
         if not bool(finite.all()):
-            place = tuple(map(int, np.argwhere(~np.asarray(finite))[0]))
-            value = np.asarray(values)[place]
-            named = f" (image, row, column, channel) = {place}" if len(place) == 4 else f" {place}"
-            raise InputError(
-                f"{what} hold {value} at{named}: all values must be finite, and colours must lie "
-                "within 0 and 1."
-            )
+            place = np.argwhere(~np.asarray(finite))[0].tolist()
+            value = np.asarray(values)[tuple(place)]
+            raise InputError(f"{what} hold {value} at {place}, which is not finite: {allowed}.")
 
 
 def to_levels(
@@ -98,7 +101,7 @@ def to_levels(
     if images.dtype == np.uint8:
         return images
     check_finite(what, images)
-    low, high = images.min(initial=0.0), images.max(initial=1.0)
+    low, high = (images.min(), images.max()) if images.size else (0, 1)
     if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
         raise InputError(f"{what} span {low:g} to {high:g}: colours lie within 0 and 1.")
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)

@@ -90,17 +90,24 @@ def perceive_batch(
 
     Property: equal fixations give what the option `fixation` gives, to a level.
     """
+    return _as_bytes(_colours(system, options, images, key, fixations, at_once))
+
+
+def _as_bytes(seen: Float[Array, "B Y X 3"]) -> UInt8[Array, "B Y X 3"]:
+    return jnp.round(jnp.clip(seen, 0, 1) * 255).astype(jnp.uint8)
+
+
+def _colours(system, options, images, key, fixations=None, at_once=1) -> Float[Array, "B Y X 3"]:
+    """What `perceive_batch` casts to bytes."""
     values = jnp.asarray(images).astype(jnp.float32) / 255
     if fixations is None:
-        seen = transform(system, values, key, **options)
-    else:
+        return transform(system, values, key, **options)
 
-        def one(image_and_fixation):
-            image, fixation = image_and_fixation
-            return transform(system, image[None], key, **options, fixation=fixation)[0]
+    def one(image_and_fixation):
+        image, fixation = image_and_fixation
+        return transform(system, image[None], key, **options, fixation=fixation)[0]
 
-        seen = jax.lax.map(one, (values, fixations), batch_size=at_once)
-    return jnp.round(jnp.clip(seen, 0, 1) * 255).astype(jnp.uint8)
+    return jax.lax.map(one, (values, fixations), batch_size=at_once)
 
 
 def draw_fixations(
@@ -191,7 +198,11 @@ def _write(labelled, system, key, path, options, made_of) -> None:
         for number in numbers:
             length = min(BATCH, len(labelled.images) - number * BATCH)
             batch_key = jax.random.fold_in(key, number)
-            yield np.asarray(see(_batch(labelled, number), batch_key))[:length]
+            seen, finite = (np.asarray(v) for v in see(_batch(labelled, number), batch_key))
+            if not finite[:length].all():
+                image = number * BATCH + int(np.argmin(finite[:length]))
+                raise InputError(f"{system} gives values that are not finite for image {image}.")
+            yield seen[:length]
 
     with progress(f"{system}, {path.stem}", len(labelled.images)) as advance:
         write_array(path, {"made_of": made_of}, labelled.images.shape, BATCH, make, advance)
@@ -199,8 +210,13 @@ def _write(labelled, system, key, path, options, made_of) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
-    """(images, key) -> images over all devices, compiled once for all splits."""
-    return on_all_devices(lambda images, key: perceive_batch(system, dict(options), images, key))
+    """(images, key) -> images, and which are finite, over all devices; compiled once."""
+
+    def see(images, key):
+        seen = _colours(system, dict(options), images, key)
+        return _as_bytes(seen), jnp.isfinite(seen).all((1, 2, 3))
+
+    return on_all_devices(see)
 
 
 def _batch(labelled: LabelledImages, number: int) -> UInt8[np.ndarray, "B Y X 3"]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.errors import InputError
 from foveation_jax.pooling import cells, pool, spread
 from foveation_jax.windows import PoolingWindows
 
@@ -19,6 +20,17 @@ from foveation_jax.windows import PoolingWindows
 RIDGE = 1.0
 FLOOR = 1e-5
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def check_key(key) -> None:
+    """Raises InputError unless `key` is one key of jax.random, typed or raw."""
+    try:
+        shape = jax.random.key_data(key).shape
+    except TypeError:
+        shape = None
+    if shape is None or len(shape) != 1:
+        held = f"{shape[0]} keys" if shape else repr(key)
+        raise InputError(f"key is {held}: it must be one key, such as jax.random.key(0).")
 
 
 def white_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
@@ -137,6 +149,7 @@ def _power_jvp(exponent, matrices, changes):
     near = jnp.abs(step) < 1e-3 * (values[:, None] + values[None])
     rise = (powers[:, None] - powers[None]) / jnp.where(near, 1.0, step)
     rise = jnp.where(near, (slopes[:, None] + slopes[None]) / 2, rise)
-    turned = jnp.matmul(vectors.T, jnp.matmul(changes[0], vectors, precision=HIGHEST), precision=HIGHEST)
-    back = jnp.matmul(vectors, jnp.matmul(rise * turned, vectors.T, precision=HIGHEST), precision=HIGHEST)
+    product = functools.partial(jnp.matmul, precision=HIGHEST)
+    turned = product(vectors.T, product(changes[0], vectors))
+    back = product(vectors, product(rise * turned, vectors.T))
     return _power(matrices[0], exponent), back
