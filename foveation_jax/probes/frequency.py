@@ -50,7 +50,7 @@ def low_pass(images: Images, sigma: Sigma) -> Float[Array, "N Y X 3"]:
 
 
 def high_pass(
-    images: Images, sigma: Sigma, mean: Float[Array | np.ndarray, "3"]
+    images: Images, sigma: Sigma, mean: Float[Array | np.ndarray, " channels"]
 ) -> Float[Array, "N Y X 3"]:
     """Images minus their blur, each image's mean colour replaced by `mean`.
 
