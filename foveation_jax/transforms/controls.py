@@ -19,7 +19,7 @@ from foveation_jax.transforms.foveated_blur import blend_blurs
 
 BLUR_LEVELS = 8
 SUPERSAMPLING = 4
-POLE = 1e-3  # pixels that a pixel at the fixation is moved by
+POLE = 2e-3  # pixels that a pixel nearer to the fixation than that is moved to the right
 
 
 def raw(images: Float[Array, "N Y X C"], key) -> Float[Array, "N Y X C"]:
@@ -78,7 +78,7 @@ def _to_cortex_and_back(images, fixation, half, sheet):
     y = (jnp.arange(images.shape[1]) - fixation[0])[:, None]
     x = (jnp.arange(images.shape[2]) - fixation[1])[None]
     y, x = jnp.broadcast_arrays(y, x)
-    x = jnp.where(y**2 + x**2 < POLE**2, POLE, x)  # no angle, and no slope, at the pole itself
+    x = jnp.where(y**2 + x**2 < POLE**2, x + POLE, x)  # at the pole itself is no angle
     ring = half * jnp.log1p(jnp.sqrt(y**2 + x**2) / half) + 0.5
     back = [
         ring + jnp.minimum(ring - 1, 0),  # row 0 is the pole, half a cell before the first ring
