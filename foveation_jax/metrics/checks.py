@@ -4,11 +4,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from foveation_jax.errors import InputError
-from foveation_jax.levels import Images, colours
+from foveation_jax.levels import colours
 
 
 def check_pair(
-    metric: str, a: Images, b: Images, smallest: int = 1
+    metric: str, a: Array | np.ndarray, b: Array | np.ndarray, smallest: int = 1
 ) -> tuple[Float[Array, "N Y X C"], Float[Array, "N Y X C"]]:
     """Both batches as colours in [0, 1], whichever of them holds uint8 levels.
 
