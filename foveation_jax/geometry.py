@@ -8,11 +8,14 @@ is taken as flat in angle, as the published windows do.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from foveation_jax.errors import InputError
 
 FIELD_OF_VIEW = 26.0
+
+Fixation = tuple | list | Array | np.ndarray | None  # (y, x) in pixels; None for the centre
 
 
 def pixels_per_degree(size: tuple[int, int], field_of_view: float = FIELD_OF_VIEW):
@@ -37,12 +40,31 @@ def centre(size: tuple[int, int]) -> tuple[float, float]:
     return ((size[0] - 1) / 2, (size[1] - 1) / 2)
 
 
+def check_fixation(fixation: Fixation) -> None:
+    """Raises InputError unless a fixation is one place, (y, x); a traced one may have any value."""
+    traced = isinstance(fixation, jax.core.Tracer)
+    try:
+        place = np.zeros(fixation.shape) if traced else np.asarray(fixation, np.float64)
+    except (TypeError, ValueError):
+        place = np.full(2, np.nan)
+    if fixation is not None and (place.shape != (2,) or not np.isfinite(place).all()):
+        held = f"of shape {place.shape}" if place.ndim > 1 else str(fixation)
+        raise InputError(
+            f"fixation is {held}: it must be two finite numbers (y, x) in pixels, the same for all "
+            "images; jax.vmap over images and fixations gives each its own."
+        )
+
+
 def farthest_seeing(fixation, size: tuple[int, int]) -> tuple[float, float]:
     """The (y, x) on the host for which rings and radii are counted.
 
     That is the fixation itself, the centre for None. A traced fixation can be counted for in
     advance only if it lies on the image: a corner sees at least as far as any of its points.
+
+    Raises:
+        InputError: a fixation that is not one place.
     """
+    check_fixation(fixation)
     if fixation is None:
         return centre(size)
     if isinstance(fixation, jax.core.Tracer):

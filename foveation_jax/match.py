@@ -22,13 +22,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from foveation_jax import geometry, metrics
 from foveation_jax.errors import InputError
+from foveation_jax.levels import colours
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveated_blur import blend_blurs, ring_centres
 from foveation_jax.transforms.matched import Match
+from foveation_jax.transforms.noise import check_key
 from foveation_jax.transforms.uniform_blur import blur
 from foveation_jax.windows import pooling_windows
 
@@ -43,9 +45,9 @@ MAPS = {"ssim": metrics.ssim_map, "mse": lambda a, b: (a - b) ** 2}
 
 
 def match(
-    reference: Float[Array, "N Y X C"],
-    target: Float[Array, "..."],
-    key: PRNGKeyArray,
+    reference: Shaped[Array | np.ndarray, "N Y X C"],
+    target: Shaped[Array | np.ndarray, "..."],
+    key,
     *,
     system: str = "uniform_blur",
     metric: str = "ssim",
@@ -59,7 +61,7 @@ def match(
     """Find the blur of `reference` that is as far from it as `target` is.
 
     Args:
-        reference: images, colours in [0, 1].
+        reference: images, colours in [0, 1] or uint8 levels.
         target: the same images as another system shows them.
         key: resamples images for the bootstrap interval.
         system: "uniform_blur" (one sigma) or "foveation_blur" (one a ring).
@@ -80,6 +82,8 @@ def match(
 
     Property: matching a target that is itself such a blur finds its sigmas.
     """
+    check_key(key)
+    reference, target = colours("match: reference", reference), colours("match: target", target)
     _check(reference, target, system, metric, start)
     size = reference.shape[1:3]
     windows = pooling_windows(scale, size, fixation, published=False, field_of_view=field_of_view)

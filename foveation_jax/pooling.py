@@ -15,7 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from foveation_jax.levels import check_finite
 from foveation_jax.windows import INNER_DEG, PoolingWindows
+
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.tree_util.register_dataclass
@@ -48,11 +51,12 @@ def cells(windows: PoolingWindows, grid: tuple[int, int]) -> Cells:
         for samples, pixels in zip(grid, windows.size, strict=True)
     ]
     rings, wedges = windows.factors(*centres)
-    return Cells(rings, wedges, jnp.einsum("eyx,tyx->et", rings, wedges), side)
+    return Cells(rings, wedges, jnp.einsum("eyx,tyx->et", rings, wedges, precision=HIGHEST), side)
 
 
 def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
     """Mean of K maps over every window; 0 for a window that lies off the image."""
+    check_finite("maps", maps)
     count, rows, columns = maps.shape
     side = cells.side
     maps = maps.reshape(count, rows // side, side, columns)
@@ -61,7 +65,8 @@ def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
     means = sum(maps[..., i] for i in range(side)).reshape(count, -1) / side**2
 
     def one_ring(ring):
-        return (cells.wedges * ring[None]).reshape(len(cells.wedges), -1) @ means.T
+        weighed = (cells.wedges * ring[None]).reshape(len(cells.wedges), -1)
+        return jnp.matmul(weighed, means.T, precision=HIGHEST)
 
     sums = jax.lax.map(one_ring, cells.rings)
     return sums / jnp.maximum(cells.mass, 1e-3)[..., None]
@@ -69,11 +74,12 @@ def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
 
 def spread(cells: Cells, table: Float[Array, "E T K"]) -> Float[Array, "K Y X"]:
     """One value a window back to the grid: sum over windows of table * window; 0 in the fovea."""
+    check_finite("table", table)
     wedges = cells.wedges.reshape(len(cells.wedges), -1)
 
     def add_ring(maps, ring_and_row):
         ring, row = ring_and_row
-        return maps + (row.T @ wedges) * ring.reshape(1, -1), None
+        return maps + jnp.matmul(row.T, wedges, precision=HIGHEST) * ring.reshape(1, -1), None
 
     maps = jnp.zeros((table.shape[-1], wedges.shape[-1]), table.dtype)
     maps, _ = jax.lax.scan(add_ring, maps, (cells.rings, table))
@@ -89,7 +95,8 @@ def _refine(maps: Float[Array, "K Yc Xc"], side: int) -> Float[Array, "K Y X"]:
     if side == 1:
         return maps
     count, rows, columns = maps.shape
-    maps = maps @ jax.image.resize(jnp.eye(columns), (columns, columns * side), "linear")
+    weights = jax.image.resize(jnp.eye(columns), (columns, columns * side), "linear")
+    maps = jnp.matmul(maps, weights, precision=HIGHEST)
     before = jnp.concatenate([maps[:, :1], maps[:, :-1]], 1)[:, :, None]
     after = jnp.concatenate([maps[:, 1:], maps[:, -1:]], 1)[:, :, None]
     offset = (((jnp.arange(side) + 0.5) / side - 0.5)[None, None, :, None]).astype(maps.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from foveation_jax import analysis
+from foveation_jax.levels import check_finite
 from foveation_jax.probes.curves import Curve
 from foveation_jax.results import Claim, History
 
@@ -273,6 +274,7 @@ def forest(claims: Sequence[Claim]) -> tuple[list[Row], float]:
 
 def mosaic(filters: Float[np.ndarray, "Y X 3 F"]) -> UInt8[np.ndarray, "Y2 X2 3"]:
     """Filters in a square, in colour, one scale for all, 0 = mid-grey, a pixel between them."""
+    check_finite("filters", filters)
     height, width, _, count = filters.shape
     scale = max(float(np.quantile(np.abs(filters), 0.995)), 1e-12)
     tiles = np.clip(128 + 127 * filters / scale, 0, 255).transpose(3, 0, 1, 2)

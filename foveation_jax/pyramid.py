@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import check_finite
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +62,6 @@ def check_size(size: tuple[int, int], n_scales: int) -> None:
         raise InputError(f"n_scales is {n_scales}: size {tuple(size)} carries 1 to {most}.")
 
 
-@functools.partial(jax.jit, static_argnames=("n_scales", "n_orientations", "complex_bands"))
 def decompose(
     planes: Float[Array, "*batch Y X"],
     n_scales: int,
@@ -77,13 +77,19 @@ def decompose(
         complex_bands: False leaves out the quadrature parts: half the time, same inverse.
 
     Raises:
-        InputError: a size or count that the pyramid cannot take.
+        InputError: a size or count that the pyramid cannot take, or a value that is not finite.
 
     Property: reconstruct(decompose(planes)) = planes to 1e-6 of their range, and without the
     residuals the real bands of a sum are the sum of the real bands.
     """
+    check_size(planes.shape[-2:], n_scales)
+    check_finite("planes", planes)
+    return _decompose(planes, n_scales, n_orientations, complex_bands)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _decompose(planes, n_scales, n_orientations, complex_bands) -> Pyramid:
     size = planes.shape[-2:]
-    check_size(size, n_scales)
     masks = _masks(size, n_scales, n_orientations)
     spectrum = jnp.fft.rfft2(planes, norm="forward")
     high = _inverse(_filter(spectrum, masks.high), size)
@@ -103,9 +109,21 @@ def decompose(
     return Pyramid(high, tuple(bands), _inverse(_crop(spectrum, grid), grid))
 
 
-@jax.jit
 def reconstruct(pyramid: Pyramid) -> Float[Array, "*batch Y X"]:
-    """Planes from their pyramid: the adjoint of `decompose`; reads the real parts of the bands."""
+    """Planes from their pyramid: the adjoint of `decompose`; reads the real parts of the bands.
+
+    Raises:
+        InputError: a coefficient that is not finite.
+    """
+    for name, part in (("high", pyramid.high), ("low", pyramid.low)):
+        check_finite(f"the pyramid's {name}-pass residuals", part)
+    for octave, band in enumerate(pyramid.bands):
+        check_finite(f"the pyramid's bands of octave {octave}", band)
+    return _reconstruct(pyramid)
+
+
+@jax.jit
+def _reconstruct(pyramid: Pyramid) -> Float[Array, "*batch Y X"]:
     size = pyramid.high.shape[-2:]
     n_orientations = pyramid.bands[0].shape[-3]
     masks = _masks(size, len(pyramid.bands), n_orientations)

@@ -144,10 +144,14 @@ def ssim_by_eccentricity(
         windows.pixels_per_degree,
     )
 
+    def by_mass(values):
+        sums = jnp.einsum("eyx,yx->e", zones, values, precision="highest")
+        return sums / jnp.maximum(mass, 1e-9)
+
     @jax.jit
     def by_zone(picture, reference):
         per_pixel = metrics.ssim_map(picture[None], reference[None])[0].mean(-1)
-        return jnp.einsum("eyx,yx->e", zones, per_pixel) / jnp.maximum(mass, 1e-9)
+        return by_mass(per_pixel)
 
     means = {}
     for system in (name for name in systems if name != "reference"):
@@ -156,7 +160,7 @@ def ssim_by_eccentricity(
             for n in names[:most]
         ]
         means[system] = np.mean(values, axis=0)[large]
-    eccentricity = np.asarray(jnp.einsum("eyx,yx->e", zones, jnp.exp(log_ecc)) / mass)[large]
+    eccentricity = np.asarray(by_mass(jnp.exp(log_ecc)))[large]
     return means, eccentricity
 
 

@@ -93,7 +93,7 @@ def _convolve(x: Float[Array, "N Y X C"], layer: dict) -> Float[Array, "N P Q D"
     """Convolution without padding, plus bias."""
     kernel = layer["kernel"]
     if kernel.shape[:2] == (1, 1):
-        y = jnp.einsum("nyxc,cd->nyxd", x, kernel[0, 0])
+        y = jnp.einsum("nyxc,cd->nyxd", x, kernel[0, 0], precision=jax.lax.Precision.HIGHEST)
     else:
         y = winograd.convolve(x, kernel)
     return y + layer["bias"][None, None, None]

@@ -99,7 +99,9 @@ class PoolingWindows:
         so all windows of a ring share one a (.221 .323 .461 .630 .800 at s = .4).
         """
         whole = jnp.broadcast_to(ring_areas(self)[:, None], (self.n_rings, self.n_wedges))
-        radius = jnp.sqrt((self.cut_area if self.published else whole) / math.pi)
+        area = self.cut_area if self.published else whole
+        seen = area > 0  # the root's slope is infinite at 0
+        radius = jnp.where(seen, jnp.sqrt(jnp.where(seen, area, 1.0) / math.pi), 0.0)
         return (2 / (1 + jnp.exp(-MIXING_RATE * radius)) - 1) * self.kept
 
 
@@ -144,7 +146,7 @@ def ring_areas(windows: PoolingWindows) -> Float[Array, "E"]:
 def pooling_windows(
     scale: float,
     size: tuple = (512, 512),
-    fixation: tuple | Array | None = None,
+    fixation: geometry.Fixation = None,
     published: bool = True,
     field_of_view: float = geometry.FIELD_OF_VIEW,
 ) -> PoolingWindows:
@@ -168,22 +170,20 @@ def pooling_windows(
             published windows, whose slivers are counted on the host.
     """
     traced = isinstance(fixation, jax.core.Tracer)
-    _check(scale, size, None if traced else fixation)
+    _check(scale, size)
+    point = geometry.farthest_seeing(fixation, size)
     if traced and published:
         raise InputError("published windows need a fixation of two numbers: it is traced.")
-    point = geometry.farthest_seeing(fixation, size)
     per_degree = geometry.pixels_per_degree(size, field_of_view)
     windows = _build(float(scale), tuple(map(int, size)), point, bool(published), per_degree)
     return dataclasses.replace(windows, fixation=fixation) if traced else windows
 
 
-def _check(scale, size, fixation):
+def _check(scale, size):
     if not SCALES[0] <= scale <= SCALES[1]:
         raise InputError(f"scale is {scale}: it must lie within {SCALES[0]} and {SCALES[1]}.")
     if len(size) != 2 or min(size) < 2:
         raise InputError(f"size is {tuple(size)}: it must be (rows, columns), each 2 or more.")
-    if fixation is not None and (len(fixation) != 2 or not np.isfinite(fixation).all()):
-        raise InputError(f"fixation is {fixation}: it must be two finite numbers (y, x) in pixels.")
 
 
 @functools.lru_cache(maxsize=64)

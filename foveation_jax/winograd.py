@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+HIGHEST = jax.lax.Precision.HIGHEST
 TILE = 4  # outputs a side; 6 inputs
 B = np.array(
     [
@@ -43,7 +44,9 @@ def convolve(
 
 def _direct(x, kernel):
     numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=numbers, precision=HIGHEST
+    )
 
 
 def _winograd(x, kernel):
@@ -56,8 +59,9 @@ def _winograd(x, kernel):
     down = _combine(B, down)  # [6, N, R, X, C]
     across = [down[:, :, :, j : j + TILE * (columns - 1) + 1 : TILE] for j in range(TILE + 2)]
     tiles = _combine(B, across).reshape((TILE + 2) ** 2, -1, channels)
-    weights = jnp.einsum("qj,pi,ijcd->qpcd", G, G, kernel).reshape(len(tiles), channels, -1)
-    products = jnp.einsum("tsc,tcd->tsd", tiles, weights)
+    weights = jnp.einsum("qj,pi,ijcd->qpcd", G, G, kernel, precision=HIGHEST)
+    weights = weights.reshape(len(tiles), channels, -1)
+    products = jnp.einsum("tsc,tcd->tsd", tiles, weights, precision=HIGHEST)
     products = products.reshape(TILE + 2, TILE + 2, count, rows, columns, -1)
     outputs = _combine(A, list(products))  # [4, 6, N, R, S, D]
     outputs = _combine(A, [outputs[:, p] for p in range(TILE + 2)])

@@ -1,8 +1,12 @@
 """One picture file, read as a person sees it: an sRGB array [Y, X, 3] in [0, 1], and back to PNG.
 
 Camera rotation (EXIF) is undone; palettes, CMYK and embedded colour profiles become sRGB; grey is
-repeated to three channels; 16-bit and float grey keep their levels; transparent parts show mid grey
-(level 128, the surround of a vision experiment); the first frame of an animation is taken.
+repeated to three channels; transparent parts show mid grey (level 128, the surround of a vision
+experiment); the first frame of an animation is taken.
+
+16-bit levels are shares of 65535, as PNG and TIFF define them, and float levels lie within 0 and 1.
+Nothing in a file tells 12-bit data in 16 bits (a camera's raw levels) from a picture in the dark,
+so 16-bit files without a level of 16384 or more, and floats on another scale, are refused.
 """
 
 import os
@@ -10,17 +14,21 @@ import pathlib
 import struct
 import warnings
 import zlib
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import check_colours, to_levels
 from foveation_jax.workdir import whole
 
 SMALLEST_SIDE = 16
+DARKEST = 2**14  # the least that the brightest of 16-bit levels may be, unless all are 0
 MOST_PIXELS = 2**26  # 67 megapixels; more is refused before it is decoded
 BACKGROUND = 128
+BITS, PHOTOMETRIC, PLANES = 258, 262, 284  # TIFF tags
 
 
 def read_image(path: str | os.PathLike) -> Float[np.ndarray, "Y X 3"]:
@@ -28,7 +36,7 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "Y X 3"]:
 
     Raises:
         InputError: the file is missing, is not a picture, is truncated, has a side under 16 px or
-            more than 2**26 pixels, or holds values that are not finite.
+            more than 2**26 pixels, or holds levels that are not finite or whose scale is unknown.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -38,7 +46,8 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "Y X 3"]:
             warnings.simplefilter("ignore")  # size is judged here, other oddities when decoding
             with Image.open(path) as picture:
                 _check_size(path, *picture.size)
-                pixels = _to_rgb(ImageOps.exif_transpose(picture))
+                layout = _layout(path, picture)
+                pixels = _to_rgb(path, ImageOps.exif_transpose(picture), layout)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file.") from None
     except UnidentifiedImageError:
@@ -49,8 +58,7 @@ def read_image(path: str | os.PathLike) -> Float[np.ndarray, "Y X 3"]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: the picture is damaged or cut short ({error}).") from None
-    if not np.isfinite(pixels).all():
-        raise InputError(f"{path}: the picture holds values that are not finite numbers.")
+    check_colours(f"{path}: the picture's levels", pixels)
     return np.clip(pixels, 0, 1)
 
 
@@ -68,20 +76,78 @@ def _check_size(path: pathlib.Path, width: int, height: int) -> None:
         raise InputError(f"{path}: {_too_large(f'{width} x {height} pixels')}")
 
 
-def _to_rgb(picture) -> Float[np.ndarray, "Y X 3"]:
+class _Layout(NamedTuple):
+    """What a file says of its samples; decoding forgets it, and reduces 16-bit colours to 8.
+
+    Attributes:
+        kind: of file, Pillow's name ("PNG").
+        samples: Pillow's name ("RGB;16B").
+        white_is_0: whether 0 is white.
+    """
+
+    kind: str
+    samples: str
+    white_is_0: bool
+
+
+def _layout(path, picture) -> _Layout:
+    """Of a picture that is opened and not decoded yet."""
+    tags = getattr(picture, "tag_v2", {})
+    if tags.get(PLANES) == 2 and max(tags.get(BITS, (8,))) > 8:
+        raise InputError(  # Pillow would decode them to noise
+            f"{path}: the picture holds its colours in planes of over 8 bits, which cannot be "
+            "read: save it with its colours pixel by pixel."
+        )
+    arguments = picture.tile[0][3] if picture.tile else ""
+    samples = arguments if isinstance(arguments, str) else str((*(arguments or ()), "")[0])
+    return _Layout(picture.format or "", samples, tags.get(PHOTOMETRIC) == 0)
+
+
+def _to_rgb(path, picture, layout: _Layout) -> Float[np.ndarray, "Y X 3"]:
     """Levels of an upright PIL picture of any mode as float32 sRGB in [0, 1]."""
     from PIL import Image
 
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        levels = np.asarray(picture, np.float32)
-        levels = levels if picture.mode == "F" else levels / 65535
-        return np.repeat(levels[..., None], 3, axis=2)
+        levels = _grey(path, picture, layout)
+        levels = 1 - levels if layout.white_is_0 else levels
+        if isinstance(clear := picture.info.get("transparency"), int):
+            levels = np.where(np.asarray(picture) == clear, BACKGROUND / 255, levels)
+        return np.repeat(levels[..., None], 3, axis=2).astype(np.float32)
+    # Of 16 bits a channel the higher bytes are left; "BGR;16" has 16 a pixel.
+    if ";16" in layout.samples and not layout.samples.startswith("BGR"):
+        _check_16_bits(path, 256 * int(np.asarray(picture.convert("RGB")).max()) + 255)
     picture = _to_srgb(picture)
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         backdrop = Image.new("RGBA", picture.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         picture = Image.alpha_composite(backdrop, picture)
     return np.asarray(picture.convert("RGB"), np.float32) / 255
+
+
+def _grey(path, picture, layout: _Layout) -> Float[np.ndarray, "Y X"]:
+    """Grey levels deeper than 8 bits, as shares of the deepest."""
+    levels = np.asarray(picture, np.float32)
+    if picture.mode == "F":
+        return levels
+    if layout.samples == "I;12":
+        return levels / 4095
+    if layout.kind == "TIFF" and picture.mode == "I":
+        raise InputError(
+            f"{path}: the picture holds signed or 32-bit integers, {levels.min():g} to "
+            f"{levels.max():g}, and nothing says which is white: save it with 8 or 16 bits."
+        )
+    if levels.any() and layout.kind != "PPM":  # which states its white
+        _check_16_bits(path, int(levels.max()))
+    return levels / 65535
+
+
+def _check_16_bits(path, highest: int) -> None:
+    if highest < DARKEST:
+        bits = max(highest.bit_length(), 8)
+        raise InputError(
+            f"{path}: none of the picture's 16-bit levels is above {highest} of 65535, as in data "
+            f"of {bits} bits: scale the levels to 65535, or save 8 bits."
+        )
 
 
 def _to_srgb(picture):
@@ -126,16 +192,15 @@ def fit_image(
     return np.clip(np.stack([np.asarray(c) for c in channels], axis=-1), 0, 1)
 
 
-def to_levels(image: Float[np.ndarray | jax.Array, "*B Y X 3"]) -> UInt8[np.ndarray, "*B Y X 3"]:
-    """Values in [0, 1] as 8-bit levels, clipped and rounded to the nearest."""
-    return np.round(np.clip(np.asarray(image), 0, 1) * 255).astype(np.uint8)
+def write_png(path: pathlib.Path, image: Shaped[np.ndarray | jax.Array, "Y X 3"]) -> None:
+    """Writes colours in [0, 1], or 8-bit levels, as PNG, whole or not at all; makes its folder.
 
-
-def write_png(path: pathlib.Path, image: Float[np.ndarray | jax.Array, "Y X 3"]) -> None:
-    """Writes values in [0, 1] as an 8-bit PNG, whole or not at all; makes folders as needed."""
+    Raises:
+        InputError: a value that is not finite, or on another scale.
+    """
     from PIL import Image
 
-    levels = to_levels(image)
+    levels = to_levels(image, f"{path}: the picture's values")
     with whole(path) as unfinished:
         Image.fromarray(levels).save(unfinished, format="PNG", compress_level=3)
 

@@ -288,7 +288,7 @@ def _read_levels(
     for batch in read_batches(source, size, BATCH, numbers):
         failures |= batch.failures
         if not failures:
-            yield to_levels(batch.images[batch.present])
+            yield to_levels(batch.images[batch.present], f"images of batch {batch.number}")
     if failures:
         some = " ".join(list(failures.values())[:NAMED_FAILURES])
         raise InputError(f"data: {len(failures)} images cannot be read: {some}")

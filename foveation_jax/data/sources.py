@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from foveation_jax.data.images import fit_image
 from foveation_jax.errors import InputError
+from foveation_jax.levels import check_colours
 
 READERS = 4  # threads; decoding releases the interpreter lock
 AHEAD = 2  # batches read in advance
@@ -97,7 +98,9 @@ def read_batches(
 
 def _read(source: ImageSource, index: int, size: tuple[int, int]) -> np.ndarray | InputError:
     try:
-        return fit_image(source.read(index), size)
+        picture = source.read(index)
+        check_colours(f"{source.names[index]}: the picture's levels", picture)
+        return fit_image(picture, size)
     except InputError as error:
         return error
 

@@ -1,7 +1,9 @@
 """Image-quality metrics of the perceptual probe: how far a system's picture is from another's.
 
-Every metric maps two batches [N, Y, X, C] with values in [0, 1] to one number an image, [N], and is
-pure, jittable and (mutual information aside) differentiable. `METRICS` lists the panel by name, for
+Every metric maps two batches [N, Y, X, C], colours in [0, 1] or uint8 levels, to one number an
+image, [N], and is pure, jittable and (mutual information aside) differentiable. Colours outside
+[0, 1], other dtypes and values that are not finite are refused. Products are float32 on every
+device (transforms/__init__.py). `METRICS` lists the panel by name, for
 tables and for `--config` fields.
 """
 

@@ -1,26 +1,35 @@
-"""What every metric asks of its two batches, checked on shapes, so that it also works under jit."""
+"""What every metric asks of its two batches; of traced ones only shapes and dtypes are known."""
 
-import jax
+import numpy as np
+from jaxtyping import Array, Float
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import colours
 
 
-def check_pair(metric: str, a: jax.Array, b: jax.Array, smallest: int = 1) -> None:
-    """Raises InputError unless `a` and `b` are batches of one shape, at least `smallest` px.
+def check_pair(
+    metric: str, a: Array | np.ndarray, b: Array | np.ndarray, smallest: int = 1
+) -> tuple[Float[Array, "N Y X C"], Float[Array, "N Y X C"]]:
+    """Both batches as colours in [0, 1], whichever of them holds uint8 levels.
 
     Args:
         metric: name for the message.
         a: first batch [N, Y, X, C].
         b: second batch [N, Y, X, C].
         smallest: least number of pixels along Y and X that the metric can take.
+
+    Raises:
+        InputError: batches of different shapes or below `smallest` px, neither floating point nor
+            uint8, or with a value that is not finite or outside [0, 1].
     """
-    if a.ndim != 4 or a.shape != b.shape:
+    if np.ndim(a) != 4 or np.shape(a) != np.shape(b):
         raise InputError(
             f"{metric}: two batches [N, Y, X, C] of one shape are needed, "
-            f"but the shapes are {a.shape} and {b.shape}."
+            f"but the shapes are {np.shape(a)} and {np.shape(b)}."
         )
     if min(a.shape[1:3]) < smallest:
         raise InputError(
             f"{metric}: images of {a.shape[1]} x {a.shape[2]} pixels are too small, "
             f"{smallest} x {smallest} is the least."
         )
+    return colours(f"{metric}: images a", a), colours(f"{metric}: images b", b)

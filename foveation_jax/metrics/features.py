@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from foveation_jax.levels import Images
 from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, valid_matrix
 
@@ -25,18 +26,22 @@ def _gradient_magnitude(grey: Float[Array, "N Y X 1"]) -> Float[Array, "N Y X 1"
     smooth, slope = np.ones(3) / 3, np.array([-1.0, 0.0, 1.0])
     dy = filter_axes(padded, valid_matrix(height, slope), valid_matrix(width, smooth))
     dx = filter_axes(padded, valid_matrix(height, smooth), valid_matrix(width, slope))
-    squared = dx**2 + dy**2
-    positive = squared > 0  # the root's slope is infinite at 0
+    return _root(dx**2 + dy**2)
+
+
+def _root(squared: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Square root whose slope at 0 is 0, where it would be infinite."""
+    positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-def gmsd(a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"]) -> Float[Array, " N"]:
+def gmsd(a: Images, b: Images) -> Float[Array, " N"]:
     """Gradient-magnitude similarity deviation: 0 for equal images, larger is worse; below 1.
 
     Deviation over pixels of (2 g_a g_b + t) / (g_a^2 + g_b^2 + t), g the Prewitt gradients at half
     size, t = 170 / 255^2 (equations 4 to 6 of Xue, Zhang, Mou & Bovik, arXiv 1308.3052).
     """
-    check_pair("gmsd", a, b, 3)
+    a, b = check_pair("gmsd", a, b, 3)
     stability = 170 / 255**2
     gradients = []
     for images in (a, b):
@@ -46,10 +51,10 @@ def gmsd(a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"]) -> Float[Array,
         gradients.append(_gradient_magnitude(filter_axes(grey, *halves)))
     g_a, g_b = gradients
     similarity = (2 * g_a * g_b + stability) / (g_a**2 + g_b**2 + stability)
-    return jnp.std(similarity, axis=(1, 2, 3))
+    return _root(jnp.var(similarity, axis=(1, 2, 3)))
 
 
-def vif(a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"]) -> Float[Array, " N"]:
+def vif(a: Images, b: Images) -> Float[Array, " N"]:
     """Visual information fidelity of `a` given the reference `b`, pixel version; 1 if equal.
 
     Information that `a` keeps of `b` over the information in `b`, both seen through visual noise of
@@ -57,7 +62,7 @@ def vif(a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"]) -> Float[Array, 
     authors' pixel-domain form). Above 1 when `a` has more contrast. *Not* symmetric. Sides of at
     least 41 px.
     """
-    check_pair("vif", a, b, 41)
+    a, b = check_pair("vif", a, b, 41)
     grey_a, grey_b = 255 * _grey(a), 255 * _grey(b)
     kept = total = jnp.zeros(a.shape[0])
     for scale in range(4):

@@ -4,21 +4,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from foveation_jax.levels import Images
 from foveation_jax.metrics.checks import check_pair
 
 BINS = 256
 
 
-def mutual_information(
-    a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"]
-) -> Float[Array, " N"]:
+def mutual_information(a: Images, b: Images) -> Float[Array, " N"]:
     """Mutual information in bits over the pixels of a channel, 256 bins, averaged over channels.
 
     I = sum p(u, v) log2(p(u, v) / (p(u) p(v))), levels u, v = round(255 value), the joint histogram
     taken as the probability (no bias correction). Between 0 and 8; symmetric; the mutual
     information of an image with itself is its entropy. Not differentiable: levels are counted.
     """
-    check_pair("mutual_information", a, b)
+    a, b = check_pair("mutual_information", a, b)
     levels_a, levels_b = (
         jnp.round(jnp.clip(v, 0, 1) * (BINS - 1)).astype(jnp.int32) for v in (a, b)
     )

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import Images
 from foveation_jax.probes.occlusion import (
-    Images,
     Level,
     check_level,
     hidden_areas,
@@ -26,6 +26,7 @@ from foveation_jax.windows import PoolingWindows, pooling_windows
 
 SCALE = 0.4
 DECOYS = ("window", "square")
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def window_conflict(
@@ -37,8 +38,8 @@ def window_conflict(
     """Images whose centre shows the decoys, cross-faded as the pooling windows are.
 
     Args:
-        images: what the periphery shows, in [0, 1].
-        decoys: what the centre shows, in [0, 1].
+        images: what the periphery shows, in [0, 1] or uint8 levels.
+        decoys: what the centre shows, likewise.
         level: k, what the centre takes: 0 nothing, 1 the fovea, then ring by ring to everything (7
             at s = .4); may be traced.
         windows: pooling windows of that image size; the published ones of s = .4 by default.
@@ -66,8 +67,8 @@ def square_conflict(
     """Images whose centre, a square with hard edges, shows the decoys.
 
     Args:
-        images: what the periphery shows, in [0, 1].
-        decoys: what the centre shows, in [0, 1].
+        images: what the periphery shows, in [0, 1] or uint8 levels.
+        decoys: what the centre shows, likewise.
         level: 1 (all image) to 17 (all decoy), as the scotoma of `occlude`; may be traced.
 
     Raises:
@@ -104,7 +105,8 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
     highest = windows.n_rings + 1 if traced else window_levels(windows)[-1]
     check_level("window_conflict", level, 0, highest)
     beyond = (jnp.arange(windows.n_rings) >= level - 1).astype(jnp.float32)
-    weight = jnp.clip(1 - jnp.einsum("e,eyx->yx", beyond, _rings(windows)), 0.0, 1.0)
+    outside = jnp.einsum("e,eyx->yx", beyond, _rings(windows), precision=HIGHEST)
+    weight = jnp.clip(1 - outside, 0.0, 1.0)
     return jnp.where(level > 0, weight, 0.0)
 
 
@@ -112,7 +114,7 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
 def _rings(windows: PoolingWindows) -> Float[Array, "E Y X"]:
     """Each ring's windows together, without slivers."""
     rings, wedges = windows.pixel_factors()
-    return rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges)
+    return rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges, precision=HIGHEST)
 
 
 def centre_areas(windows: PoolingWindows) -> Float[np.ndarray, " P"]:
@@ -162,7 +164,7 @@ def decoy_indices(labels: Int[np.ndarray, " N"], kind: str) -> Int[np.ndarray, "
 
 
 def _check_pair(probe, images, decoys):
-    images, decoys = check_images(images), check_images(decoys)
+    images, decoys = check_images(images), check_images(decoys, "decoys")
     if images.shape != decoys.shape:
         raise InputError(
             f"{probe}: images have shape {images.shape}, decoys {decoys.shape}: these must agree."

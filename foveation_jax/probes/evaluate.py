@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from foveation_jax.errors import InputError
 from foveation_jax.prediction import delay
@@ -154,6 +154,8 @@ def evaluate(
     Property: a run's accuracy at the first level is that on `images`.
     """
     check_labelled(system, images, labels)
+    if images.dtype != np.uint8:
+        raise InputError(f"{system}: images are {images.dtype}: evaluate takes uint8 levels.")
     _check(probes, every, n_images)
     rows = first_of_each_class(labels, n_images) if n_images else np.arange(len(labels))
     images, labels = images[rows], labels[rows]
@@ -161,6 +163,8 @@ def evaluate(
     windows = cue_conflict.default_windows(size) if windows is None else windows
     if windows.size != size:
         raise InputError(f"windows are of size {windows.size}, the images of {size}.")
+    if mean is not None:
+        frequency.check_mean(mean)
     mean = jnp.asarray(mean_colour(images) if mean is None else mean, jnp.float32)
     places = {name: thin(len(PROBES[name].levels(windows)), every) for name in probes}
     curves = []
@@ -197,19 +201,33 @@ def answers(
         n_images: N.
         batch_size: images a batch.
         advance: told how many more stimuli have been answered.
+
+    Raises:
+        InputError: logits that are not finite, of a network that has diverged.
     """
     batches = batch_rows(n_images, batch_size)
     under_way = (
-        (jnp.argmax(predict(shown), -1), len(np.unique(rows)))
+        (*_named(predict(shown)), len(np.unique(rows)))
         for rows in batches
         for shown in stimuli(rows)
     )
     named = []
-    for answer, count in delay(under_way):
+    for answer, finite, count in delay(under_way):
+        if not np.asarray(finite).all():
+            run = int(np.argmin(np.asarray(finite)))
+            raise InputError(
+                f"run {run} answers with logits that are not finite: no class can be named by them."
+            )
         named.append(np.asarray(answer))  # [V, B]
         advance(count)
     by_batch = np.stack(named).reshape(len(batches), -1, *named[0].shape)
     return np.concatenate(list(by_batch), -1)[..., :n_images].swapaxes(0, 1)
+
+
+@jax.jit
+def _named(logits: Float[Array, "V B L"]) -> tuple[Int[Array, "V B"], Bool[Array, " V"]]:
+    """The class of the largest logit, and which runs have finite logits only."""
+    return jnp.argmax(logits, -1), jnp.isfinite(logits).all((1, 2))
 
 
 def batch_rows(n_images: int, batch_size: int) -> list[Int[np.ndarray, " B"]]:

@@ -19,8 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float, Real
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import Images, check_colours
 from foveation_jax.metrics.features import LUMA
-from foveation_jax.probes.occlusion import PUBLISHED_SIDE, Images
+from foveation_jax.probes.occlusion import PUBLISHED_SIDE
 from foveation_jax.transforms import check_images
 
 LOW_PASS = (0.0, 1.0, 3.0, 5.0, 7.0, 9.0, 15.0, 40.0)  # sigma in pixels of a width of 256
@@ -34,7 +35,7 @@ def low_pass(images: Images, sigma: Sigma) -> Float[Array, "N Y X 3"]:
     """Images blurred by a Gaussian.
 
     Args:
-        images: colours in [0, 1].
+        images: colours in [0, 1], or uint8 levels.
         sigma: deviation in pixels, 0 to the longer side; 0 or None leaves the images as they are.
             May be traced.
 
@@ -49,22 +50,23 @@ def low_pass(images: Images, sigma: Sigma) -> Float[Array, "N Y X 3"]:
 
 
 def high_pass(
-    images: Images, sigma: Sigma, mean: Float[Array | np.ndarray, "3"]
+    images: Images, sigma: Sigma, mean: Float[Array | np.ndarray, " channels"]
 ) -> Float[Array, "N Y X 3"]:
     """Images minus their blur, each image's mean colour replaced by `mean`.
 
     Args:
-        images: colours in [0, 1].
+        images: colours in [0, 1], or uint8 levels.
         sigma: deviation of the blur in pixels, 0 to the longer side, or inf or None, which leaves
             the images as they are. May be traced.
         mean: colour [3] in [0, 1]; published: the mean over the system's validation images.
 
     Raises:
-        InputError: images or a sigma that cannot be.
+        InputError: images, a sigma or a mean that cannot be.
 
     Property: adding a constant to an image changes nothing; sigma 0 gives `mean` everywhere.
     """
     images = check_images(images)
+    check_mean(mean)
     sigma = _check_sigma(
         "high_pass", math.inf if sigma is None else sigma, images.shape[1:3], math.inf
     )
@@ -76,6 +78,7 @@ def high_pass(
 
 def grey(images: Images) -> Float[Array, "N Y X 3"]:
     """Luminance .299 R + .587 G + .114 B (ITU-R BT.601) in all three channels."""
+    images = check_images(images)
     luminance = jnp.sum(images * LUMA.reshape(1, 1, 1, 3), -1, keepdims=True)
     return jnp.broadcast_to(luminance, images.shape)
 
@@ -113,6 +116,14 @@ def _blur(images, sigma):
     highest = jax.lax.Precision.HIGHEST
     half = jnp.einsum("yp,npqc->nyqc", rows, images, precision=highest)
     return jnp.einsum("xq,nyqc->nyxc", columns, half, precision=highest)
+
+
+def check_mean(mean) -> None:
+    """Raises InputError unless `mean` is one colour [3] in [0, 1]."""
+    if jnp.shape(mean) != (3,):
+        raise InputError(f"mean has shape {jnp.shape(mean)}: it must be one colour, R G B.")
+    if not isinstance(mean, jax.core.Tracer):
+        check_colours("mean's colours", np.asarray(mean, np.float64))
 
 
 def _check_sigma(probe, sigma, size, nothing) -> Float[Array, ""]:

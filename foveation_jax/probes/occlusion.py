@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from foveation_jax.errors import InputError
+from foveation_jax.levels import Images
 from foveation_jax.transforms import check_images
 
 KINDS = ("scotoma", "glaucoma", "left_to_right", "top_to_bottom")
@@ -25,7 +26,6 @@ GREY = 128 / 255
 PUBLISHED_SIDE = 256
 FRACTIONS = (np.array(LEVELS) - 1) / 16
 
-Images = Float[Array | np.ndarray, "N Y X 3"]
 Level = int | np.integer | Int[Array, ""]
 
 
@@ -33,7 +33,7 @@ def occlude(images: Images, kind: str, level: Level) -> Float[Array, "N Y X 3"]:
     """Images with a part hidden by grey (128 of 255).
 
     Args:
-        images: colours in [0, 1].
+        images: colours in [0, 1], or uint8 levels.
         kind: scotoma, glaucoma, left_to_right or top_to_bottom.
         level: 1 (nothing hidden) to 17 (everything); may be traced, so one program serves all.
 

@@ -7,7 +7,6 @@ the others of `foveation_jax.metrics`.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -41,6 +40,9 @@ def perceptual_panel(
     for name in names:
         if name not in METRICS:
             raise InputError(f"metrics names {name!r}: known are {', '.join(METRICS)}.")
+    for what, pictures in (("pictures", system), ("Reference's pictures", reference)):
+        if pictures.dtype != np.uint8:
+            raise InputError(f"{what} are {pictures.dtype}: the panel takes uint8 levels.")
     if reference.shape != system.shape:
         raise InputError(f"pictures have shape {system.shape}, Reference's {reference.shape}.")
     values = [
@@ -54,5 +56,4 @@ def perceptual_panel(
 
 @functools.partial(jax.jit, static_argnames="names")
 def _measure(pictures, references, names):
-    a, b = (levels / jnp.float32(255) for levels in (pictures, references))
-    return {name: METRICS[name](a, b) for name in names}
+    return {name: METRICS[name](pictures, references) for name in names}

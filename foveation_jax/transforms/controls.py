@@ -19,6 +19,7 @@ from foveation_jax.transforms.foveated_blur import blend_blurs
 
 BLUR_LEVELS = 8
 SUPERSAMPLING = 4
+POLE = 2e-3  # pixels that a pixel nearer to the fixation than that is moved to the right
 
 
 def raw(images: Float[Array, "N Y X C"], key) -> Float[Array, "N Y X C"]:
@@ -30,7 +31,7 @@ def cortical_magnification(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    fixation: tuple | Array | None = None,
+    fixation: geometry.Fixation = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     half_eccentricity: float = 2.0,
 ) -> Float[Array, "N Y X C"]:
@@ -38,7 +39,8 @@ def cortical_magnification(
 
     The sheet's axes are ln(1 + r / e2) and polar angle, in steps that are one pixel wide at the
     fixation and grow as 1 + r / e2; a sheet cell is the mean over its area, and pixels read the
-    sheet by linear interpolation.
+    sheet by linear interpolation, at the fixation itself the mean of the innermost ring. So
+    pixels change without a jump as the fixation passes over them, and have finite gradients.
 
     Args:
         images: colours in [0, 1].
@@ -52,9 +54,10 @@ def cortical_magnification(
     """
     size = images.shape[1:3]
     per_degree = geometry.pixels_per_degree(size, field_of_view)
-    if not half_eccentricity * per_degree >= 1:
+    if not (1 <= half_eccentricity * per_degree < math.inf):
         raise InputError(
-            f"half_eccentricity is {half_eccentricity} degrees: it must cover a pixel or more."
+            f"half_eccentricity is {half_eccentricity} degrees: it must be finite and cover a "
+            "pixel or more."
         )
     seen = geometry.farthest_seeing(fixation, size)
     fixation = seen if fixation is None else fixation
@@ -74,14 +77,18 @@ def _to_cortex_and_back(images, fixation, half, sheet):
     at = [fixation[0] + radius * jnp.sin(angle), fixation[1] + radius * jnp.cos(angle)]
     y = (jnp.arange(images.shape[1]) - fixation[0])[:, None]
     x = (jnp.arange(images.shape[2]) - fixation[1])[None]
+    y, x = jnp.broadcast_arrays(y, x)
+    x = jnp.where(y**2 + x**2 < POLE**2, x + POLE, x)  # at the pole itself is no angle
+    ring = half * jnp.log1p(jnp.sqrt(y**2 + x**2) / half) + 0.5
     back = [
-        half * jnp.log1p(jnp.sqrt(y**2 + x**2) / half) - 0.5,
+        ring + jnp.minimum(ring - 1, 0),  # row 0 is the pole, half a cell before the first ring
         jnp.mod(jnp.arctan2(y, x) / (2 * math.pi), 1) * sheet[1] + 0.5,
     ]
 
     def one(plane):
         cortex = jax.scipy.ndimage.map_coordinates(plane, at, order=1, mode="nearest")
         cortex = cortex.reshape(sheet[0], SUPERSAMPLING, sheet[1], SUPERSAMPLING).mean((1, 3))
+        cortex = jnp.concatenate([cortex[:1].mean(1, keepdims=True).repeat(sheet[1], 1), cortex])
         cortex = jnp.concatenate([cortex[:, -1:], cortex, cortex[:, :1]], 1)
         return jax.scipy.ndimage.map_coordinates(cortex, back, order=1, mode="nearest")
 
@@ -92,7 +99,7 @@ def contrast_sensitivity_blur(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    fixation: tuple | Array | None = None,
+    fixation: geometry.Fixation = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     half_eccentricity: float = 2.3,
     decay: float = 0.106,
@@ -117,16 +124,19 @@ def contrast_sensitivity_blur(
     Raises:
         InputError: a constant out of range.
     """
-    if not (half_eccentricity > 0 and decay > 0 and 0 < threshold < 1):
+    if not (0 < half_eccentricity < math.inf and 0 < decay < math.inf and 0 < threshold < 1):
         raise InputError(
-            f"half_eccentricity {half_eccentricity} and decay {decay} must be above 0, and "
-            f"threshold {threshold} within 0 and 1."
+            f"half_eccentricity {half_eccentricity} and decay {decay} must be finite and above 0, "
+            f"and threshold {threshold} within 0 and 1."
         )
     size = images.shape[1:3]
     per_degree = geometry.pixels_per_degree(size, field_of_view)
+    geometry.check_fixation(fixation)
     fixation = geometry.centre(size) if fixation is None else fixation
     log_ecc, _ = geometry.polar(
-        *(jnp.arange(n, dtype=jnp.float32) for n in size), jnp.asarray(fixation), per_degree
+        *(jnp.arange(n, dtype=jnp.float32) for n in size),
+        jnp.asarray(fixation, jnp.float32),
+        per_degree,
     )
     cutoff = half_eccentricity * -math.log(threshold)
     cutoff = cutoff / (decay * (jnp.exp(log_ecc) + half_eccentricity))

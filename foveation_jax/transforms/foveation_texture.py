@@ -6,11 +6,11 @@ A system of your own goes beside these by `register` and is called by its own na
 """
 
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from foveation_jax import geometry, pyramid
 from foveation_jax.errors import InputError
-from foveation_jax.transforms.noise import coral, regional_coral, white_noise
+from foveation_jax.transforms.noise import check_key, coral, regional_coral, white_noise
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import PoolingWindows, pooling_windows
 
@@ -23,10 +23,10 @@ COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
 
 def foveation_texture(
     images: Float[Array, "N Y X C"],
-    key: PRNGKeyArray,
+    key,
     *,
     scale: float = 0.4,
-    fixation: tuple | Array | None = None,
+    fixation: geometry.Fixation = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     published: bool = False,
     route: str = "pyramid",
@@ -55,8 +55,9 @@ def foveation_texture(
             "region" by region.
 
     Raises:
-        InputError: an option out of range, or a size that the route cannot take.
+        InputError: an option out of range, no key, or a size that the route cannot take.
     """
+    check_key(key)
     size = images.shape[1:3]
     windows = pooling_windows(scale, size, fixation, published, field_of_view)
     if route == "pyramid":

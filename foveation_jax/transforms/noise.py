@@ -5,10 +5,13 @@ as arXiv 2006.07991 does before encoding it. It is linear in the channels and ac
 alike, so it commutes with any filter, the steerable pyramid too: one noise field serves a batch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.errors import InputError
 from foveation_jax.pooling import cells, pool, spread
 from foveation_jax.windows import PoolingWindows
 
@@ -16,6 +19,18 @@ from foveation_jax.windows import PoolingWindows
 # so many pixels it only guards the inverse.
 RIDGE = 1.0
 FLOOR = 1e-5
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def check_key(key) -> None:
+    """Raises InputError unless `key` is one key of jax.random, typed or raw."""
+    try:
+        shape = jax.random.key_data(key).shape
+    except TypeError:
+        shape = None
+    if shape is None or len(shape) != 1:
+        held = f"{shape[0]} keys" if shape else repr(key)
+        raise InputError(f"key is {held}: it must be one key, such as jax.random.key(0).")
 
 
 def white_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
@@ -35,7 +50,8 @@ def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[A
     centred_image, mean, deviation = _standardise(image)
     whiten = _power(_correlation(centred_noise), -0.5)
     colour = _power(_correlation(centred_image), 0.5)
-    return (centred_noise @ (whiten @ colour)) * deviation + mean
+    carry = jnp.matmul(whiten, colour, precision=HIGHEST)
+    return jnp.matmul(centred_noise, carry, precision=HIGHEST) * deviation + mean
 
 
 def regional_coral(
@@ -71,11 +87,30 @@ def _affine(moments: Float[Array, "*batch K"], channels: int) -> Float[Array, "*
     mean, second = moments[..., :channels], moments[..., channels:]
     second = second.reshape(*second.shape[:-1], channels, channels)
     covariance = second - mean[..., :, None] * mean[..., None, :]
-    root = jnp.linalg.cholesky(
-        covariance
-        + FLOOR * jnp.eye(channels).reshape((1,) * (mean.ndim - 1) + (channels, channels))
-    )
+    root = cholesky(covariance, FLOOR)
     return jnp.concatenate([mean, root.reshape(*mean.shape[:-1], -1)], -1)
+
+
+def cholesky(covariance: Float[Array, "*batch C C"], floor: float) -> Float[Array, "*batch C C"]:
+    """Lower root of covariance + floor I that exists even where rounding left it indefinite.
+
+    Cholesky-Crout row by row, for few channels, with the two bounds that every true covariance
+    keeps: a channel leaves at least `floor` unexplained, and earlier channels explain no more of it
+    than there is. Property: finite for every finite input; on a positive one
+    `jnp.linalg.cholesky`'s; row c's squares add to the variance of channel c.
+    """
+    rows = []
+    for i in range(covariance.shape[-1]):
+        left, row = covariance[..., i, i] + floor, []
+        for j, known in enumerate(rows):
+            shared = covariance[..., i, j] - sum(a * b for a, b in zip(row, known, strict=False))
+            most = jnp.sqrt(jnp.maximum(left, floor))
+            row.append(jnp.clip(shared / known[j], -most, most))
+            left = left - row[j] ** 2
+        rows.append([*row, jnp.sqrt(jnp.maximum(left, floor))])
+    zero = jnp.zeros_like(rows[0][0])
+    full = [jnp.stack([*row, *[zero] * (len(rows) - len(row))], -1) for row in rows]
+    return jnp.stack(full, -2)
 
 
 def _standardise(pixels):
@@ -87,10 +122,34 @@ def _standardise(pixels):
 
 def _correlation(centred):
     flat = centred.reshape(-1, centred.shape[-1])
-    return flat.T @ flat + RIDGE * jnp.eye(flat.shape[1])
+    return jnp.matmul(flat.T, flat, precision=HIGHEST) + RIDGE * jnp.eye(flat.shape[1])
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _power(matrix: Float[Array, "C C"], exponent: float) -> Float[Array, "C C"]:
-    """A power of a symmetric positive matrix."""
+    """A power of a symmetric matrix whose eigenvalues are `RIDGE` or more, up to rounding."""
+    values, vectors = _eigen(matrix)
+    return jnp.matmul(vectors * values[None] ** exponent, vectors.T, precision=HIGHEST)
+
+
+def _eigen(matrix: Float[Array, "C C"]) -> tuple[Float[Array, " C"], Float[Array, "C C"]]:
     values, vectors = jnp.linalg.eigh(matrix)
-    return (vectors * values[None] ** exponent) @ vectors.T
+    return jnp.maximum(values, RIDGE), vectors
+
+
+@_power.defjvp
+def _power_jvp(exponent, matrices, changes):
+    """Divided differences of the power (Daleckii & Krein), its slope where eigenvalues are equal.
+
+    `eigh`'s own derivative is not finite there: in a grey image two of three eigenvalues are equal.
+    """
+    values, vectors = _eigen(matrices[0])
+    powers, slopes = values**exponent, exponent * values ** (exponent - 1)
+    step = values[:, None] - values[None]
+    near = jnp.abs(step) < 1e-3 * (values[:, None] + values[None])
+    rise = (powers[:, None] - powers[None]) / jnp.where(near, 1.0, step)
+    rise = jnp.where(near, (slopes[:, None] + slopes[None]) / 2, rise)
+    product = functools.partial(jnp.matmul, precision=HIGHEST)
+    turned = product(vectors.T, product(changes[0], vectors))
+    back = product(vectors, product(rise * turned, vectors.T))
+    return _power(matrices[0], exponent), back

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax import pyramid
 from foveation_jax.pooling import Cells, cells, pool, spread
-from foveation_jax.transforms.noise import white_noise
+from foveation_jax.transforms.noise import cholesky, white_noise
 from foveation_jax.windows import PoolingWindows
 
 FLOOR = 1e-7  # added to variances of bands: a twelfth of a grey level
@@ -105,16 +105,16 @@ def _measure(noise: Float[Array, "C O Y X"], windows: PoolingWindows) -> _Band:
     count = (grid.mass * grid.side**2)[..., None, None, None]
     held = _covariance(noise, grid) * count + PRIOR_SAMPLES * variance[None, None]
     held = held / (count + PRIOR_SAMPLES)
-    root = jnp.linalg.cholesky(held)
+    root = cholesky(held, FLOOR)
     eye = jnp.broadcast_to(jnp.eye(noise.shape[0]), root.shape)
     return _Band(noise, jax.scipy.linalg.solve_triangular(root, eye, lower=True), grid)
 
 
 def _mix(z: Float[Array, "C O Y X"], band: _Band, coarser, mixing: Float[Array, "E T"], order):
     """The module's z' for one octave; `order` says whose covariance a window takes."""
-    covariance = _covariance(z, band.cells) + FLOOR * jnp.eye(z.shape[0])[None, None, None]
+    covariance = _covariance(z, band.cells)
     covariance = jnp.take_along_axis(covariance, order[..., None, None, None], 1)
-    root = jnp.linalg.cholesky(covariance)
+    root = cholesky(covariance, FLOOR)
     carry = (root[..., :, :, None] * band.whiten[..., None, :, :]).sum(-2)
     envelope, power = _envelope(coarser, band.cells, z.shape[-2:])
     share = 1 / jnp.sqrt((1 - mixing) ** 2 + mixing**2)

@@ -32,7 +32,8 @@ def gaussian_matrix(sigma: Float[Array, ""], n: int) -> Float[Array, "n n"]:
 def blur(image: Float[Array, "Y X C"], sigma: Float[Array, ""]) -> Float[Array, "Y X C"]:
     """One image blurred by a Gaussian of `sigma` pixels. sigma 0 gives the image back."""
     rows, columns = (gaussian_matrix(sigma, n) for n in image.shape[:2])
-    return jnp.einsum("yp,pqc,xq->yxc", rows, image, columns, optimize=True)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("yp,pqc,xq->yxc", rows, image, columns, optimize=True, precision=highest)
 
 
 @jax.jit

@@ -26,6 +26,7 @@ from foveation_jax.vgg_weights import load_decoder, load_encoder
 from foveation_jax.windows import PoolingWindows
 
 BLENDS = ("partition", "overwrite")
+HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.tree_util.register_dataclass
@@ -102,7 +103,9 @@ def mix_regions(
     gain = deviation_c / deviation_n
     bias = mean_c - gain * mean_n
     mixed_share = share * regions.mixing[:, None]
-    gains, biases = (jnp.einsum("rs,nrc->nsc", mixed_share, v) for v in (gain, bias))
+    gains, biases = (
+        jnp.einsum("rs,nrc->nsc", mixed_share, v, precision=HIGHEST) for v in (gain, bias)
+    )
     keep = 1 - jnp.sum(mixed_share, axis=0)[None, :, None]
     return (keep * flat_content + gains * flat_noise + biases).reshape(content.shape)
 
@@ -112,9 +115,8 @@ def _moments(
 ) -> tuple[Float[Array, "N R C"], Float[Array, "N R C"]]:
     """Mean and deviation, sqrt(variance + 1e-5), of every region; S cells."""
     mass = jnp.sum(pool, axis=1)[None, :, None] + 1e-12
-    highest = jax.lax.Precision.HIGHEST
-    mean = jnp.einsum("rs,nsc->nrc", pool, flat, precision=highest) / mass
-    square = jnp.einsum("rs,nsc->nrc", pool, flat**2, precision=highest) / mass
+    mean = jnp.einsum("rs,nsc->nrc", pool, flat, precision=HIGHEST) / mass
+    square = jnp.einsum("rs,nsc->nrc", pool, flat**2, precision=HIGHEST) / mass
     variance = jax.nn.relu(square - mean**2)
     if unbiased:
         variance = variance * mass / jnp.maximum(mass - 1, 1)

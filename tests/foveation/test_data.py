@@ -1,5 +1,7 @@
 """Pictures of every kind, read as a person sees them; folders, TFDS, export; hostile files."""
 
+import dataclasses
+import os
 import struct
 import zlib
 
@@ -117,6 +119,126 @@ def _png_of_size(width: int, height: int) -> bytes:
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64))
         + chunk(b"IEND", b"")
     )  # fmt: skip
+
+
+GREY16 = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 109  # 0 to 65291
+
+
+def _png_of_16_bits(levels) -> bytes:
+    """A PNG of big-endian levels [Y, X, C]: Pillow writes none with colours of 16 bits."""
+    (height, width, channels), kinds = levels.shape, {1: 0, 2: 4, 3: 2, 4: 6}
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_levels_of_fewer_bits_in_16_are_refused_and_not_black(bits, channels, tmp_path):
+    levels = np.repeat((GREY16 >> (16 - bits))[..., None], channels, 2)
+    if channels in (2, 4):
+        levels[..., -1] = 65535
+    (tmp_path / "deep.png").write_bytes(_png_of_16_bits(levels))
+    if bits == 16:
+        seen = read_image(tmp_path / "deep.png")
+        np.testing.assert_allclose(seen, np.repeat(GREY16[..., None] / 65535, 3, 2), atol=1 / 255)
+        return
+    with pytest.raises(InputError, match=rf"deep\.png: .* of {bits} bits: scale the levels"):
+        read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "words"),
+    [
+        ("float255.tif", GREY16.astype(np.float32) / 257, "span 0 to 254.05.*divide .* by 255"),
+        ("negative.tif", GREY16.astype(np.float32) / 65535 - 0.5, "span -0.5 to 0.49"),
+        ("bright.tif", GREY16.astype(np.float32) / 40000, "span 0 to 1.6"),
+        ("inf.tif", np.where(GREY16 == 109, np.inf, 0.5).astype(np.float32), r"inf at \[0, 1, 0\]"),
+        ("long.tif", GREY16.astype(np.int32), "32-bit integers, 0 to 65291"),
+        ("raw.jp2", GREY16 >> 4, "of 12 bits"),
+        ("times16.png", (GREY16 >> 8) * 16, "above 4080 of 65535"),
+    ],
+)
+def test_levels_whose_scale_is_unknown_are_refused(name, levels, words, tmp_path):
+    Image.fromarray(levels).save(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: .*{words}"):
+        read_image(tmp_path / name)
+
+
+def test_levels_with_their_own_white_are_scaled_to_it(tmp_path):
+    head = b"P5\n30 20\n4095\n"
+    (tmp_path / "a.pgm").write_bytes(head + (GREY16 >> 4).astype(">u2").tobytes())
+    grey = np.repeat(GREY16[..., None] / 65535, 3, 2)
+    np.testing.assert_allclose(read_image(tmp_path / "a.pgm"), grey, atol=1 / 4095)
+    Image.fromarray(0 * GREY16).save(tmp_path / "black.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "black.png"), 0)
+    Image.fromarray(65535 - GREY16).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    np.testing.assert_allclose(read_image(tmp_path / "white.tif"), grey, atol=1e-6)
+    clear = GREY16.copy()
+    clear[3, 4] = 7
+    Image.fromarray(clear).save(tmp_path / "clear.png", transparency=7)
+    assert read_image(tmp_path / "clear.png")[3, 4, 0] == pytest.approx(128 / 255)
+
+
+def test_pictures_that_are_not_finite_or_on_another_scale_are_not_written(tmp_path):
+    for value, words in ((np.nan, "nan at"), (-np.inf, "-inf at"), (255.0, "span 0.5 to 255")):
+        image = np.full((20, 20, 3), 0.5, np.float32)
+        image[4, 5, 2] = value
+        with pytest.raises(InputError, match=rf"a\.png.*{words}"):
+            write_png(tmp_path / "new" / "a.png", image)
+        with pytest.raises(InputError, match=words):
+            to_levels(image)
+    assert not list(tmp_path.iterdir())
+    write_png(tmp_path / "levels.png", levels())
+    np.testing.assert_array_equal(np.round(read_image(tmp_path / "levels.png") * 255), levels())
+
+
+def test_a_source_of_wrong_values_fails_by_name(folder):
+    source = open_folder(folder)
+    for value in (np.nan, 17.0):
+        wrong = dataclasses.replace(
+            source, read=lambda i, v=value: np.full((20, 20, 3), v if i == 1 else 0.5, np.float32)
+        )
+        (batch,) = read_batches(wrong, (16, 24), 8, [0])
+        assert list(batch.failures) == ["attic/1"]
+        assert "attic/1: the picture's levels" in batch.failures["attic/1"]
+        np.testing.assert_array_equal(batch.images, 0.5)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"sub/\xe9t\xe9.png", b"n" * 240 + b".png"])
+def test_names_that_no_page_can_hold_are_refused_before_any_work(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        Image.fromarray(levels()).save(file, "PNG")
+    with pytest.raises(InputError, match=r"images: .*(is not UTF-8|over 230 bytes)") as refusal:
+        open_folder(tmp_path)
+    str(refusal.value).encode()
+
+
+def test_odd_names_come_through(tmp_path):
+    names = ["a\nb.png", 'it\'s "so" & <b>.png', "x..png", "#1?.png", "日本.png", "a.png.jpg"]
+    names += ["a.png", "a.jpg", "c.jpg", "c.png/d.jpg", ".hidden.png"]
+    (tmp_path / "c.png").mkdir()
+    for name in names:
+        Image.fromarray(levels()).save(tmp_path / name)
+    source = open_folder(tmp_path)
+    assert len(set(source.names)) == len(names) - 1
+    assert {"a.png", "a.jpg", "a.png.jpg", "a\nb", "x.", "日本"} < set(source.names)
+    failures = export_pictures(
+        source, {"raw": lambda x, n: x}, tmp_path / "out", (20, 30), whole_batches(4)
+    )
+    assert not failures
+    for name in source.names:
+        assert (tmp_path / "out" / "raw" / f"{name}.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,13 @@ def test_gradient_is_finite_on_flat_images(name):
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradient_is_finite_where_images_are_equal(name):
+    slope = jax.jit(jax.grad(lambda image, other: metrics.METRICS[name](image, other).sum()))
+    for image in (A[:1, :176, :176], jnp.zeros((1, 176, 176, 3))):
+        assert np.isfinite(slope(image, image)).all()
+
+
 @pytest.mark.parametrize("other", [B[:, :, :-1], B[0], B[..., :1]])
 def test_refuses_other_shapes(other):
     # Asked directly: the checked annotations of the metrics themselves complain first in tests.
