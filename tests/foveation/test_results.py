@@ -54,7 +54,7 @@ def test_json_is_strict_and_has_the_documented_fields(written):
     document = json.loads(paths[0].read_text(), parse_constant=_refuse)
     fields = (
         "version network systems class_names chance accuracy claims left_out curves crossovers "
-        "confusion perceptual training experiment"
+        "confusion perceptual matches training experiment"
     )
     assert list(document) == fields.split()
     assert set(document["accuracy"]) == set(SYSTEMS)
