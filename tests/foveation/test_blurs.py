@@ -78,7 +78,7 @@ def record():
 
 def test_a_blur_without_a_record_says_once_what_its_sigmas_were_matched_on():
     images = jnp.zeros((1, 32, 32, 3))
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="foveation_blur: its shipped sigmas") as said:
         fj.transform("foveation_blur", images, KEY, field_of_view=13.0)
     (sentence,) = (str(warning.message) for warning in said)
     for fact in ("foveation_texture", "0.4", "256 x 256 pixels", "(127.5, 127.5)", "26.0 degrees",

@@ -107,9 +107,7 @@ def grainy(images, amount=0.4, key=KEY):
     return jnp.clip(images + amount * GRAIN * noise, 0, 1)
 
 
-@pytest.mark.parametrize(
-    ("fixation", "field_of_view"), [((0.0, 0.0), 26.0), ((-9.0, 70.0), 13.0)]
-)
+@pytest.mark.parametrize(("fixation", "field_of_view"), [((0.0, 0.0), 26.0), ((-9.0, 70.0), 13.0)])
 def test_zones_that_match_make_a_whole_that_matches(images, fixation, field_of_view):
     target, view = grainy(images), {"fixation": fixation, "field_of_view": field_of_view}
     record = fj.match(images, target, KEY, system="foveation_blur", **view)
@@ -256,7 +254,7 @@ CENTRES = np.asarray(ring_centres(fj.pooling_windows(0.4, (64, 64), (0.0, 0.0), 
 
 
 def test_what_sigmas_achieve_on_held_out_pictures_is_kept(images, fitting, tmp_path):
-    shipped, target = fitting
+    _, target = fitting
     record, path = settle(of(images, target)), tmp_path / "test.json"
     held_out = module.check_sigmas(record, KEY, path, of(images, images, "test"))
     assert held_out.whole_gap < -0.05
