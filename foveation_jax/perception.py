@@ -129,13 +129,15 @@ def shown_pictures(
     @functools.cache
     def made(name: str, places: tuple[int, ...]) -> np.ndarray:
         filled = np.resize(places, AT_ONCE)
-        options = options_for(name, config.stage1.to_dict())
+        options = tuple(options_for(name, config.stage1.to_dict()).items())
         at = fixations[filled] if name == TEXTURE and fixations is not None else None
-        noise = jax.random.fold_in(key, places[0])
-        return _perceived(name, tuple(options.items()), images[filled], noise, at)[: len(places)]
+        seen = _perceived(name, options, images[filled], key, filled, at)
+        return np.asarray(seen)[: len(places)]
 
     def show(name, places) -> Float[np.ndarray, "N Y X 3"]:
-        levels = on_disk[name].images[places] if name in on_disk else made(name, tuple(places))
+        levels = (
+            on_disk[name].images[places] if name in on_disk else made(name, tuple(places.tolist()))
+        )
         return np.asarray(levels, np.float32) / 255
 
     def read(places):
@@ -151,8 +153,17 @@ def shown_pictures(
 
 
 @functools.partial(jax.jit, static_argnames=("name", "options"))
-def _perceived(name, options, images, key, fixations):
-    return perceive_batch(name, dict(options), jnp.asarray(images), key, fixations)
+def _perceived(name, options, images, key, places, fixations):
+    """Every image with the noise of its place, and with its fixation if it has one."""
+
+    def one(picture):
+        image, place, *fixation = picture
+        at = fixation[0][None] if fixation else None
+        noise = jax.random.fold_in(key, place)
+        return perceive_batch(name, dict(options), image[None], noise, at)[0]
+
+    given = () if fixations is None else (fixations,)
+    return jax.lax.map(one, tuple(map(jnp.asarray, (images, places, *given))))
 
 
 def _moving(config: ConfigDict) -> bool:

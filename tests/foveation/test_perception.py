@@ -1,5 +1,7 @@
 """The first stage of an experiment: sigmas are matched on training images and tried on others."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from foveation_jax.transforms.uniform_blur import blur_batch
 from foveation_jax.windows import pooling_windows
 
 SIZE = (32, 32)
+match = importlib.import_module("foveation_jax.match")  # `fj.match` is the function
 LABELS = np.repeat(np.arange(2), 6)
 SCENES = 0.5 * np.asarray(render_scenes(jax.random.key(0), np.arange(24), SIZE))
 SCENES[6:12] += 0.5  # the second class is bright
@@ -70,23 +73,23 @@ def test_sigmas_hold_on_training_images_of_all_classes_and_are_tried_on_test_ima
     _, seen = looked
     matches = seen["uniform_blur"].matches
     assert set(matches) == {"train", "test"}
-    for split, match in matches.items():
+    for split, record in matches.items():
         levels = {name: system.splits[split].images for name, system in seen.items()}
         gap = mean_ssim(levels["reference"], levels["uniform_blur"])
         gap -= mean_ssim(levels["reference"], levels["foveation_texture"])
-        assert match.whole_gap == pytest.approx(gap, abs=2e-3)
-        assert match.n_images == 12
+        assert record.whole_gap == pytest.approx(gap, abs=2e-3)
+        assert record.n_images == 12
     assert abs(matches["train"].whole_gap) <= 0.01
     assert matches["train"].sigma_deg == matches["test"].sigma_deg
     assert matches["train"].target_value != matches["test"].target_value
     assert not seen["reference"].matches
 
 
-def test_what_is_kept_is_found_again_and_damage_is_named(looked, monkeypatch):
+def test_what_is_kept_is_found_again_and_damage_is_named(looked):
     out, seen = looked
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("foveation_jax.match.measure", None)
-        patch.setattr("foveation_jax.match.find_sigmas", None)
+        patch.setattr(match, "measure", None)
+        patch.setattr(match, "find_sigmas", None)
         again = perception.look(config_of(), DATA, out)
     assert again["uniform_blur"].matches == seen["uniform_blur"].matches
     for name in ("uniform_blur.json", "uniform_blur-test.json"):
@@ -107,10 +110,10 @@ def test_a_blur_alone_is_matched_to_the_same_texture(looked, tmp_path):
 def test_under_eye_movements_sigmas_match_what_is_seen_with_drawn_fixations(tmp_path, system):
     moving = {"when": "on_the_fly", "eye_movements": "uniform"}
     config = config_of((system,), **moving)
-    match = perception.look(config, DATA, tmp_path)[system].matches["train"]
-    assert match.fixation is None
-    assert match.n_images == 12
-    assert match.largest_gap <= 0.01
+    record = perception.look(config, DATA, tmp_path)[system].matches["train"]
+    assert record.fixation is None
+    assert record.n_images == 12
+    assert record.largest_gap <= 0.01
     pictures = perception.shown_pictures(config, "train", DATA, {})
     images, _, texture, fixations = pictures.read(np.arange(12))
     assert len(np.unique(fixations, axis=0)) == 12
