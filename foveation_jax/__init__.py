@@ -11,7 +11,7 @@ Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Percep
 from foveation_jax import interrupt  # noqa: F401, I001  first: Ctrl-C while the rest is imported
 from foveation_jax import metrics, probes
 from foveation_jax.errors import InputError
-from foveation_jax.match import match
+from foveation_jax.match import check_match, match
 from foveation_jax.pyramid import Pyramid, decompose, reconstruct
 from foveation_jax.transforms import register, transform
 from foveation_jax.transforms.matched import Match
@@ -22,6 +22,7 @@ __all__ = [
     "Match",
     "PoolingWindows",
     "Pyramid",
+    "check_match",
     "decompose",
     "match",
     "metrics",

@@ -55,6 +55,13 @@ def check_fixation(fixation: Fixation) -> None:
         )
 
 
+def known_fixation(fixation, size: tuple[int, int]) -> tuple[float, float] | None:
+    """The (y, x) of a fixation, the centre by default; None for a traced one, which none knows."""
+    if isinstance(fixation, jax.core.Tracer):
+        return None
+    return farthest_seeing(fixation, size)
+
+
 def farthest_seeing(fixation, size: tuple[int, int]) -> tuple[float, float]:
     """The (y, x) on the host for which rings and radii are counted.
 

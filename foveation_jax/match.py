@@ -1,19 +1,27 @@
 """Rate-distortion matching: the blur that removes as much as a texture does (arXiv 2006.07991).
 
 Uniform-Blur: one sigma with mean SSIM(Reference, blurred) = mean SSIM(Reference, texture).
-Foveation-Blur: one sigma a ring, matched on the SSIM map weighed by each ring. With f(v) the
-measure
-by ring of blurs of log sigma v, and t the texture's, f(v) = t is solved for all rings at once:
+Foveation-Blur: one sigma a ring, matched on the SSIM map weighed by each ring. The fovea counts to
+the innermost ring and a ring of which the image holds little to its neighbour, and only pixels at
+which SSIM's window lies in the image count: so zones share out all that `metrics.ssim` averages,
+and a match in every zone is a match of the mean SSIM.
 
-    v <- v + (t - f(v)) / slope,    slope = (f(v + h) - f(v)) / h    (every ring moved alike)
+With f(v) the measure by zone of blurs of log sigma v, and t the texture's, f(v) = t is solved for
+all zones at once:
 
-A ring's measure depends on its own sigma and a little on its neighbours', all with one sign, so
+    v <- v + (t - f(v)) / slope,    slope = (f(v + h) - f(v)) / h    (every zone moved alike)
+
+A zone's measure depends on its own sigma and a little on its neighbours', all with one sign, so
 slope is the row sum of the Jacobian J and diag(slope)^-1 J is a stochastic matrix: steps shrink the
 gap without overshoot. For one sigma it is the secant method. No derivative of the measure is asked
 for, so any metric will do.
 """
 
+import dataclasses
 import functools
+import hashlib
+import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -22,26 +30,56 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from foveation_jax import geometry, metrics
 from foveation_jax.errors import InputError
 from foveation_jax.levels import colours
+from foveation_jax.metrics.structural import TAPS
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveated_blur import blend_blurs, ring_centres
-from foveation_jax.transforms.matched import Match
+from foveation_jax.transforms.matched import TOLERANCE, Match
 from foveation_jax.transforms.noise import check_key
 from foveation_jax.transforms.uniform_blur import blur
-from foveation_jax.windows import pooling_windows
+from foveation_jax.windows import PoolingWindows, pooling_windows
 
 SYSTEMS = ("uniform_blur", "foveation_blur")
 SIGMA_BOUNDS = (0.1, 64.0)  # pixels
 FINE = 0.002  # gap that nobody would see, in SSIM
 STEP, LARGEST_STEP, ITERATIONS = 0.1, 0.7, 30
-SMALLEST_RING_DEG2 = 4.0  # outer rings of which the image holds less keep their neighbour's sigma
+SMALLEST_SHARE = 0.01  # a ring with less of the pixels keeps its neighbour's sigma
 RESAMPLES = 2000
-SHIPPED_AT = (256, 256)  # pixels at which the records in assets/ were matched
-MAPS = {"ssim": metrics.ssim_map, "mse": lambda a, b: (a - b) ** 2}
+AT_ONCE = 16  # pictures that are held in memory together
+CHECKED = 1000  # at most so many pictures tell whether sigmas hold on a run's
+# Metric -> its map, and the border in pixels in which the metric itself has no windows.
+MAPS = {"ssim": (metrics.ssim_map, TAPS // 2), "mse": (lambda a, b: (a - b) ** 2, 0)}
+
+# What is blurred, Reference and target, all [N, Y, X, C], and the fixations [N, 2].
+Chunk = tuple[Array | np.ndarray, ...]
+
+
+class NoSigma(InputError):
+    """No sigma comes near enough to the target."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """A run's pictures as Reference and as Foveation-Texture show them, read as they are needed.
+
+    Attributes:
+        count: how many there are.
+        read: places [N] -> those pictures [N, Y, X, C] in [0, 1] as they are, as Reference and as
+            the texture, and their fixations [N, 2], None where all have that of the run.
+        fingerprint: () -> what tells these pictures from others.
+    """
+
+    count: int
+    read: Callable[[Int[np.ndarray, " N"]], tuple]
+    fingerprint: Callable[[], str]
+
+    def spread(self, most: int) -> np.ndarray:
+        """Places of at most `most` pictures, evenly over all: sources are sorted by class."""
+        return np.unique(np.linspace(0, self.count - 1, min(most, self.count)).round().astype(int))
 
 
 def match(
@@ -54,7 +92,7 @@ def match(
     scale: float = 0.4,
     fixation: tuple | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
-    tolerance: float = FINE,
+    tolerance: float = TOLERANCE,
     start: Match | None = None,
     description: str = "",
 ) -> Match:
@@ -85,133 +123,366 @@ def match(
     check_key(key)
     reference, target = colours("match: reference", reference), colours("match: target", target)
     _check(reference, target, system, metric, start)
-    size = reference.shape[1:3]
-    windows = pooling_windows(scale, size, fixation, published=False, field_of_view=field_of_view)
-    if system == "uniform_blur":
-        degrade, measure = blur_by_one, functools.partial(_whole, metrics.METRICS[metric])
-        rings, eccentricity = jnp.ones((1, *size)), np.zeros(1)
-    else:
-        degrade, measure = blend_blurs, functools.partial(by_ring, MAPS[metric])
-        rings, eccentricity = matched_rings(windows)
-    per_degree = geometry.pixels_per_degree(size, field_of_view)
-    log_start = jnp.zeros(len(rings))
+    view = _View.of(scale, reference.shape[1:3], fixation, field_of_view)
+    chunks = _chunks(reference, target, view)
+    return find_sigmas(system, metric, view, chunks, key, tolerance, start, description)
+
+
+def check_match(
+    match: Match, reference: Shaped[Array, "N Y X C"], target: Shaped[Array, "..."], key: Any
+) -> Match:
+    """What the sigmas of a record achieve on other images, of its size and view.
+
+    Args:
+        match: the record.
+        reference: images, colours in [0, 1].
+        target: the same images as the record's target system shows them.
+        key: resamples images for the bootstrap interval.
+
+    Returns:
+        The record with the measures and intervals of these images.
+
+    Raises:
+        InputError: shapes that differ, or images of another size than the record's.
+    """
+    check_key(key)
+    reference = colours("check_match: reference", reference)
+    target = colours("check_match: target", target)
+    _check(reference, target, match.system, match.metric, None)
+    if reference.shape[1:3] != match.size:
+        raise InputError(
+            f"check_match: reference has shape {reference.shape}: the record was matched at "
+            f"{match.size[0]} x {match.size[1]} pixels, where its sigmas hold."
+        )
+    view = _View.of(match.scale, match.size, match.fixation, match.field_of_view)
+    return measure(match, view, _chunks(reference, target, view), key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What pictures are seen with; `fixation` is None where each has its own, as chunks say."""
+
+    scale: float
+    size: tuple[int, int]
+    fixation: tuple[float, float] | None
+    field_of_view: float
+    windows: PoolingWindows
+
+    @classmethod
+    def of(cls, scale, size, fixation, field_of_view, drawn=False) -> "_View":
+        """Rings are counted for `fixation`, the centre for None; for a corner where it is drawn."""
+        seen = (0.0, 0.0) if drawn else geometry.farthest_seeing(fixation, size)
+        windows = pooling_windows(scale, size, seen, published=False, field_of_view=field_of_view)
+        size = tuple(map(int, size))
+        return cls(scale, size, None if drawn else seen, field_of_view, windows)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of a record that say what it was matched on."""
+        return {f: getattr(self, f) for f in ("scale", "size", "fixation", "field_of_view")}
+
+
+def _chunks(reference, target, view: _View) -> Callable[[], Iterable[Chunk]]:
+    """Images at hand as one chunk: Reference is what is blurred."""
+    return lambda: [(reference, reference, target, _fixations(view, len(reference)))]
+
+
+def _fixations(view: _View, count: int) -> Float[np.ndarray, "N 2"]:
+    fixation = geometry.centre(view.size) if view.fixation is None else view.fixation
+    return np.tile(np.asarray([fixation], np.float32), (count, 1))
+
+
+def find_sigmas(
+    system: str,
+    metric: str,
+    view: _View,
+    chunks: Callable[[], Iterable[Chunk]],
+    key: PRNGKeyArray,
+    tolerance: float,
+    start: Match | None,
+    description: str,
+) -> Match:
+    """`match` on chunks of pictures that may each have a fixation of their own."""
+    areas, moments = _of_target(system, metric, view, chunks)
+    centres = _centres(system, view)
+    ring_area = areas.sum(0)[-len(centres) :]
+    enough = min(SMALLEST_SHARE * areas.sum(), ring_area.max())
+    eccentricity = centres[ring_area >= enough]
+    wanted, share = _by_zone(eccentricity, centres, areas, moments)
+    goal, settled = wanted.mean(0), min(tolerance, FINE) / 20
+    per_degree = view.windows.pixels_per_degree
+    sigma = np.ones(len(eccentricity))
     if start is not None:
-        log_start = jnp.log(jnp.asarray(start.sigma_deg) * per_degree)
-    settled = min(tolerance, FINE) / 20
-    wanted, values, log_sigma = _solve(
-        reference, target, rings, log_start, settled, degrade, measure
-    )
-    wanted, values = np.asarray(wanted), np.asarray(values)
-    sigma = np.exp(np.asarray(log_sigma))
-    gap = values.mean(0) - wanted.mean(0)
-    _refuse(metric, wanted.mean(0), values.mean(0), sigma, tolerance)
-    draws = np.asarray(jax.random.randint(key, (RESAMPLES, len(values)), 0, len(values)))
-    means = (values - wanted)[draws].mean(1)
-    interval = np.quantile(means, [0.025, 0.975], 0).T
+        sigma = _at(centres[ring_area >= enough], start) * per_degree
+    low, high = np.log(SIGMA_BOUNDS)
+    log_sigma = np.clip(np.log(sigma), low, high)
+
+    def values(log_sigma):
+        sigmas = _interpolate(centres, eccentricity, np.exp(log_sigma))
+        moments = _of_blur(system, metric, view, chunks, sigmas)
+        return _by_zone(eccentricity, centres, areas, moments)[0]
+
+    here = values(log_sigma)
+    for _ in range(ITERATIONS):
+        gap = goal - here.mean(0)
+        if np.abs(gap).max() <= settled:
+            break
+        slope = (values(log_sigma + STEP).mean(0) - here.mean(0)) / STEP
+        slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
+        step = np.clip(gap / slope, -LARGEST_STEP, LARGEST_STEP)
+        log_sigma = np.clip(log_sigma + step, low, high)
+        here = values(log_sigma)
+    sigma = np.exp(log_sigma)
+    _refuse(metric, goal, here.mean(0), sigma, tolerance)
     return Match(
-        system, metric, description, float(scale), len(values),
-        *(tuple(map(float, np.round(v, 6))) for v in (
-            eccentricity, sigma / per_degree, wanted.mean(0), wanted.mean(0) + gap)),
-        tuple(tuple(map(float, np.round(pair, 6))) for pair in interval),
+        system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
+        sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
+        **view.fields, origin=f"sigmas matched on {len(here)} pictures",
     )  # fmt: skip
 
 
-def shipped_or_matched(
+def measure(
+    record: Match, view: _View, chunks: Callable[[], Iterable[Chunk]], key: PRNGKeyArray
+) -> Match:
+    """`check_match` on chunks of pictures that may each have a fixation of their own."""
+    areas, moments = _of_target(record.system, record.metric, view, chunks)
+    centres, known = _centres(record.system, view), np.asarray(record.eccentricity_deg)
+    wanted, share = _by_zone(known, centres, areas, moments)
+    sigmas = _at(centres, record) * view.windows.pixels_per_degree
+    moments = _of_blur(record.system, record.metric, view, chunks, sigmas)
+    here, _ = _by_zone(known, centres, areas, moments)
+    return dataclasses.replace(record, **_achieved(wanted, here, share, key), **view.fields)
+
+
+def settle_sigmas(
     system: str,
     settings: Mapping[str, Any],
     size: tuple[int, int],
     key: PRNGKeyArray,
-    path: pathlib.Path,
-    pictures: Callable[[], Iterable[Float[Array | np.ndarray, "N Y X C"]]],
-    tolerance: float = FINE,
+    kept: Match | None,
+    pictures: Pictures,
+    n_match: int,
+    tolerance: float = TOLERANCE,
+    drawn: bool = False,
 ) -> Match:
-    """The record of a blur: the shipped one where it fits, else matched once and kept at `path`.
+    """The record of a blur for a run, with the gap achieved on the run's own pictures.
+
+    Sigmas of an earlier record and the shipped ones are taken where they were matched in this
+    geometry and hold within `tolerance` on these pictures; else sigmas are matched anew, on
+    `n_match` pictures and then on twice as many until they hold on all (at most 1000 that are
+    spread over them).
 
     Args:
         system: "uniform_blur" or "foveation_blur".
-        settings: of the texture, `route`, `scale`, `fixation` and `field_of_view`.
-        size: (Y, X) of the pictures. The shipped records fit the pyramid route at their scale and
-            size: SSIM looks at windows of a few pixels, so sigmas in degrees depend on the size.
+        settings: of the texture: `route`, `scale`, `fixation`, `field_of_view` and what else makes
+            it.
+        size: (Y, X) of the pictures.
         key: of the bootstrap.
-        path: of the JSON record.
-        pictures: reads the images as Reference and as Foveation-Texture show them.
-        tolerance: largest gap that is taken, as of `match`.
+        kept: the record of the run so far; it comes back if it is of these pictures and settings.
+        pictures: of the run.
+        n_match: pictures that sigmas are matched on.
+        tolerance: largest gap, whole and in each zone.
+        drawn: every picture has a fixation of its own.
+
+    Raises:
+        NoSigma: no sigma comes within `tolerance`.
     """
-    shipped = matched.shipped(system)
-    if settings["route"] == "pyramid" and settings["scale"] == shipped.scale and size == SHIPPED_AT:
-        return shipped
-    if not path.exists():
-        reference, texture = map(jnp.asarray, pictures())
-        print(f"matching {system} to the texture on {len(reference)} pictures", file=sys.stderr)
-        view = {k: settings.get(k) for k in ("scale", "fixation", "field_of_view")}
-        description = f"foveation_texture, route {settings['route']}, scale {settings['scale']}"
-        found = match(
-            reference, texture, key,
-            system=system, tolerance=tolerance, description=description, **view,
+    view = _View.of(
+        settings["scale"], size, settings.get("fixation"), settings["field_of_view"], drawn
+    )
+    made_of = _digest(settings, system, size, n_match, tolerance, drawn, pictures.fingerprint())
+    if kept is not None and kept.made_of == made_of:
+        return kept
+    everyone, first = pictures.spread(CHECKED), matched.shipped(system)
+    record = None
+    for known in (kept, first if settings["route"] == "pyramid" else None):
+        if known is not None and not matched.misfits(known, view.fields) and record is None:
+            found = measure(known, view, _reader(pictures, everyone, view), key)
+            record = found if found.largest_gap <= tolerance else None
+    while record is None:
+        places = pictures.spread(min(n_match, CHECKED))
+        print(f"matching {system} to the texture on {len(places)} pictures", file=sys.stderr)
+        windows = ", published windows" if settings.get("published") else ""
+        description = f"foveation_texture, {settings['route']} route{windows}"
+        last = len(places) == len(everyone)
+        record = find_sigmas(
+            system, "ssim", view, _reader(pictures, places, view), key,
+            tolerance if last else math.inf, first, description,
         )  # fmt: skip
-        matched.save(found, path)
-    return matched.load(path)
+        record = dataclasses.replace(record, origin=f"sigmas matched here, on {len(places)}")
+        if not last:
+            first = record = measure(record, view, _reader(pictures, everyone, view), key)
+            record = record if record.largest_gap <= tolerance else None
+        n_match *= 2
+    return dataclasses.replace(record, made_of=made_of)
 
 
-def blur_by_one(image, sigmas: Float[Array, "1"], weights):
-    """One image blurred by the only sigma."""
-    return blur(image, sigmas[0])
+def check_sigmas(record: Match, key: PRNGKeyArray, path: pathlib.Path, pictures: Pictures) -> Match:
+    """What a run's sigmas achieve on other pictures, such as those held out; kept at `path`."""
+    made_of = _digest(record.made_of, list(record.sigma_deg), pictures.fingerprint())
+    kept = load_kept(path)
+    if kept is None or kept.made_of != made_of:
+        view = _View.of(record.scale, record.size, record.fixation, record.field_of_view)
+        chunks = _reader(pictures, pictures.spread(CHECKED), view)
+        kept = dataclasses.replace(measure(record, view, chunks, key), made_of=made_of)
+        matched.save(kept, path)
+    return kept
 
 
-def _whole(metric: Callable, a, b, rings) -> Float[Array, "1"]:
-    """A metric of one pair of images, as a list of one."""
-    return metric(a[None], b[None])
+def load_kept(path: pathlib.Path) -> Match | None:
+    """The record that a run has kept, if any.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        return matched.load(path) if path.exists() else None
+    except InputError as error:
+        raise InputError(f"{error} Delete it, and the sigmas are found again.") from None
 
 
-def by_ring(metric_map: Callable, a, b, rings) -> Float[Array, "E"]:
-    """Mean of a metric's map over each ring, for one pair of images."""
-    values = metric_map(a[None], b[None])[0].mean(-1)
-    return (rings * values[None]).sum((1, 2)) / rings.sum((1, 2))
+def _digest(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-@functools.partial(jax.jit, static_argnames=("degrade", "measure"))
-def _solve(reference, target, rings, log_start, settled, degrade, measure):
-    """Measures of the target [N, E], of the matched blur [N, E], and log sigma [E]."""
+def _reader(pictures: Pictures, places, view: _View) -> Callable[[], Iterable[Chunk]]:
+    """Chunks of those pictures; the view's fixation where they have none of their own."""
 
-    def values(log_sigma):
-        sigmas = jnp.exp(log_sigma)
-        return jax.lax.map(lambda a: measure(a, degrade(a, sigmas, rings), rings), reference)
+    def chunks():
+        for start in range(0, len(places), AT_ONCE):
+            *images, fixations = pictures.read(places[start : start + AT_ONCE])
+            yield *images, _fixations(view, len(images[0])) if fixations is None else fixations
 
-    wanted = jax.lax.map(lambda pair: measure(*pair, rings), (reference, target))
-    goal = wanted.mean(0)
-    low, high = jnp.log(jnp.asarray(SIGMA_BOUNDS))
-
-    def unsettled(state):
-        _, here, count = state
-        return (jnp.abs(goal - here.mean(0)).max() > settled) & (count < ITERATIONS)
-
-    def step(state):
-        log_sigma, here, count = state
-        slope = (values(log_sigma + STEP).mean(0) - here.mean(0)) / STEP
-        slope = jnp.where(jnp.abs(slope) < 1e-6, 1e-6, slope)
-        move = jnp.clip((goal - here.mean(0)) / slope, -LARGEST_STEP, LARGEST_STEP)
-        log_sigma = jnp.clip(log_sigma + move, low, high)
-        return log_sigma, values(log_sigma), count + 1
-
-    state = log_start, values(log_start), 0
-    log_sigma, here, _ = jax.lax.while_loop(unsettled, step, state)
-    return wanted, here, log_sigma
+    return chunks
 
 
-def matched_rings(windows):
-    """Ring factors [E, Y, X] and centres, degrees, of the rings that the image holds enough of."""
-    rings, _ = windows.pixel_factors()
-    area = np.asarray(rings.sum((1, 2))) / windows.pixels_per_degree**2
-    held = area >= SMALLEST_RING_DEG2
-    return rings[held], np.asarray(ring_centres(windows))[held]
+def _centres(system: str, view: _View) -> np.ndarray:
+    """Eccentricity of every ring, degrees; 0 for the whole image."""
+    if system == "uniform_blur":
+        return np.zeros(1)
+    return np.asarray(ring_centres(view.windows), np.float64)
+
+
+def _interpolate(centres, known, sigmas) -> np.ndarray:
+    """Sigma of every ring; linear in ln eccentricity as `foveated_blur.sigmas_at` has it."""
+    return sigmas if len(known) == 1 == len(centres) else np.interp(
+        np.log(centres), np.log(known), sigmas
+    )  # fmt: skip
+
+
+def _at(centres, record: Match) -> np.ndarray:
+    """Sigmas of a record, degrees, at rings of these centres."""
+    return _interpolate(centres, np.asarray(record.eccentricity_deg), np.asarray(record.sigma_deg))
+
+
+def _by_zone(eccentricity, centres, areas, moments):
+    """Each image's share of the zones' mean measures [N, Z], and the zones' shares of pixels [Z].
+
+    Every ring counts to the zone that is nearest in ln eccentricity, the fovea to the innermost.
+    """
+    distance = np.abs(np.log(centres + 1e-9)[:, None] - np.log(eccentricity + 1e-9)[None])
+    zone = np.eye(len(eccentricity))[distance.argmin(1)]
+    zone = np.concatenate([zone[:1], zone]) if areas.shape[1] > len(centres) else zone
+    area = (areas @ zone).mean(0)
+    return (moments @ zone) / np.maximum(area, 1e-9)[None], area / area.sum()
+
+
+def _achieved(wanted, here, share, key) -> dict[str, Any]:
+    """The fields of a record that say what was measured; wanted and here are [N, Z]."""
+    apart = np.concatenate([here - wanted, ((here - wanted) @ share)[:, None]], 1)
+    draws = np.asarray(jax.random.randint(key, (RESAMPLES, len(here)), 0, len(here)))
+    means = np.stack([column[draws].mean(1) for column in apart.T], 1)
+    *interval, whole = (_floats(pair) for pair in np.quantile(means, [0.025, 0.975], 0).T)
+    return {
+        "n_images": len(here),
+        "target_value": _floats(wanted.mean(0)),
+        "achieved": _floats(here.mean(0)),
+        "interval": tuple(interval),
+        "share": _floats(share),
+        "whole_interval": whole,
+    }
+
+
+def _floats(values) -> tuple[float, ...]:
+    return tuple(map(float, np.round(values, 6)))
+
+
+def _of_target(system, metric, view: _View, chunks) -> tuple[np.ndarray, np.ndarray]:
+    """Areas and moments (sums of the measure over them) of the target's pictures, [N, 1 + E]."""
+    found = _over(
+        chunks, lambda _, a, b, at: _target_moments(a, b, at, view.windows, system, metric)
+    )
+    return tuple(np.concatenate(part).astype(np.float64) for part in zip(*found, strict=True))
+
+
+def _of_blur(system, metric, view: _View, chunks, sigmas) -> np.ndarray:
+    """The same moments of the blur of `sigmas` pixels, one a ring."""
+    sigmas = jnp.asarray(sigmas, jnp.float32)
+    found = _over(
+        chunks, lambda i, a, _, at: _blur_moments(i, a, at, sigmas, view.windows, system, metric)
+    )
+    return np.concatenate(found).astype(np.float64)
+
+
+def _over(chunks, function) -> list:
+    """`function` of every chunk; a shorter last one is filled up, so that one program does."""
+    found, length = [], 0
+    for chunk in chunks():
+        count = len(chunk[0])
+        length = length or count
+        places = np.minimum(np.arange(length), count - 1)
+        filled = chunk if count == length else [part[places] for part in chunk]
+        found.append(jax.tree.map(lambda part, n=count: np.asarray(part)[:n], function(*filled)))
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("system", "metric"))
+def _target_moments(reference, target, fixations, windows, system, metric):
+    def one(pictures):
+        a, b, fixation = pictures
+        return _moments(a, b, _rings(windows, fixation), system, metric)
+
+    pictures = (jnp.asarray(reference), jnp.asarray(target), jnp.asarray(fixations))
+    return jax.lax.map(one, pictures)
+
+
+@functools.partial(jax.jit, static_argnames=("system", "metric"))
+def _blur_moments(images, reference, fixations, sigmas, windows, system, metric):
+    def one(pictures):
+        image, a, fixation = pictures
+        rings = _rings(windows, fixation)
+        if system == "uniform_blur":
+            blurred = blur(image, sigmas[0])
+        else:
+            blurred = blend_blurs(image, sigmas, rings)
+        return _moments(a, blurred, rings, system, metric)[1]
+
+    return jax.lax.map(one, tuple(map(jnp.asarray, (images, reference, fixations))))
+
+
+def _rings(windows: PoolingWindows, fixation) -> Float[Array, "E Y X"]:
+    return dataclasses.replace(windows, fixation=fixation).pixel_factors()[0]
+
+
+def _moments(a, b, rings, system, metric):
+    """Area of the fovea and each ring and sum of the measure over it; or 1 and the whole metric."""
+    if system == "uniform_blur":
+        value = metrics.METRICS[metric](a[None], b[None])
+        return jnp.ones_like(value), value
+    metric_map, border = MAPS[metric]
+    inside = tuple(slice(border, n - border) for n in rings.shape[1:])
+    zones = jnp.concatenate([jnp.clip(1 - rings.sum(0, keepdims=True), 0, 1), rings])
+    zones = zones[:, *inside]
+    values = metric_map(a[None], b[None])[0].mean(-1)[inside]
+    return zones.sum((1, 2)), (zones * values[None]).sum((1, 2))
 
 
 def _refuse(metric, wanted, values, sigma, tolerance):
     worst = int(np.argmax(np.abs(values - wanted)))
     if not abs(values[worst] - wanted[worst]) <= tolerance:
-        raise InputError(
+        raise NoSigma(
             f"match: no sigma within {SIGMA_BOUNDS[0]} and {SIGMA_BOUNDS[1]} px reaches {metric} "
-            f"{wanted[worst]:.4f} in ring {worst}: {values[worst]:.4f} at {sigma[worst]:.2f} px is "
+            f"{wanted[worst]:.4f} in zone {worst}: {values[worst]:.4f} at {sigma[worst]:.2f} px is "
             f"the nearest, and tolerance is {tolerance}."
         )
 

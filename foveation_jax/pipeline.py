@@ -42,6 +42,7 @@ from foveation_jax.samples import sample_strips
 from foveation_jax.train_step import Perceive, Setup
 from foveation_jax.training import Keeping, train
 from foveation_jax.transforms import SYSTEMS
+from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import PoolingWindows, pooling_windows
 from foveation_jax.workdir import check_workdir, claim_workdir, read_record, read_rows
 
@@ -57,11 +58,13 @@ class Finished:
         accuracy: system -> mean test accuracy on its own transform.
         verdicts: claim -> verdict.
         report: path of the page.
+        matches: blur -> split -> its sigmas and the gap achieved there.
     """
 
     accuracy: dict[str, float]
     verdicts: dict[str, str]
     report: pathlib.Path
+    matches: Mapping[str, Mapping[str, Match]] = dataclasses.field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What the command prints at the end; the page's path comes last."""
@@ -72,7 +75,12 @@ class Finished:
             f"{list(self.verdicts.values()).count(verdict)} {verdict}"
             for verdict in ("holds", "fails", "undecided")
         ]
-        return [*accuracies, f"claims: {', '.join(counted)}", f"report: {self.report}"]
+        gaps = [
+            f"{split} images, {match.sentence()}"
+            for splits in self.matches.values()
+            for split, match in splits.items()
+        ]
+        return [*accuracies, *gaps, f"claims: {', '.join(counted)}", f"report: {self.report}"]
 
 
 @one_at_a_time
@@ -101,7 +109,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
     write_results(results, table, workdir)
     page = probe_report.write_report(results, table, workdir)
     verdicts = {claim.name: claim.verdict for claim in table.claims}
-    return Finished(mean_accuracy(results), verdicts, page)
+    return Finished(mean_accuracy(results), verdicts, page, results.matches)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -117,6 +125,11 @@ def check_config(config: ConfigDict) -> None:
     size = tuple(config.size)
     if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
         raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
+    if config.stage1.match_images < 1 or not 0 < config.stage1.match_tolerance < 1:
+        raise InputError(
+            f"stage1.match_images is {config.stage1.match_images} and stage1.match_tolerance "
+            f"{config.stage1.match_tolerance}: they must be 1 or more, and within 0 and 1."
+        )
     least = {"runs": 1, "seed": 0, "keep_seconds": 0, "probe_images": 0, "probe_every": 1}
     least |= {"dynamics_images": 0, "dynamics_every": 1, "report_images": 0}
     for field, lowest in least.items():
@@ -245,6 +258,7 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
         },
         confusion=tuple(matrix for battery in final for matrix in battery.confusion),
         perceptual=perceptual(config, shown.images),
+        matches={name: system.matches for name, system in seen.items() if system.matches},
         training=histories(seen, workdir),
         strips=sample_strips(
             shown.images,

@@ -18,6 +18,7 @@ from foveation_jax.probe_figures import Style
 from foveation_jax.report import TITLES, metric_table
 from foveation_jax.results import Claim, ClaimTable, ProbeResults, title
 from foveation_jax.results_files import mean_accuracy
+from foveation_jax.transforms.matched import TOLERANCE
 from foveation_jax.workdir import write_text
 
 FAMILIES = {  # probes that are drawn as curves, in the order of the page
@@ -43,7 +44,6 @@ UNITS = {  # unit -> (factor, format, name)
     "bits": (1, "{:+.3f}", "bits"),
 }
 NETWORKS = {"alexnet": "AlexNet", "resnet18": "ResNet18", "vgg11": "VGG11"}
-MATCHED = 0.02  # largest gap in mean SSIM that still counts as equal compression
 SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
 
 
@@ -109,7 +109,7 @@ def unmatched(results: ProbeResults) -> list[tuple[str, float, float]]:
     }
     target = means.get(measures.TEXTURE)
     blurs = [name for name in measures.BLURS if name in means and target is not None]
-    return [(n, means[n], target) for n in blurs if abs(means[n] - target) > MATCHED]
+    return [(n, means[n], target) for n in blurs if round(abs(means[n] - target), 6) > TOLERANCE]
 
 
 def _accuracies(results: ProbeResults) -> list[tuple[str, float, float]]:

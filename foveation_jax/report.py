@@ -24,8 +24,8 @@ from foveation_jax.workdir import write_text
 TITLES = {
     "reference": ("Reference", "nothing removed"),
     "foveation_texture": ("Foveation-Texture", "clear centre, texture-like periphery"),
-    "uniform_blur": ("Uniform-Blur", "one Gaussian, equal mean SSIM"),
-    "foveation_blur": ("Foveation-Blur", "one Gaussian a ring, equal SSIM in each"),
+    "uniform_blur": ("Uniform-Blur", "one Gaussian, matched in mean SSIM"),
+    "foveation_blur": ("Foveation-Blur", "one Gaussian a ring, matched in each"),
 }
 METRIC_TITLES = {
     "mse": ("MSE", "lower is closer", "{:.5f}"),

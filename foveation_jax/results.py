@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from foveation_jax.probes.curves import Confusion, Curve
+from foveation_jax.transforms.matched import Match
 
 
 def title(system: str) -> str:
@@ -59,6 +60,7 @@ class ProbeResults:
         dynamics: epoch -> the probes of the networks as they were then.
         confusion: of any system on any transform.
         perceptual: system -> metric -> [N], its pictures against Reference's.
+        matches: blur -> "train" or "test" -> its sigmas and the gap to the texture achieved there.
         training: a history a system.
         strips: sample stimuli.
         filters: system -> epoch -> [kh, kw, 3, filters], first layer of run 0.
@@ -72,6 +74,7 @@ class ProbeResults:
     dynamics: Mapping[int, tuple[Curve, ...]] = dataclasses.field(default_factory=dict)
     confusion: tuple[Confusion, ...] = ()
     perceptual: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    matches: Mapping[str, Mapping[str, Match]] = dataclasses.field(default_factory=dict)
     training: tuple[History, ...] = ()
     strips: tuple[Strip, ...] = ()
     filters: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(default_factory=dict)

@@ -17,6 +17,8 @@
                  fraction of the image's area, null where it never does
     confusion    list of {system, transform, counts [V][L][L]}: class, then answer
     perceptual   system -> metric -> [N], against Reference, image by image
+    matches      blur -> "train" or "test" -> fields of `transforms.matched.Match`: its sigmas, what
+                 they achieve on images of that split and the 95 % intervals of the gaps
     training     list of {system, epochs [P], learning_rate [P], train_loss, train_accuracy,
                  test_loss, test_accuracy, each [V][P]}
     experiment   the resolved config, versions, devices, revision
@@ -41,6 +43,7 @@ from foveation_jax import analysis
 from foveation_jax.errors import InputError
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.results import Claim, ClaimTable, History, LeftOut, ProbeResults
+from foveation_jax.transforms.matched import from_fields
 from foveation_jax.workdir import sealed, unseal, write_text
 
 VERSION = 1
@@ -91,6 +94,10 @@ def as_document(results: ProbeResults, table: ClaimTable) -> dict[str, Any]:
         ],
         "confusion": [dataclasses.asdict(matrix) for matrix in results.confusion],
         "perceptual": results.perceptual,
+        "matches": {
+            blur: {split: dataclasses.asdict(match) for split, match in splits.items()}
+            for blur, splits in results.matches.items()
+        },
         "training": [dataclasses.asdict(history) for history in results.training],
         "experiment": results.experiment,
     }
@@ -142,6 +149,10 @@ def read_results(path: pathlib.Path) -> tuple[ProbeResults, ClaimTable]:
         perceptual={
             system: {name: _floats(values) for name, values in panel.items()}
             for system, panel in document["perceptual"].items()
+        },
+        matches={
+            blur: {split: from_fields(fields) for split, fields in splits.items()}
+            for blur, splits in document.get("matches", {}).items()
         },
         training=tuple(_history(row) for row in document["training"]),
         experiment=document["experiment"],

@@ -7,7 +7,11 @@ WORKDIR/report.html.
 
 import dataclasses
 import functools
+import hashlib
+import itertools
+import json
 import pathlib
+import shutil
 from collections.abc import Callable
 
 import jax
@@ -23,19 +27,23 @@ from foveation_jax.data.export import (
     export_pictures,
     on_all_devices,
     pack_records,
-    whole_batches,
+    picture_key,
 )
+from foveation_jax.data.images import fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
 from foveation_jax.errors import InputError
 from foveation_jax.lock import one_at_a_time
-from foveation_jax.match import shipped_or_matched
+from foveation_jax.match import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
 from foveation_jax.progress import progress
 from foveation_jax.transforms import matched
-from foveation_jax.workdir import append_rows, claim_workdir, fingerprints, read_rows
+from foveation_jax.workdir import append_rows, claim_workdir, fingerprints, read_rows, write_text
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
 BLURS = ("uniform_blur", "foveation_blur")
+TEXTURE_FIELDS = (  # of a config, that decide what Foveation-Texture makes of a picture
+    "scale", "fixation", "field_of_view", "published", "route", "weights", "blend", "colours",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,25 +54,28 @@ class Results:
         pictures: number of pictures that were processed.
         failures: name -> sentence of the files that could not be read and of blurs left out.
         report: path of the page.
+        matches: blur -> its sigmas and the gap achieved on these pictures.
     """
 
     pictures: int
     failures: dict[str, str]
     report: pathlib.Path
+    matches: dict[str, matched.Match]
 
     def lines(self) -> list[str]:
-        """What the command prints at the end: the failures, then the page's path."""
+        """What the command prints at the end: failures, achieved gaps, then the page's path."""
         listed = [f"failed: {sentence}" for sentence in self.failures.values()]
+        gaps = [match.sentence() for match in self.matches.values()]
         counts = f"{self.pictures} pictures done, {len(self.failures)} failures"
-        return [*listed, counts, f"report: {self.report}"]
+        return [*listed, *gaps, counts, f"report: {self.report}"]
 
 
 @one_at_a_time
 def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     """Shows every picture as every system of `config` sees it; see configs/foveation/transforms.py.
 
-    The blurs come last: where no shipped record fits, they are matched to the pictures of
-    Foveation-Texture that this run has written.
+    The blurs come last: their sigmas are checked on the pictures of Reference and
+    Foveation-Texture that this run has written, and matched to those where they do not hold.
 
     Raises:
         InputError: a field of `config` that cannot be used, no pictures, or none that can be read.
@@ -89,7 +100,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
             pack_records(readable, workdir / name)
     rows = measure(readable, done, config, workdir)
     page = report.write_report(workdir, config, done, readable, rows, failures | refused, matches)
-    return Results(len(readable.names), failures | refused, page)
+    return Results(len(readable.names), failures | refused, page, matches)
 
 
 def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
@@ -105,10 +116,10 @@ def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
 
 def _export(source, systems, config, workdir) -> dict[str, str]:
     """Pictures of `systems` under `workdir`, with progress; returns the failures."""
-    batch_size = whole_batches(config.batch_size)
-    compiled = {name: on_all_devices(system) for name, system in systems.items()}
+    compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
+    size = tuple(config.size)
     with progress(", ".join(systems), len(source.names)) as advance:
-        return export_pictures(source, compiled, workdir, tuple(config.size), batch_size, advance)
+        return export_pictures(source, compiled, workdir, size, config.batch_size, advance)
 
 
 def check_config(config: ConfigDict) -> None:
@@ -126,6 +137,10 @@ def check_config(config: ConfigDict) -> None:
     ):
         if config[field] < least:
             raise InputError(f"{field} is {config[field]}: it must be {least} or more.")
+    if not 0 < config.match_tolerance < 1:
+        raise InputError(
+            f"match_tolerance is {config.match_tolerance}: it must lie within 0 and 1, in SSIM."
+        )
     for field, known in (("systems", transforms.SYSTEMS), ("metrics", metrics.METRICS)):
         if not config[field]:
             raise InputError(f"{field} is empty: name one or more of {', '.join(known)}.")
@@ -151,24 +166,26 @@ def open_images(config: ConfigDict) -> ImageSource:
 
 
 def _system(name: str, config: ConfigDict, **more) -> Callable:
-    """The system as a function of a batch; batch i always sees the same noise.
+    """The system as a function of images and the digests of their names.
 
-    Of the options that the system takes, those that `config` names are given.
+    The noise of a picture is its own: it depends on `config.seed` and the picture's name alone. Of
+    the options that the system takes, those that `config` names are given.
     """
     options = transforms.options_for(name, config.to_dict() | more)
     key = jax.random.key(config.seed)
 
-    def apply(images, number):
-        return transforms.transform(name, images, jax.random.fold_in(key, number), **options)
+    def one(picture):
+        image, digest = picture
+        return transforms.transform(name, image[None], picture_key(key, digest), **options)[0]
 
-    return apply
+    return lambda images, digests: jax.lax.map(one, (images, digests))
 
 
 def _trace(systems: dict[str, Callable], config: ConfigDict) -> None:
-    """Traces every system on the batch's shape, so that bad options stop before any output."""
-    shape = (whole_batches(config.batch_size), *config.size, 3)
+    """Traces every system on one picture, so that bad options stop before any output."""
+    image = jax.ShapeDtypeStruct((1, *config.size, 3), jnp.float32)
     for apply in systems.values():
-        jax.eval_shape(functools.partial(apply, number=0), jax.ShapeDtypeStruct(shape, jnp.float32))
+        jax.eval_shape(apply, image, jax.ShapeDtypeStruct((1, 2), jnp.uint32))
 
 
 def match_blurs(
@@ -179,7 +196,7 @@ def match_blurs(
     for name in names:
         try:
             matches[name] = blur_match(name, source, config, workdir)
-        except InputError as error:
+        except NoSigma as error:
             refused[name] = f"{name} is left out: {error}"
     return matches, refused
 
@@ -187,20 +204,58 @@ def match_blurs(
 def blur_match(
     name: str, source: ImageSource, config: ConfigDict, workdir: pathlib.Path
 ) -> matched.Match:
-    """Sigmas of a blur: the shipped ones where they fit (pyramid route, their scale), else matched.
+    """Sigmas of a blur that hold on this run's pictures, kept in WORKDIR/NAME.json.
 
-    Matching takes the first `config.match_images` pictures as this run has written them, and is
-    kept in WORKDIR/NAME.json.
+    Pictures of the blur that were made with other sigmas (the run had other pictures then) are
+    dropped, with their rows and records.
     """
-
-    def pictures():
-        names = source.names[: config.match_images]
-        for system in (REFERENCE, TEXTURE):
-            yield np.stack([read_image(workdir / system / f"{n}.png") for n in names])
-
-    key = jax.random.key(config.seed)
     path = workdir / f"{name}.json"
-    return shipped_or_matched(name, config.to_dict(), tuple(config.size), key, path, pictures)
+    before = load_kept(path)
+    record = settle_sigmas(
+        name,
+        {field: config[field] for field in TEXTURE_FIELDS},
+        tuple(config.size),
+        jax.random.key(config.seed),
+        before,
+        written_pictures(source, tuple(config.size), workdir),
+        config.match_images,
+        config.match_tolerance,
+    )
+    if before is None or before.sigma_deg != record.sigma_deg:
+        shutil.rmtree(workdir / name, ignore_errors=True)
+        for packed in workdir.glob(f"{name}-*.array_record"):
+            packed.unlink()
+        rows = read_rows(workdir / "metrics.jsonl")
+        kept = [row for row in rows if row["system"] != name]
+        if len(kept) < len(rows):
+            lines = "".join(json.dumps(row) + "\n" for row in kept)
+            write_text(workdir / "metrics.jsonl", lines)
+    if record != before:
+        matched.save(record, path)
+    return record
+
+
+def written_pictures(source: ImageSource, size: tuple[int, int], workdir: pathlib.Path) -> Pictures:
+    """The run's pictures as Reference and Foveation-Texture show them, from its folder."""
+
+    def paths(places):
+        names = [source.names[place] for place in places]
+        return [[workdir / s / f"{n}.png" for n in names] for s in (REFERENCE, TEXTURE)]
+
+    def read(places):
+        images = [fit_image(source.read(place), size) for place in places]
+        seen = [[read_image(path) for path in found] for found in paths(places)]
+        return *map(np.stack, (images, *seen)), None
+
+    def fingerprint():
+        digest = hashlib.sha256()
+        for path in itertools.chain(*paths(pictures.spread(CHECKED))):
+            digest.update(str(path.relative_to(workdir)).encode("utf-8", "surrogatepass"))
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    pictures = Pictures(len(source.names), read, fingerprint)
+    return pictures
 
 
 def measure(

@@ -1,24 +1,26 @@
 """A data set, transformed, to disk: PNG folders, and from them array_record files.
 
 SYSTEM/NAME.png below the working folder, written whole or not at all; a run that was stopped goes
-on with the first batch that lacks a picture. Batches are split over all devices.
+on with the first batch that lacks a picture. Every device works on one picture at a time with the
+noise of that picture's name, so a picture depends neither on the devices nor on the other pictures.
 """
 
+import hashlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
 from foveation_jax.errors import InputError
 from foveation_jax.workdir import file_crc32, read_record, whole, write_record
 
-# images [N, Y, X, 3] on the devices, number of the batch -> the same as a system sees them
-System = Callable[[Float[Array, "N Y X 3"], int], Float[Array, "N Y X 3"]]
+# images [N, Y, X, 3] on the devices, digests of their names -> the same as a system sees them
+System = Callable[[Float[Array, "N Y X 3"], UInt32[Array, "N 2"]], Float[Array, "N Y X 3"]]
 RECORDS_PER_FILE = 1024
 
 
@@ -31,14 +33,27 @@ def shard_images(images: Float[np.ndarray, "N Y X 3"]) -> Float[Array, "N Y X 3"
     return jax.device_put(images, NamedSharding(_mesh(), PartitionSpec("images")))
 
 
-def on_all_devices(system: System) -> System:
-    """`system` compiled to run on every device's part of the batch, without traffic."""
+def on_all_devices(system: Callable, shared: bool = True) -> Callable:
+    """`system` compiled to run on every device's part of the batch, without traffic.
+
+    Its second argument is the same for the whole batch if `shared`, else one an image.
+    """
     split, whole = PartitionSpec("images"), PartitionSpec()
+    specs = (split, whole if shared else split)
     return jax.jit(
-        jax.shard_map(
-            system, mesh=_mesh(), in_specs=(split, whole), out_specs=split, check_vma=False
-        )
+        jax.shard_map(system, mesh=_mesh(), in_specs=specs, out_specs=split, check_vma=False)
     )
+
+
+def name_digests(names: Sequence[str]) -> UInt32[np.ndarray, "N 2"]:
+    """64 bits of each name's SHA-256."""
+    found = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names]
+    return np.frombuffer(b"".join(found), "<u4").reshape(-1, 2)
+
+
+def picture_key(key: PRNGKeyArray, digest: UInt32[Array, "2"]) -> PRNGKeyArray:
+    """The key of one picture's noise."""
+    return jax.random.fold_in(jax.random.fold_in(key, digest[0]), digest[1])
 
 
 def whole_batches(batch_size: int) -> int:
@@ -61,10 +76,10 @@ def export_pictures(
 
     Args:
         source: the pictures.
-        systems: name -> transform of a batch.
+        systems: name -> transform of one picture a device.
         folder: the working folder.
         size: (Y, X) that pictures are brought to.
-        batch_size: a multiple of the number of devices.
+        batch_size: pictures that are read together.
         advance: told how many more pictures are done, those found done first.
 
     Returns:
@@ -87,15 +102,29 @@ def export_pictures(
             source.names[i] if ok else None
             for i, ok in zip(batch.indices, batch.present, strict=True)
         ]
-        images = shard_images(batch.images)
         for system, transform in systems.items():
             places = [p for p, name in enumerate(names) if name and missing(system, name)]
-            if places:
-                seen = np.asarray(transform(images, batch.number))
-                for place in places:
-                    write_png(folder / system / f"{names[place]}.png", seen[place])
+            for group, seen in _in_groups(transform, batch.images, names, places):
+                for place, picture in zip(group, np.asarray(seen), strict=False):
+                    write_png(folder / system / f"{names[place]}.png", picture)
         advance(_batch_length(source, batch.number, batch_size))
     return failures
+
+
+def _in_groups(
+    transform: System, images, names, places: list[int]
+) -> list[tuple[list[int], Array]]:
+    """(places, what the system makes of them) of one picture a device; all start before any ends.
+
+    The program holds one picture whatever the number of devices, so it makes the same bytes.
+    """
+    width, seen = jax.device_count(), []
+    for start in range(0, len(places), width):
+        group = places[start : start + width]
+        filled = (group * width)[:width]
+        digests = name_digests([names[place] for place in filled])
+        seen.append((group, transform(shard_images(images[filled]), digests)))
+    return seen
 
 
 def _batch_length(source: ImageSource, number: int, batch_size: int) -> int:

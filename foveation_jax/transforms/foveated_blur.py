@@ -60,7 +60,8 @@ def foveation_blur(
         key: unused; systems share one signature.
         sigma: deviations in pixels, one a ring from inside out (`windows.ring_edges()`); by default
             the matched ones, read at the centres of rings, the outermost holding beyond.
-        matched: record of a match (or its file); by default the shipped one.
+        matched: record of a match (or its file); by default the shipped one, with a warning that
+            says on what it was matched.
         scale: s of the rings; the record's must agree.
         fixation: (y, x) in pixels, also off the image; the centre by default. May be traced, on
             the image.
@@ -73,8 +74,9 @@ def foveation_blur(
     size = images.shape[1:3]
     windows = pooling_windows(scale, size, fixation, published=False, field_of_view=field_of_view)
     if sigma is None:
-        match = choose("foveation_blur", matched, scale)
-        sigmas = sigmas_at(match, windows)
+        view = {"scale": scale, "size": size, "field_of_view": field_of_view}
+        view["fixation"] = geometry.known_fixation(fixation, size)
+        sigmas = sigmas_at(choose("foveation_blur", matched, view), windows)
     else:
         sigmas = jnp.asarray(sigma, jnp.float32)
         if sigmas.shape != (windows.n_rings,) or not bool((sigmas >= 0).all()):

@@ -1,36 +1,55 @@
 """Blurs matched to a texture: the record that `match` writes and the blur systems load.
 
-Sigmas are kept in degrees, so they follow the viewing geometry; a record in
-`foveation_jax/assets` was matched at 256 x 256 pixels and 26 degrees.
+A record holds for what it was matched on: pictures, their size, the fixation, the field of view and
+the texture. Sigmas are kept in degrees, but SSIM looks through windows of a few pixels, so even in
+degrees they depend on the size. The records in `foveation_jax/assets` were matched to the default
+texture on colour photographs of 256 x 256 pixels; `choose` says so wherever they are taken.
 """
 
 import dataclasses
 import functools
 import json
+import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from foveation_jax.errors import InputError
 from foveation_jax.workdir import write_text
 
 ASSETS = Path(__file__).parent.parent / "assets"
+TOLERANCE = 0.01  # largest gap, whole and in each zone, that counts as matched; in mean SSIM
+SAME = 1e-3  # pixels, degrees and scales that differ by less are the same
 
 
 @dataclass(frozen=True)
 class Match:
     """Sigmas at which a blur compresses as much as its target, and how closely it does.
 
+    The zones of a uniform blur are one, the whole image. Those of a foveation blur are its rings:
+    the fovea counts to the innermost, and a ring of which the image holds little to its neighbour,
+    so that zones share out all pixels and a match in each is a match of the whole.
+
     Attributes:
         system: "uniform_blur" or "foveation_blur".
         metric: name of the measure that was matched.
         target: what it was matched to, in words.
         scale: s of the target's pooling windows.
-        n_images: photographs that were matched on.
-        eccentricity_deg: centre of each ring, [0] for a uniform blur. All lists are [E].
+        n_images: pictures on which target_value, achieved and the intervals were measured.
+        eccentricity_deg: centre of each zone, [0] for a uniform blur. All lists are [Z].
         sigma_deg: deviation of the Gaussian in degrees.
         target_value, achieved: mean measure of the target and of the blur.
         interval: 95 % bootstrap interval over images of achieved - target_value.
+        share: of the measured pixels that lie in each zone; adds to 1.
+        whole_interval: 95 % bootstrap interval of `whole_gap`.
+        size: (Y, X) of the pictures.
+        fixation: (y, x) in pixels; None where every picture had its own.
+        field_of_view: degrees that the width subtends.
+        origin: where the sigmas come from, in words.
+        made_of: digest of the pictures and settings of a run, which finds its record by it.
     """
 
     system: str
@@ -43,11 +62,46 @@ class Match:
     target_value: tuple[float, ...]
     achieved: tuple[float, ...]
     interval: tuple[tuple[float, float], ...]
+    share: tuple[float, ...]
+    whole_interval: tuple[float, float]
+    size: tuple[int, int]
+    fixation: tuple[float, float] | None
+    field_of_view: float
+    origin: str = ""
+    made_of: str = ""
 
     @property
     def gap(self) -> tuple[float, ...]:
-        """Achieved less target, by ring."""
+        """Achieved less target, by zone."""
         return tuple(a - t for a, t in zip(self.achieved, self.target_value, strict=True))
+
+    @property
+    def whole(self) -> tuple[float, float]:
+        """Mean measure over all pixels of the blur, and of the target."""
+        return tuple(
+            sum(s * v for s, v in zip(self.share, values, strict=True))
+            for values in (self.achieved, self.target_value)
+        )
+
+    @property
+    def whole_gap(self) -> float:
+        """Achieved less target over all pixels."""
+        return self.whole[0] - self.whole[1]
+
+    @property
+    def largest_gap(self) -> float:
+        """Of all zones, without sign; the whole's is no larger."""
+        return max(map(abs, self.gap))
+
+    def sentence(self) -> str:
+        """What was achieved, on how many pictures, and where the sigmas come from."""
+        (blurred, target), (low, high) = self.whole, self.whole_interval
+        zones = "" if len(self.gap) == 1 else f", in its zones at most {self.largest_gap:.4f}"
+        return (
+            f"{self.system}: mean {self.metric.upper()} {blurred:.4f}, the texture's {target:.4f}, "
+            f"gap {self.whole_gap:+.4f} (95 % {low:+.4f} to {high:+.4f}){zones}, on "
+            f"{self.n_images} pictures; {self.origin or 'sigmas of no stated origin'}"
+        )
 
 
 def save(match: Match, path: str | PathLike) -> None:
@@ -62,11 +116,34 @@ def load(path: str | PathLike) -> Match:
         InputError: no such file, or not a record of a match.
     """
     try:
-        fields = json.loads(Path(path).read_text())
-        lists = {k: _frozen(v) for k, v in fields.items()}
-        return Match(**lists)
-    except (OSError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return from_fields(json.loads(Path(path).read_text()))
+    except (OSError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a record of matched sigmas ({error}).") from error
+
+
+def from_fields(fields: Mapping[str, Any]) -> Match:
+    """A record from what JSON holds of it.
+
+    Raises:
+        TypeError, ValueError: a field is missing or unknown, or holds what it cannot.
+    """
+    match = Match(**{name: _frozen(value) for name, value in fields.items()})
+    zones = ("eccentricity_deg", "sigma_deg", "target_value", "achieved", "share")
+    pairs = {"interval": match.interval, "whole_interval": (match.whole_interval,)}
+    pairs |= {"size": (match.size,), "fixation": (match.fixation or (0, 0),)}
+    lists = {name: getattr(match, name) for name in zones}
+    lists |= {"scale": (match.scale,), "field_of_view": (match.field_of_view,)}
+    lists |= {name: tuple(x for pair in value for x in pair) for name, value in pairs.items()}
+    for name, values in lists.items():
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in values):
+            raise ValueError(f"{name} is {getattr(match, name)}: it must be finite numbers")
+    if len({len(lists[name]) for name in zones} | {len(match.interval)}) > 1 or not match.share:
+        raise ValueError("its lists differ in length, or are empty")
+    if any(len(pair) != 2 for value in pairs.values() for pair in value):
+        raise ValueError("an interval, the size or the fixation is not two numbers")
+    if min(match.sigma_deg) <= 0 or match.field_of_view <= 0:
+        raise ValueError("a sigma or the field of view is not above 0")
+    return match
 
 
 def _frozen(value):
@@ -79,8 +156,41 @@ def shipped(system: str) -> Match:
     return load(ASSETS / f"{system}.json")
 
 
-def choose(system: str, matched: str | PathLike | Match | None, scale: float) -> Match:
+def misfits(match: Match, view: Mapping[str, Any]) -> str:
+    """How `view` differs from what a record was matched on, in words; "" where it fits.
+
+    Args:
+        match: the record.
+        view: any of `scale`, `size`, `fixation` and `field_of_view`; a fixation of None is one that
+            is only known on the device, which fits records of pictures that each had their own.
+    """
+    units = {"scale": "scale {}", "size": "{0[0]} x {0[1]} pixels"}
+    units |= {"fixation": "fixation {}", "field_of_view": "{} degrees"}
+    return ", ".join(
+        unit.format("one a picture" if view[name] is None else view[name])
+        for name, unit in units.items()
+        if name in view and not _same(getattr(match, name), view[name], name)
+    )
+
+
+def _same(known, asked, name: str) -> bool:
+    if known is None or asked is None:
+        return known is None  # a record of drawn fixations fits any of them
+    known, asked = (v if isinstance(v, tuple) else (v,) for v in (known, asked))
+    return all(abs(a - b) <= SAME for a, b in zip(known, asked, strict=True))
+
+
+def choose(system: str, matched: str | PathLike | Match | None, view: Mapping[str, Any]) -> Match:
     """The record that a blur uses: given, read from a file, or shipped.
+
+    Warns, once for each case: nothing is given, so the shipped sigmas are taken (it says on what
+    they were matched, as no one has looked whether they match on these images); or the given record
+    was matched in another geometry.
+
+    Args:
+        system: the blur.
+        matched: the record, its file, or None for the shipped one.
+        view: of the images at hand, as of `misfits`, `scale` among it.
 
     Raises:
         InputError: the record is of another system, or of another scale than asked for.
@@ -89,9 +199,27 @@ def choose(system: str, matched: str | PathLike | Match | None, scale: float) ->
     match = match if isinstance(match, Match) else load(match)
     if match.system != system:
         raise InputError(f"matched: the record is of {match.system}, {system} is needed.")
-    if abs(match.scale - scale) > 1e-6:
+    if misfits(match, {"scale": view["scale"]}):
         raise InputError(
-            f"{system}: its sigmas were matched at scale {match.scale}, not {scale}: give sigma, "
-            "or matched=FILE from a match at that scale."
+            f"{system}: its sigmas were matched at scale {match.scale}, not {view['scale']}: give "
+            "sigma, or matched=FILE from a match at that scale."
+        )
+    other = misfits(match, view)
+    if matched is None or other:
+        which = "its shipped sigmas are" if matched is None else "the given sigmas were"
+        where = "one a picture" if match.fixation is None else match.fixation
+        here = f"; here: {other}" if other else ""
+        _say(
+            f"{system}: {which} matched to {match.target} at scale {match.scale}, "
+            f"{match.size[0]} x {match.size[1]} pixels, fixation {where}, {match.field_of_view} "
+            f"degrees ({match.origin or 'on pictures that are not named'}){here}. Elsewhere they "
+            f"compress more or less than the texture: fj.check_match tells the gap on your "
+            f"pictures, fj.match finds sigmas for them (matched=RECORD)."
         )
     return match
+
+
+@functools.cache
+def _say(sentence: str) -> None:
+    """Warns with a sentence once."""
+    warnings.warn(sentence, stacklevel=5)

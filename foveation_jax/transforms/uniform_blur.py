@@ -57,7 +57,8 @@ def uniform_blur(
         images: colours in [0, 1].
         key: unused; systems share one signature.
         sigma: deviation in pixels, 0 or more; by default the matched one.
-        matched: record of a match (or its file); by default the shipped one.
+        matched: record of a match (or its file); by default the shipped one, with a warning that
+            says on what it was matched.
         scale: of the texture that the blur stands in for; the record's must agree.
         field_of_view: degrees that the width subtends; turns the record's degrees into pixels.
 
@@ -65,8 +66,10 @@ def uniform_blur(
         InputError: a negative sigma, or a record that does not fit.
     """
     if sigma is None:
-        degrees = choose("uniform_blur", matched, scale).sigma_deg[0]
-        sigma = degrees * geometry.pixels_per_degree(images.shape[1:3], field_of_view)
+        size = images.shape[1:3]
+        view = {"scale": scale, "size": size, "field_of_view": field_of_view}
+        degrees = choose("uniform_blur", matched, view).sigma_deg[0]
+        sigma = degrees * geometry.pixels_per_degree(size, field_of_view)
     elif not sigma >= 0:
         raise InputError(f"sigma is {sigma}: it must be 0 pixels or more.")
     return blur_batch(images, jnp.float32(sigma))

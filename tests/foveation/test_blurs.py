@@ -1,5 +1,8 @@
 """Uniform-Blur and Foveation-Blur."""
 
+import dataclasses
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,13 +55,76 @@ def test_shipped_sigmas_grow_with_eccentricity_and_follow_the_resolution():
     assert abs(matched.shipped("uniform_blur").gap[0]) < 0.002
     images = jax.random.uniform(KEY, (1, 64, 64, 3))
     sigma = matched.shipped("uniform_blur").sigma_deg[0] * 64 / 26
-    np.testing.assert_allclose(
-        fj.transform("uniform_blur", images, KEY),
-        fj.transform("uniform_blur", images, KEY, sigma=sigma),
-        atol=1e-6,
-    )
-    fixated = fj.transform("foveation_blur", images, KEY, fixation=(-40.0, 80.0))
+    with pytest.warns(UserWarning, match="here: 64 x 64 pixels"):
+        seen = fj.transform("uniform_blur", images, KEY)
+    expected = fj.transform("uniform_blur", images, KEY, sigma=sigma)
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+    with pytest.warns(UserWarning, match="fixation"):
+        fixated = fj.transform("foveation_blur", images, KEY, fixation=(-40.0, 80.0))
     assert np.isfinite(fixated).all()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said():
+    matched._say.cache_clear()
+
+
+@pytest.fixture
+def record():
+    """Shipped sigmas, as if they were matched at 32 x 32."""
+    shipped = matched.shipped("foveation_blur")
+    return dataclasses.replace(shipped, size=(32, 32), fixation=(15.5, 15.5))
+
+
+def test_a_blur_without_a_record_says_once_what_its_sigmas_were_matched_on():
+    images = jnp.zeros((1, 32, 32, 3))
+    with pytest.warns(UserWarning, match="foveation_blur: its shipped sigmas") as said:
+        fj.transform("foveation_blur", images, KEY, field_of_view=13.0)
+    (sentence,) = (str(warning.message) for warning in said)
+    for fact in ("foveation_texture", "0.4", "256 x 256 pixels", "(127.5, 127.5)", "26.0 degrees",
+                 "1000 colour photographs", "here: 32 x 32 pixels, fixation (15.5, 15.5), "
+                 "13.0 degrees", "fj.match", "fj.check_match"):  # fmt: skip
+        assert fact in sentence
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fj.transform("foveation_blur", images, KEY, field_of_view=13.0)
+    # No one has looked at these pictures, so it is said where the geometry is the record's too.
+    with pytest.warns(UserWarning, match="photographs of 20 scene classes"):
+        fj.transform("uniform_blur", jnp.zeros((1, 256, 256, 3)), KEY)
+
+
+def test_a_record_that_fits_is_taken_in_silence(record):
+    images = jnp.zeros((1, 32, 32, 3))
+    fj.transform("foveation_blur", images, KEY, matched=record)
+    fj.transform("foveation_blur", images, KEY, matched=record, fixation=(15.5, 15.5))
+    drawn = dataclasses.replace(record, fixation=None)  # eye movements: any fixation fits
+    fj.transform("foveation_blur", images, KEY, matched=drawn, fixation=(3.0, 4.0))
+    seen = jax.jit(
+        lambda at: fj.transform("foveation_blur", images, KEY, matched=drawn, fixation=at)
+    )
+    assert np.isfinite(seen(jnp.array([3.0, 4.0]))).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "told"),
+    [
+        ((64, 32), {}, "here: 64 x 32 pixels"),
+        ((32, 32), {"fixation": (0, 15.5)}, "here: fixation"),
+        ((32, 32), {"field_of_view": 13.0}, "here: 13.0 degrees"),
+    ],
+)
+def test_a_record_of_another_geometry_is_taken_with_a_warning(record, size, options, told):
+    with pytest.warns(UserWarning, match=told):
+        fj.transform("foveation_blur", jnp.zeros((1, *size, 3)), KEY, matched=record, **options)
+
+
+def test_a_fixation_on_the_device_is_no_records(record):
+    images = jnp.zeros((1, 32, 32, 3))
+    with pytest.warns(UserWarning, match="here: fixation one a picture"):
+        jax.eval_shape(
+            lambda at: fj.transform("foveation_blur", images, KEY, matched=record, fixation=at),
+            jnp.array([3.0, 4.0]),
+        )
 
 
 @pytest.mark.parametrize(

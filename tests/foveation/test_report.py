@@ -22,7 +22,8 @@ def _match() -> Match:
     ecc, sigma = (2.0, 8.0), (0.25, 1.5)
     return Match(
         "foveation_blur", "ssim", "a target", 0.5, 7, ecc, sigma, (0.9, 0.5), (0.901, 0.498),
-        ((0.0, 0.002), (-0.004, 0.001)),
+        ((0.0, 0.002), (-0.004, 0.001)), (0.25, 0.75), (-0.0031, 0.0012), SIZE, (23.5, 31.5), 26.0,
+        "sigmas matched here, on 5",
     )  # fmt: skip
 
 
@@ -34,6 +35,7 @@ def page(tmp_path_factory):
         {
             "size": SIZE, "scale": 0.5, "fixation": None, "field_of_view": 26.0,
             "report_images": 2, "metrics": ("mse", "ssim"), "route": "pyramid", "published": False,
+            "match_tolerance": 0.01,
         }
     )  # fmt: skip
     random, rows = np.random.RandomState(0), []
@@ -79,6 +81,9 @@ def test_tables_hold_the_numbers(page):
     assert "0.25000" in text
     assert "+0.0010" in text  # gap of the inner ring
     assert "-0.0040" in text  # end of the outer ring's interval
+    assert f"{0.25 * 0.001 - 0.75 * 0.002:+.4f}" in text  # gap of the whole
+    assert "-0.0031 to +0.0012" in text
+    assert "on 7 pictures; sigmas matched here, on 5" in text
     assert f"{1.5 * 64 / 26:.2f}" in text  # its sigma in pixels
     assert "bad.png: this file is not a picture" in text
     assert "12345" in text

@@ -55,7 +55,7 @@ def test_json_is_strict_and_has_the_documented_fields(written):
     document = json.loads(paths[0].read_text(), parse_constant=_refuse)
     fields = (
         "version network systems class_names chance accuracy claims left_out curves crossovers "
-        "confusion perceptual training experiment crc32"
+        "confusion perceptual matches training experiment crc32"
     )
     assert list(document) == fields.split()
     assert set(document["accuracy"]) == set(SYSTEMS)
