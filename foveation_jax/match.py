@@ -129,7 +129,10 @@ def match(
 
 
 def check_match(
-    match: Match, reference: Shaped[Array, "N Y X C"], target: Shaped[Array, "..."], key: Any
+    match: Match,
+    reference: Shaped[Array | np.ndarray, "N Y X C"],
+    target: Shaped[Array | np.ndarray, "..."],
+    key,
 ) -> Match:
     """What the sigmas of a record achieve on other images, of its size and view.
 
