@@ -118,8 +118,12 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
     def inverse_scale(self, y: Float[Array, "... D"]) -> Float[Array, "... 1"]:
-        """What a centred y is multiplied by: 1 over its root mean square."""
-        return jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        """What a centred y is multiplied by: 1 over its root mean square.
+
+        NaN where the squares overflow: 1 / infinity would make a silent 0 of what is too large.
+        """
+        mean = jnp.mean(y * y, axis=-1, keepdims=True)
+        return jnp.where(jnp.isfinite(mean), jax.lax.rsqrt(mean + self.eps), jnp.nan)
 
 
 class Attention(nn.Module):

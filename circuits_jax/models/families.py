@@ -6,6 +6,7 @@ and a table of tensor names; the decoder does not know where its weights came fr
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -110,8 +111,7 @@ def read_params(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; allowed: {', '.join(DTYPES)}")
     family = FAMILIES[config.family]
-    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
-    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    shapes = _param_shapes(config)
     rows = {row.path: row for row in family.rows if row.path in shapes}
     stored = _stored_names(raw)
     head, embedding = _head_and_embedding(config)
@@ -135,6 +135,13 @@ def _layer_names(row: Row, n_layers: int) -> list[str]:
     return [row.name.format(layer=layer) for layer in layers]
 
 
+@functools.lru_cache(maxsize=32)
+def _param_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `decoder.initial_params` gives, by path."""
+    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
+    return traverse_util.flatten_dict(shapes, sep="/")
+
+
 def _stored_names(raw: RawCheckpoint) -> dict[str, str]:
     """The checkpoint's own names by the names inside the decoder; no two may mean the same."""
     stored = {}
@@ -142,8 +149,8 @@ def _stored_names(raw: RawCheckpoint) -> dict[str, str]:
         first = stored.setdefault(family_tensors.canonical_name(name), name)
         if first != name:
             raise InputError(
-                f"{raw.source}: tensors {first!r} and {name!r} are both there for one parameter;"
-                " remove the one that is not the model's"
+                f"{raw.tensor(first)} and {name!r} are both there for one parameter; remove the one"
+                " that is not the model's"
             )
     return stored
 
@@ -176,7 +183,7 @@ def _check_names(
     extra = [n for c, n in extra.items() if not _is_what_is_used(c, n, stored, raw, config)]
     if extra:
         raise InputError(
-            f"{raw.source}: tensor {extra[0]!r} has no place in this {config.family} model, or is"
+            f"{raw.tensor(extra[0])} has no place in this {config.family} model, or is"
             f" not what it uses there ({len(extra)} such); its config and its weights disagree"
         )
 
@@ -204,13 +211,13 @@ def _fill(
             place[...] = _read(found, row, raw, sizes)
         if not is_finite(place):
             raise InputError(
-                f"{raw.source}: tensor {found!r} has a number that is not finite in {out.dtype};"
+                f"{raw.tensor(found)} has a number that is not finite in {out.dtype};"
                 " a model with such weights says nothing"
             )
 
 
 def is_finite(x: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite; bfloat16 by its bits, as numpy is slow to convert it."""
+    """Whether no number is NaN or infinite; bfloat16 by its bits, as numpy converts it slowly."""
     if x.dtype == jnp.bfloat16:
         exponents = np.uint16(0x7F80)  # all ones where a number is not finite
         return not np.any(x.view(np.uint16) & exponents == exponents)
@@ -223,12 +230,11 @@ def _read(name: str, row: Row, raw: RawCheckpoint, sizes: dict[str, int]) -> np.
     want = family_tensors.stored_shape(row, sizes)
     if tuple(tensor.shape) != want:
         raise InputError(
-            f"{raw.source}: tensor {name!r} has shape {list(tensor.shape)};"
-            f" its config needs {list(want)}"
+            f"{raw.tensor(name)} has shape {list(tensor.shape)}; its config needs {list(want)}"
         )
     if tensor.dtype.name not in STORED_DTYPES:
         raise InputError(
-            f"{raw.source}: tensor {name!r} is stored as {tensor.dtype.name};"
+            f"{raw.tensor(name)} is stored as {tensor.dtype.name};"
             f" allowed: {', '.join(STORED_DTYPES)}"
         )
     return family_tensors.to_ours(tensor, row, sizes)

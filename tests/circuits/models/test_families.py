@@ -194,7 +194,7 @@ def test_known_buffers_are_passed_over_where_they_are_what_is_computed(name, buf
 def test_masks_that_let_tokens_see_later_ones_are_refused():
     raw = checkpoint("gpt2")
     for mask in (np.ones((24, 24)), np.tri(24).T, np.tri(24)[:12], np.array(1.0)):
-        with pytest.raises(InputError, match="'h.0.attn.bias'"):
+        with pytest.raises(InputError, match=r"'h\.0\.attn\.bias'"):
             parameters(checkpoint("gpt2", {**raw.tensors, "h.0.attn.bias": mask}))
 
 
@@ -272,10 +272,10 @@ def places(n):
         yield case, tensor, int(rng.integers(np.prod(golden(case)[0]["shapes"][tensor]))), wrong
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_number_that_is_not_finite_is_told_with_its_tensor(dtype):
+def test_a_number_that_is_not_finite_is_told_with_its_tensor():
     told = set()
     for case, tensor, place, wrong in places(60):
+        dtype = ("float32", "bfloat16")[place % 2]
         raw = checkpoint(case)
         if "multi_modal" in tensor:
             continue
