@@ -85,6 +85,7 @@ def save_graph_json(
         ranking = np.asarray(scores.head_scores, np.float64)
         lowest = 0 if "effects" in scores.details else min(ranking.min(), 0)
         nodes[graph.head_writers] = heads.ravel() - lowest  # they rank by absolute values
+        names = np.array(graph.writers)[graph.head_writers]
         pairs = np.asarray(scores.details.get("edge_effects", scores.edge_scores), np.float64)
         own = {
             "level": level,
@@ -92,16 +93,15 @@ def save_graph_json(
             "lowest": float(lowest),
             "pair_scores": "effects" if "edge_effects" in scores.details else "ranking",
             "pairs": {
-                f"{_head(graph, a)}->{_head(graph, b)}": float(pairs[a, b])
-                for a, b in np.argwhere(pairs != 0)
+                f"{names[a]}->{names[b]}": float(pairs[a, b]) for a, b in np.argwhere(pairs != 0)
             },
         }
         if not np.isfinite(pairs).all():
             raise InputError(f"{path} is not written: a score of a pair of heads is not finite")
+    writers, readers = graph.writers, graph.readers
     scored = nodes if level == "edges" else nodes[graph.head_writers]
     if not (np.isfinite(edges).all() and np.isfinite(scored).all()):
         raise InputError(f"{path} is not written: a score is not finite")
-    names = ((graph.writers[w], graph.readers[r], w, r) for w, r in np.argwhere(graph.is_edge))
     record = {
         "cfg": {
             "n_layers": config.n_layers,
@@ -112,11 +112,11 @@ def save_graph_json(
         OWN: own,
         "nodes": {
             name: {"in_graph": True} | ({} if np.isnan(score) else {"score": float(score)})
-            for name, score in zip((*graph.writers, "logits"), (*nodes, np.nan), strict=True)
+            for name, score in zip((*writers, "logits"), (*nodes, np.nan), strict=True)
         },
         "edges": {
-            f"{writer}->{reader}": {"score": float(edges[w, r]), "in_graph": True}
-            for writer, reader, w, r in names
+            f"{writers[w]}->{readers[r]}": {"score": float(edges[w, r]), "in_graph": True}
+            for w, r in np.argwhere(graph.is_edge)
         },
     }
     files.write(Path(path), json.dumps(record, allow_nan=False))
@@ -144,10 +144,6 @@ def _ranked_edges(
     ranks = np.zeros(graph.is_edge.shape)
     ranks[writer[order], reader[order]] = len(order) - np.arange(len(order))
     return ranks
-
-
-def _head(graph: Graph, g: int) -> str:
-    return graph.writers[graph.head_writers[g]]
 
 
 def load_graph_json(path: str | Path) -> Scores:
@@ -180,7 +176,7 @@ def load_graph_json(path: str | Path) -> Scores:
         effects[place] = _score(path, "edges", name, edge)
         marked[place] = _in_graph(path, name, edge)
     part = {} if marked.sum() in (0, graph.is_edge.sum()) else {"in_graph": marked}
-    names = [graph.writers[w] for w in graph.head_writers]
+    names = [tuple(writers)[w] for w in graph.head_writers]
     nodes = {name: record["nodes"][name] for name in names}
     if any(_is_scored(node) for node in nodes.values()):
         heads = np.array([_score(path, "nodes", *item) for item in nodes.items()], np.float32)

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.models.config import DecoderConfig
+from circuits_jax.passes import layer_run
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -254,10 +255,10 @@ class Block(nn.Module):
         attention = Attention(c, name="attention")(norm("attention_norm", x), layer, batch)
         attention = written("attention_post_norm", attention)
         if not c.d_mlp:
-            return x + attention, None
+            return layer_run(c, x + attention), None
         read = x if c.parallel else x + attention
         mlp = written("mlp_post_norm", MLP(c, name="mlp")(norm("mlp_norm", read)))
-        return x + attention + mlp, None
+        return layer_run(c, x + attention + mlp), None
 
 
 class Decoder(nn.Module):

@@ -88,7 +88,7 @@ class LanguageModel:
         """
         batches = split(self.tokenize(prompts), batch_size)
         rows = [_finite(self.config, self.params, batch) for batch in batches]
-        streams, heads, mlps, logits = map(np.concatenate, zip(*rows, strict=True))
+        streams, heads, between, mlps, logits = map(np.concatenate, zip(*rows, strict=True))
         wrong = np.flatnonzero(~logits[: len(prompts)])
         if not len(wrong):
             return None
@@ -101,7 +101,8 @@ class LanguageModel:
         elif not heads[index, layer].all():
             part = f"the output of layer {layer} head {np.argmin(heads[index, layer])}"
         else:
-            part = f"the output of layer {layer}'s {'attention' if mlps[index, layer] else 'MLP'}"
+            attention = mlps[index, layer] or not between[index, layer]
+            part = f"the output of layer {layer}'s {'attention' if attention else 'MLP'}"
         return not_finite(part, index, prompts[index])
 
 
@@ -117,8 +118,8 @@ def not_finite(part: str, index: int, prompt: str) -> str:
 def _finite(config: DecoderConfig, params: Any, batch: TokenBatch):
     """Whether all is finite at a prompt's tokens.
 
-    Streams before each layer and at the end [B, L + 1], heads [B L H], MLPs [B L], and the whole
-    [B], logits included.
+    Streams before each layer and at the end [B, L + 1], heads [B L H], what MLPs read and write
+    [B L], and the whole [B], logits included.
     """
 
     def at_tokens(x):
@@ -126,12 +127,12 @@ def _finite(config: DecoderConfig, params: Any, batch: TokenBatch):
         return jnp.all(jnp.isfinite(x) | ~real, axis=(1, x.ndim - 1))
 
     def of_layer(record):
-        return at_tokens(record.stream), at_tokens(record.z), at_tokens(record.mlp)
+        return jax.tree.map(at_tokens, (record.stream, record.z, record.mlp_stream, record.mlp))
 
-    stream, (streams, heads, mlps) = interpose.record(config, params, batch, of_layer)
+    stream, (streams, heads, between, mlps) = interpose.record(config, params, batch, of_layer)
     logits = jnp.isfinite(interpose.final_logits(config, params, batch, stream)).all(axis=1)
     streams = jnp.concatenate([streams, at_tokens(stream)[None]]).T
-    return streams, heads.swapaxes(0, 1), mlps.T, logits & streams[:, -1]
+    return streams, heads.swapaxes(0, 1), between.T, mlps.T, logits & streams[:, -1]
 
 
 def split(batch: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:
