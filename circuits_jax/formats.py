@@ -27,7 +27,7 @@ themselves.
 import json
 import math
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -38,12 +38,12 @@ from circuits_jax.errors import InputError
 from circuits_jax.graph import Graph, graph_of, head_edges
 from circuits_jax.models.config import DecoderConfig
 
-Level = Literal["edges", "nodes"]
+LEVELS = ("edges", "nodes")
 OWN = "circuits_jax"  # the key that their reader passes over
 
 
 def save_graph_json(
-    scores: Scores, path: str | Path, config: DecoderConfig, level: Level | None = None
+    scores: Scores, path: str | Path, config: DecoderConfig, level: str | None = None
 ) -> None:
     """Write scores as a graph that EAP-IG and MIB read; nothing is cut, so all is in the graph.
 
@@ -65,8 +65,8 @@ def save_graph_json(
             f"{config.heads}"
         )
     level = level or ("edges" if "graph_effects" in scores.details else "nodes")
-    if level not in get_args(Level):
-        raise InputError(f"level is {level!r}; allowed are {', '.join(get_args(Level))}")
+    if level not in LEVELS:
+        raise InputError(f"level is {level!r}; allowed are {', '.join(LEVELS)}")
     if level == "edges" and "graph_effects" not in scores.details:
         raise InputError(
             "level is 'edges', and the scores are of heads alone, without the edges of embedding, "

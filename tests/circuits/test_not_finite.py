@@ -14,6 +14,7 @@ from circuits_jax.ablation import trial
 from circuits_jax.errors import InputError
 from circuits_jax.methods import METHODS
 from circuits_jax.methods.acdc import acdc
+from circuits_jax.tasks import metric_values, targets
 from tests.circuits import tiny
 
 L, H, G = 3, 4, 12
@@ -90,11 +91,15 @@ def test_the_part_and_the_prompt_are_named():
     assert tiny.model(CONFIG).first_not_finite(prompts) is None
 
 
-def test_a_logit_alone(task):
-    """Of a word that no metric looks at."""
-    model = broken("unembedding", (3, 0), jnp.inf)
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
+def test_a_logit_alone(task, metric):
+    """Of a word that no metric looks at: the metric says so all the same, of that prompt."""
+    logits = np.zeros((2, len(tiny.WORDS)), np.float32)
+    logits[1, 0] = -np.inf
+    values = metric_values(jnp.asarray(logits), targets(task.learn), metric)
+    np.testing.assert_array_equal(np.isnan(values), [False, True])
     with pytest.raises(InputError, match="a logit is not finite on prompt 0"):
-        cj.discover(model, task, "hisp")
+        broken("unembedding", (3, 0), jnp.inf).logits(task.learn.positives)
 
 
 def test_huge_weights_at_random_places_are_harmless_or_told(task):

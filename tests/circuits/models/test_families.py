@@ -22,7 +22,13 @@ from circuits_jax.models import family_tensors
 from circuits_jax.models.checkpoints import RawCheckpoint
 from circuits_jax.models.config import NO_WINDOW
 from circuits_jax.models.decoder import Attention, Decoder, TokenBatch, initial_params
-from circuits_jax.models.families import FAMILIES, read_config, read_params, with_stored_head
+from circuits_jax.models.families import (
+    FAMILIES,
+    is_finite,
+    read_config,
+    read_params,
+    with_stored_head,
+)
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
 SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
@@ -306,6 +312,18 @@ def test_a_number_too_large_for_the_type_is_told(stored, dtype, largest):
     config = read_config(raw.config, raw.source)
     with pytest.raises(InputError, match=rf"'model.layers.1.mlp.up_proj.weight'.*in {dtype}"):
         read_params(checkpoint("llama", tensors), config, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_is_finite(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    numbers = np.array([0.0, -0.0, 1.0, -1.0, largest, -largest, 1e-40, -1e-40]).astype(dtype)
+    assert is_finite(numbers)
+    for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+        for place in range(len(numbers)):
+            bad = numbers.copy()
+            bad[place] = wrong
+            assert not is_finite(bad)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "float8_e4m3fn", "bool"])
