@@ -94,7 +94,8 @@ def _memory(reset: bool = False) -> tuple[float, float]:
     except OSError:
         return math.nan, math.nan
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    return tuple(float(lines[field].split()[0]) * 1024 for field in ("VmRSS", "VmHWM"))
+    in_use, peak = (float(lines[field].split()[0]) * 1024 for field in ("VmRSS", "VmHWM"))
+    return in_use, in_use if reset else peak
 
 
 def risen(before: tuple[float, float], after: tuple[float, float]) -> float:
@@ -105,7 +106,8 @@ def risen(before: tuple[float, float], after: tuple[float, float]) -> float:
         after: the same, later. Accelerators never forget their peak, so that what a call took is
             known only where it took more than all before it.
     """
-    return after[1] - before[0] if after[1] > before[1] else math.nan
+    hidden = before[1] > before[0] and after[1] <= before[1]
+    return math.nan if hidden else after[1] - before[0]
 
 
 def passes(method: str, options: Any, model: LanguageModel, task: Task) -> tuple[float, float]:

@@ -215,8 +215,9 @@ def test_a_pass_more_is_noticed(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after", "bytes_"),
     [
-        ((50, 100), (60, 130), 80),  # a new peak, above what was in use before
-        ((50, 100), (60, 100), np.nan),  # hidden under the old one
+        ((50.0, 100.0), (60.0, 130.0), 80.0),  # a new peak, above what was in use before
+        ((50.0, 100.0), (60.0, 100.0), np.nan),  # hidden under the old one
+        ((50.0, 50.0), (50.0, 50.0), 0.0),  # nothing was taken, and nothing is hidden
         ((np.nan, np.nan), (np.nan, np.nan), np.nan),
     ],
 )
@@ -236,7 +237,7 @@ def test_memory_of_devices_that_keep_a_lifetime_peak(monkeypatch):
     found = [
         cost._timed(lambda: Scores(np.zeros((L, H)), np.zeros((L * H, L * H))))[2] for _ in "123"
     ]
-    np.testing.assert_allclose(found, [0.001, np.nan, 0.002])
+    np.testing.assert_allclose(found, [0.001, np.nan, 0.002])  # megabytes
 
 
 def test_bad_configs(settings, tmp_path):

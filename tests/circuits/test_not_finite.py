@@ -91,15 +91,16 @@ def test_the_part_and_the_prompt_are_named():
     assert tiny.model(CONFIG).first_not_finite(prompts) is None
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
 @pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
-def test_a_logit_alone(task, metric):
+def test_a_logit_alone(task, metric, wrong):
     """Of a word that no metric looks at: the metric says so all the same, of that prompt."""
     logits = np.zeros((2, len(tiny.WORDS)), np.float32)
-    logits[1, 0] = -np.inf
+    logits[1, 0] = wrong
     values = metric_values(jnp.asarray(logits), targets(task.learn), metric)
     np.testing.assert_array_equal(np.isnan(values), [False, True])
     with pytest.raises(InputError, match="a logit is not finite on prompt 0"):
-        broken("unembedding", (3, 0), jnp.inf).logits(task.learn.positives)
+        broken("unembedding", (3, 0), wrong).logits(task.learn.positives)
 
 
 def test_huge_weights_at_random_places_are_harmless_or_told(task):
