@@ -32,7 +32,7 @@ do not move. ROC AUC against exact patching (SmolLM2-135M, IOI, 5 pairs):
     linear                          .93
 
 Cost: two forward passes, then for each head the layers from its own up, in two parts but without
-queries, keys and scores: about G forward passes in all, no backward pass. Patterns stay, so not
+queries, keys and scores: (L + 1) / L of G forward passes, no backward pass. Patterns stay, so not
 for heads that tell later heads where to look: of the two heads of tracr's `reverse`, the first one
 has relevance 0.
 """

@@ -2,7 +2,7 @@ r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to w
 
 Cost: one forward pass over the B positive prompts and the endings of the negative ones, from where
 they differ (`models/forked.py`), and the reading of what it left behind at the endings
-(`reading.py`); no backward pass through the model; `steps` full batches of 2 B rows for each head's
+(`reading.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no backward pass through the model; `steps` full batches of 2 B rows for each head's
 autoencoder. Not for heads that do the same on both prompts of a pair: what a pair shares is not
 looked at.
 

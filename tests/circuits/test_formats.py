@@ -71,7 +71,8 @@ def test_a_ranking_below_zero_keeps_its_order_there(tmp_path):
     cj.save_graph_json(scores, tmp_path / "graph.json", tiny.CONFIG)
     found = cj.load_graph_json(tmp_path / "graph.json")
     np.testing.assert_allclose(found.head_scores, scores.head_scores, atol=1e-6)
-    assert kept_heads(pruned_by_nodes(tmp_path / "graph.json", 3)) == best(scores, 3)
+    for n in range(G + 1):
+        assert kept_heads(pruned_by_nodes(tmp_path / "graph.json", n)) == best(scores, n)
 
 
 def kept(path, chosen):
@@ -140,6 +141,11 @@ def test_what_is_pruned_there_is_the_circuit_that_we_report(tmp_path, scores, pa
         heads = kept_heads(left)
         assert left
         assert heads == best(scores, len(heads))
+        newest = heads - best(scores, len(heads) - 1) if heads else set()
+        for head in newest:  # hears all that is there
+            assert len([e for e in left if f"->{head}<" in e]) == len(
+                [e for e in whole if f"->{head}<" in e and kept_heads([e]) <= heads]
+            )
         among = {"input", "logits", *(f"m{layer}" for layer in range(L)), *heads}
         if len(left) == n and len(heads) != (sizes or [-1])[-1]:  # a head has come with all edges
             sizes.append(len(heads))
