@@ -73,35 +73,11 @@ def save_graph_json(
             "MLPs and logits, so that every circuit cut from them would be empty; use level "
             "'nodes', or the scores of eap, eap_ig or relp"
         )
-    heads = np.asarray(scores.details.get("effects", scores.head_scores), np.float64)
-    if level == "edges":
-        edges = np.array(scores.details["graph_effects"], np.float64) * graph.is_edge
-        nodes = edges.sum(axis=1)
-        nodes[graph.head_writers] = heads.ravel()
-        own = {"level": level}
-    else:
-        edges = _ranked_edges(graph, np.asarray(scores.head_scores))
-        nodes = np.full(len(graph.writers), np.nan)  # those that nothing is known of
-        ranking = np.asarray(scores.head_scores, np.float64)
-        lowest = 0 if "effects" in scores.details else min(ranking.min(), 0)
-        nodes[graph.head_writers] = heads.ravel() - lowest  # they rank by absolute values
-        names = np.array(graph.writers)[graph.head_writers]
-        pairs = np.asarray(scores.details.get("edge_effects", scores.edge_scores), np.float64)
-        own = {
-            "level": level,
-            "head_scores": "effects" if "effects" in scores.details else "ranking",
-            "lowest": float(lowest),
-            "pair_scores": "effects" if "edge_effects" in scores.details else "ranking",
-            "pairs": {
-                f"{names[a]}->{names[b]}": float(pairs[a, b]) for a, b in np.argwhere(pairs != 0)
-            },
-        }
-        if not np.isfinite(pairs).all():
-            raise InputError(f"{path} is not written: a score of a pair of heads is not finite")
-    writers, readers = graph.writers, graph.readers
-    scored = nodes if level == "edges" else nodes[graph.head_writers]
-    if not (np.isfinite(edges).all() and np.isfinite(scored).all()):
+    edges, nodes, own = {"edges": _of_edges, "nodes": _of_nodes}[level](graph, scores)
+    numbers = [*nodes.values(), *own.get("pairs", {}).values()]
+    if not (np.isfinite(edges).all() and np.isfinite(numbers).all()):
         raise InputError(f"{path} is not written: a score is not finite")
+    writers, readers = graph.writers, graph.readers
     record = {
         "cfg": {
             "n_layers": config.n_layers,
@@ -111,8 +87,8 @@ def save_graph_json(
         },
         OWN: own,
         "nodes": {
-            name: {"in_graph": True} | ({} if np.isnan(score) else {"score": float(score)})
-            for name, score in zip((*writers, "logits"), (*nodes, np.nan), strict=True)
+            name: {"in_graph": True} | ({"score": nodes[name]} if name in nodes else {})
+            for name in (*writers, "logits")
         },
         "edges": {
             f"{writers[w]}->{readers[r]}": {"score": float(edges[w, r]), "in_graph": True}
@@ -120,6 +96,36 @@ def save_graph_json(
         },
     }
     files.write(Path(path), json.dumps(record, allow_nan=False))
+
+
+Written = tuple[Float[np.ndarray, "writers readers"], dict[str, float], dict[str, Any]]
+
+
+def _of_edges(graph: Graph, scores: Scores) -> Written:
+    """Scores of edges and of nodes, and our own key, at level `edges`."""
+    edges = np.array(scores.details["graph_effects"], np.float64) * graph.is_edge
+    nodes = edges.sum(axis=1)
+    nodes[graph.head_writers] = np.ravel(scores.details.get("effects", scores.head_scores))
+    return edges, dict(zip(graph.writers, nodes.tolist(), strict=True)), {"level": "edges"}
+
+
+def _of_nodes(graph: Graph, scores: Scores) -> Written:
+    """The same at level `nodes`; nodes that nothing is known of have no score."""
+    details, names = scores.details, np.array(graph.writers)[graph.head_writers].tolist()
+    heads = np.asarray(details.get("effects", scores.head_scores), np.float64)
+    lowest = 0.0 if "effects" in details else min(float(heads.min()), 0.0)
+    pairs = np.asarray(details.get("edge_effects", scores.edge_scores), np.float64)
+    own = {
+        "level": "nodes",
+        "head_scores": "effects" if "effects" in details else "ranking",
+        "lowest": lowest,  # taken away from a ranking, as nodes rank by absolute values there
+        "pair_scores": "effects" if "edge_effects" in details else "ranking",
+        "pairs": {
+            f"{names[a]}->{names[b]}": float(pairs[a, b]) for a, b in np.argwhere(pairs != 0)
+        },
+    }
+    nodes = dict(zip(names, (heads.ravel() - lowest).tolist(), strict=True))
+    return _ranked_edges(graph, np.asarray(scores.head_scores)), nodes, own
 
 
 def _ranked_edges(
@@ -187,6 +193,8 @@ def load_graph_json(path: str | Path) -> Scores:
     if isinstance(own, dict) and own.get("level") == "nodes":
         return _of_heads(path, names, heads, own, part)
     edges = head_edges(graph, effects)
+    if record.get("scores") == "ranking":  # of heads alone, as earlier versions wrote them
+        return Scores(heads, edges, part)
     details = {"effects": heads, "edge_effects": edges, "graph_effects": effects}
     return Scores(np.abs(heads), np.abs(edges), details | part)
 

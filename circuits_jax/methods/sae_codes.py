@@ -2,9 +2,9 @@ r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to w
 
 Cost: one forward pass over the B positive prompts and the endings of the negative ones, from where
 they differ (`models/forked.py`), and the reading of what it left behind at the endings
-(`reading.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no backward pass through the model; `steps` full batches of 2 B rows for each head's
-autoencoder. Not for heads that do the same on both prompts of a pair: what a pair shares is not
-looked at.
+(`reading.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no backward pass
+through the model; `steps` full batches of 2 B rows for each head's autoencoder. Not for heads that
+do the same on both prompts of a pair: what a pair shares is not looked at.
 
 As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
 the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
