@@ -18,7 +18,12 @@ from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import TokenBatch
 from circuits_jax.models.forked import ForkedBatch, fork
-from circuits_jax.models.language_model import LENGTH_MULTIPLE, LanguageModel, split
+from circuits_jax.models.language_model import (
+    LENGTH_MULTIPLE,
+    LanguageModel,
+    not_finite,
+    split,
+)
 from circuits_jax.tasks import PromptPairs
 
 Position = Literal["last", "mean", "all"]
@@ -155,7 +160,5 @@ def check_finite(outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Seq
     finite = np.isfinite(outputs).all(axis=-1)
     if not finite.all():
         index = np.argwhere(~finite)[0]
-        raise InputError(
-            f"the output of layer {index[-2]} head {index[-1]} is not finite on prompt {index[0]} "
-            f"({prompts[index[0]][:40]!r}); check the model's weights, or load it in float32"
-        )
+        part = f"the output of layer {index[-2]} head {index[-1]}"
+        raise InputError(not_finite(part, int(index[0]), prompts[index[0]]))

@@ -136,6 +136,23 @@ class Scores:
     edge_scores: Float[Array | np.ndarray, "G G"]
     details: Mapping[str, Any] = struct.field(default_factory=dict)
 
+    def check_finite(self, source: str) -> None:
+        """Refuse scores that cannot be ranked.
+
+        Raises:
+            InputError: a score is NaN or infinite; `source` says whose it is.
+        """
+        width = np.shape(self.head_scores)[-1]
+        for name, scores in (("head", self.head_scores), ("edge", self.edge_scores)):
+            wrong = np.argwhere(~np.isfinite(np.asarray(scores)))
+            if len(wrong):
+                at = [wrong[0]] if name == "head" else [divmod(g, width) for g in wrong[0]]
+                where = " to ".join(f"layer {layer} head {head}" for layer, head in at)
+                raise InputError(
+                    f"{source}: the {name} score of {where} is not finite, and so are {len(wrong)}"
+                    f" of {np.size(scores)}; nothing is ranked by them"
+                )
+
     def circuit(
         self,
         size: int | None = None,
@@ -151,8 +168,10 @@ class Scores:
                 default: as many as heads.
 
         Raises:
-            InputError: both size and threshold, a size that is not in 0 ... G, or n_edges below 0.
+            InputError: both size and threshold, a size that is not in 0 ... G, n_edges below 0, or
+                a score that is not finite.
         """
+        self.check_finite("scores")
         head_scores = np.asarray(self.head_scores)
         edge_scores = np.asarray(self.edge_scores)
         if size is not None and threshold is not None:

@@ -183,7 +183,7 @@ def score(
     options, key = method_options(name, **config[name]), jax.random.key(config.seed)
     scores, cost = measured(
         lambda: METHODS[name].run(model, task, key, options),
-        passes(name, options, model.config),
+        passes(name, options, model, task),
         config.warm_limit,
     )
     own.save_scores(scores)

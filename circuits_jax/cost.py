@@ -3,15 +3,16 @@
 Cold is a first call with every compiled program forgotten and the folder of compiled programs out
 of reach, so it is what a user of a fresh machine waits for. Warm is the next call. Memory is how
 far use rose in the cold call above what it was before, the compiler's own on a CPU included: of the
-accelerator where it keeps count, else of this process (Linux). Passes are counted from the
-methods' definitions.
+accelerator where it keeps count, else of this process (Linux). An accelerator's peak is of its
+whole life: where the call did not raise it, what the call took is not known. Passes are counted as
+they are run (`passes.py`).
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from circuits_jax.circuit import Scores
-from circuits_jax.models.config import DecoderConfig
+from circuits_jax.errors import InputError
+from circuits_jax.methods import METHODS
+from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.passes import tally
+from circuits_jax.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ def _timed(call: Callable[[], Scores]) -> tuple[Scores, float, float]:
     start = time.perf_counter()
     scores = jax.block_until_ready(call())
     seconds = time.perf_counter() - start
-    return scores, seconds, (_memory() - before) / 1e6
+    return scores, seconds, risen(before, _memory()) / 1e6
 
 
 @contextlib.contextmanager
@@ -76,61 +81,53 @@ def _switch_cache(enabled: bool) -> None:
     compilation_cache.reset_cache()  # whether there is one is asked only once otherwise
 
 
-def _memory(reset: bool = False) -> float:
-    """Bytes in use where `reset`, and from then on their peak; NaN where nobody counts."""
+def _memory(reset: bool = False) -> tuple[float, float]:
+    """Bytes in use, and their peak: since the last `reset` where that can be, else of all time."""
     counted = [device.memory_stats() for device in jax.local_devices()]
     if all(counted):
-        return float(sum(c["bytes_in_use" if reset else "peak_bytes_in_use"] for c in counted))
+        names = ("bytes_in_use", "peak_bytes_in_use")
+        return tuple(float(sum(stats[name] for stats in counted)) for name in names)
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         status = Path("/proc/self/status").read_text()
     except OSError:
-        return math.nan
-    field = "VmRSS" if reset else "VmHWM"
-    line = next(line for line in status.splitlines() if line.startswith(field))
-    return float(line.split()[1]) * 1024
+        return math.nan, math.nan
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    in_use, peak = (float(lines[field].split()[0]) * 1024 for field in ("VmRSS", "VmHWM"))
+    return in_use, in_use if reset else peak
 
 
-def passes(method: str, options: Any, config: DecoderConfig) -> tuple[float, float]:
-    """Forward and backward passes over the B positive, or B negative, prompts; NaN if unknown."""
-    count = _PASSES.get(method, lambda options, config: (math.nan, math.nan))
-    forward, backward = count(options, config)
-    return float(forward), float(backward)
+def risen(before: tuple[float, float], after: tuple[float, float]) -> float:
+    """How far use rose in between, in bytes: NaN where an earlier peak hides it.
+
+    Args:
+        before: bytes in use and their peak.
+        after: the same, later. Accelerators never forget their peak, so that what a call took is
+            known only where it took more than all before it.
+    """
+    hidden = before[1] > before[0] and after[1] <= before[1]
+    return math.nan if hidden else after[1] - before[0]
 
 
-def _from_each_head_up(config: DecoderConfig) -> float:
-    """Passes for all heads, one after the other, each from its own layer up."""
-    return config.n_heads * (config.n_layers + 1) / 2
+def passes(method: str, options: Any, model: LanguageModel, task: Task) -> tuple[float, float]:
+    """Forward and backward passes over the B positive, or B negative, prompts, as they are run.
 
-
-def _eap_ig(options, config):
-    lines = {"inputs": 1, "activations": 2 * config.n_layers + 1}[options.variant]
-    return 2 + lines * options.steps, lines * options.steps
-
-
-_PASSES: Mapping[str, Callable[[Any, DecoderConfig], tuple[float | int, float | int]]] = {
-    # What is read counts as a pass; all three are shorter where a pair's prompts begin alike.
-    "sae_codes": lambda options, config: (3 if options.position == "peak" else 2, 0),
-    "sae_codes_published": lambda options, config: (2, 0),
-    "mean_difference": lambda options, config: (2, 0),
-    "random": lambda options, config: (0, 0),
-    "exact_patching": lambda options, config: (2 + _from_each_head_up(config), 0),
-    "attribution": lambda options, config: (1 + options.steps, options.steps),
-    "attribution_ig": lambda options, config: (1 + options.steps, options.steps),
-    "eap": lambda options, config: (3, 1),
-    "relp": lambda options, config: (3, 1),
-    "eap_ig": _eap_ig,
-    "acdc": lambda options, config: (
-        2 + len(options.thresholds) * _from_each_head_up(config)
-        if options.edges == "product"
-        else math.nan,  # how many edges are tested depends on what was pruned before
-        0,
-    ),
-    "cdt": lambda options, config: (2 + config.n_layers * config.n_heads, 0),
-    "hisp": lambda options, config: (1 + (options.replacement != "zero"), 1),
-    "subnetwork_probing": lambda options, config: (
-        2 + options.steps * options.n_seeds,
-        options.steps * options.n_seeds,
-    ),
-}
+    Counted on the first pair alone, in a call that is not timed, over the tokens of a prompt and
+    the layers of the model: half of the layers, or of the tokens, is half a pass. What methods do
+    besides whole layers, such as attention once more, is not counted. Padding that fills up devices
+    is not either. NaN where the method refuses a single pair.
+    """
+    counted = dataclasses.replace(model, config=dataclasses.replace(model.config, counted=True))
+    learn = task.learn[:1]
+    with tally() as found:
+        try:
+            scores = METHODS[method].run(
+                counted, dataclasses.replace(task, learn=learn), jax.random.key(0), options
+            )
+        except InputError:
+            return math.nan, math.nan
+        jax.block_until_ready(scores)
+    length = model.tokenize([*learn.positives, *learn.negatives]).tokens.shape[1]
+    whole = model.config.n_layers * length
+    return found.forward / whole, found.backward / whole

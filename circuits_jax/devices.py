@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from circuits_jax import passes
+
 T = TypeVar("T")
 
 
@@ -39,11 +41,12 @@ def spread(
     items = jax.tree.map(lambda v: v[jnp.arange(padded) % n], items)
 
     def on_one_device(items, constants):
-        return jax.lax.map(
-            lambda item: function(item, constants),
-            items,
-            batch_size=at_once or padded // mesh.size,
-        )
+        with passes.share(n / padded):
+            return jax.lax.map(
+                lambda item: function(item, constants),
+                items,
+                batch_size=at_once or padded // mesh.size,
+            )
 
     rows = PartitionSpec("items")
     return jax.shard_map(

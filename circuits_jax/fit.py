@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import devices, sae
+from circuits_jax.errors import InputError
 
 AT_ONCE = 4  # autoencoders trained together on a CPU core; measured on 10 x 10 inputs, 200 codes
 SMALL = 100_000  # parameters that stay in a core's cache: so few are trained all at once
@@ -41,10 +42,25 @@ def fit(
     Returns:
         Parameters with leading axes [S P G], and the loss before every step. Each equals what
         `sae.train` gives alone from its start, [S G] of `sae.init`, up to rounding.
+
+    Raises:
+        InputError: a loss is not finite.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     shape, arguments = _arguments(rng, x.shape, config, settings, d_model, n_seeds)
-    return devices.gather(_fit(x, *arguments), *shape)
+    params, losses = devices.gather(_fit(x, *arguments), *shape)
+    _check_losses(np.asarray(losses))
+    return params, losses
+
+
+def _check_losses(losses: Float[np.ndarray, "S P G steps"]) -> None:
+    """Refuse codes of a training that broke: they would all say that nothing is active."""
+    if not np.isfinite(losses).all():
+        seed, setting, head, step = np.argwhere(~np.isfinite(losses))[0]
+        raise InputError(
+            f"the loss of autoencoder {head} of {losses.shape[2]} (seed {seed}, setting {setting})"
+            f" is not finite at step {step}; lower learning_rate or l1"
+        )
 
 
 def compile_ahead(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from circuits_jax import devices, interpose, progress
 from circuits_jax.ablation import Trial
 from circuits_jax.divergence import divergences
+from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import metric_values
@@ -104,7 +105,7 @@ def judged(
         )
 
     chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
-    return _in_chunks(of_chunk, keep, chunk, track, "circuits judged")
+    return _finite(*_in_chunks(of_chunk, keep, chunk, track, "circuits judged"))
 
 
 def edges_judged(
@@ -128,7 +129,23 @@ def edges_judged(
             model.config, model.params, prepared, whole, heads, readers, masks, metric
         )
 
-    return _in_chunks(of_chunk, keep_edges, len(jax.devices()), track, "choices of edges judged")
+    chunk = len(jax.devices())
+    return _finite(*_in_chunks(of_chunk, keep_edges, chunk, track, "choices of edges judged"))
+
+
+def _finite(
+    values: Float[np.ndarray, "M B"], divergence: Float[np.ndarray, "M B"]
+) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
+    """The same two, unless one has what is no number."""
+    for name, found in (("metric", values), ("divergence", divergence)):
+        if not np.isfinite(found).all():
+            mask, prompt = np.argwhere(~np.isfinite(found))[0]
+            raise InputError(
+                f"the {name} of held-out prompt {prompt} is not finite where some heads are "
+                f"replaced (choice {mask} of {len(found)}); check the model's weights, or load it "
+                "in float32"
+            )
+    return values, divergence
 
 
 def _in_chunks(

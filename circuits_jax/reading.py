@@ -45,6 +45,7 @@ from circuits_jax import interpose
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import Attention, LayerData, TokenBatch, layer_data, rotate
 from circuits_jax.models.forked import ForkedBatch
+from circuits_jax.passes import layer_run
 
 NEVER = 1e-30  # a pattern's share that counts as none
 
@@ -247,7 +248,7 @@ def read_layer(
         distance=jnp.sqrt(jnp.maximum(square, 0)),
         read=jnp.sum(moved.z * heads, axis=-1),
     )
-    return weight + mlp + reads, flow
+    return layer_run(config, weight + mlp + reads), flow
 
 
 def patterns_between(

@@ -30,8 +30,26 @@ from circuits_jax.tasks import Task, make_task
 class Method:
     """A method and its default options (a frozen dataclass)."""
 
-    run: Callable[[LanguageModel, Task, jax.Array, Any], Scores]
+    function: Callable[[LanguageModel, Task, jax.Array, Any], Scores]
     options: Any
+
+    def run(self, model: LanguageModel, task: Task, key: jax.Array, options: Any) -> Scores:
+        """What the function finds, all of it finite.
+
+        Raises:
+            InputError: as the function, or a score is NaN or infinite; the sentence says which
+                part of the model is so first, where one is.
+        """
+        scores = self.function(model, task, key, options)
+        try:
+            scores.check_finite(self.function.__name__)
+        except InputError:
+            learn = task.learn
+            found = model.first_not_finite([*learn.positives, *learn.negatives])
+            if found is None:
+                raise
+            raise InputError(f"{self.function.__name__}: {found}") from None
+        return scores
 
 
 METHODS: Mapping[str, Method] = {

@@ -174,13 +174,17 @@ def _scores(
     kept: Bool[np.ndarray, "P ..."],
     rises: Float[np.ndarray, "P ..."],
 ) -> Float[Array, "..."]:
-    """See the module; what was never tested has no rise to place it by."""
+    """See the module; what was never tested has no rise to place it by.
+
+    NaN where a divergence was not finite, which `decide` makes an infinite rise.
+    """
     grid = np.array([0.0, *thresholds, np.inf], np.float32)
     last = (len(kept) - np.argmax(kept[::-1], axis=0)) * kept.any(axis=0)
     at = np.maximum(last - 1, 0)[None]  # survived nowhere: what the first threshold found
     rise = np.nan_to_num(np.take_along_axis(rises, at, axis=0)[0])
     below = np.nextafter(grid[last + 1], np.float32(0))
-    return jnp.asarray(np.clip(rise, grid[last], below))
+    scores = np.clip(rise, grid[last], below)
+    return jnp.asarray(np.where(np.isinf(rises).any(axis=0), np.float32(np.nan), scores))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "kind", "edges", "at_once"))
@@ -208,7 +212,8 @@ def _circuits(
             state = jax.tree.map(
                 lambda new, old: jnp.where(removed, new, old), (fewer, left), state
             )
-            return state, left - least
+            rise = left - least
+            return state, jnp.where(jnp.isfinite(rise), rise, jnp.inf)  # not NaN: not untested
 
         (keep, left), rises = prune(config, params, trial, streams, decide)
         return keep > 0, rises, left

@@ -32,7 +32,7 @@ do not move. ROC AUC against exact patching (SmolLM2-135M, IOI, 5 pairs):
     linear                          .93
 
 Cost: two forward passes, then for each head the layers from its own up, in two parts but without
-queries, keys and scores: about G forward passes in all, no backward pass. Patterns stay, so not
+queries, keys and scores: (L + 1) / L of G forward passes, no backward pass. Patterns stay, so not
 for heads that tell later heads where to look: of the two heads of tracr's `reverse`, the first one
 has relevance 0.
 """
@@ -54,6 +54,7 @@ from circuits_jax.methods.edges import product_edges
 from circuits_jax.models.config import DecoderConfig
 from circuits_jax.models.decoder import ACTIVATIONS, softcap
 from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.passes import layer_run
 from circuits_jax.tasks import Task, metric_values
 
 Splitting = Literal["linear", "published"]
@@ -184,7 +185,7 @@ def decomposed(
 
     def run(layer, parts, replaced=None):
         own, whole = jax.tree.map(lambda x: x[layer], (params["layers"], layers))
-        return rule.layer(config, own, whole, parts, replaced)
+        return layer_run(config, rule.layer(config, own, whole, parts, replaced))
 
     stream = layers.stream[first].astype(jnp.float32)
     parts = jnp.stack([jnp.zeros_like(stream), stream])

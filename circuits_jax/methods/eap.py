@@ -17,8 +17,9 @@ gradient by its mean over `steps` points, i / steps for i = 1 ... steps, of a li
 Whatever the variant, a writer's effects summed over all its readers are its own attribution: that
 is the head's effect.
 
-Cost: two forward passes; then a forward and a backward pass over the positives for `eap`, `steps`
-of them for `inputs`, (2 L + 1) `steps` for `activations`. Do not read much into single edges of
+Cost: two forward passes; then two forward passes, of which one is layer by layer on the way back,
+and a backward pass over the positives for `eap`, `steps` times that for `inputs`, (2 L + 1) `steps`
+times for `activations`. Do not read much into single edges of
 deep models: they are first-order in a steep function. Exact path patching
 (`exact_patching` with edges="path") tells.
 """

@@ -23,7 +23,7 @@ Correlation of heads' signed effects with exact patching (SmolLM2-135M, 12 pairs
 
 ROC AUC of their sizes is .99 on both with `half`: the ranking holds where the sizes do not.
 
-Cost: two forward passes and a forward and a backward pass over the positives, as for `eap`. With
+Cost: four forward passes and a backward pass, as for `eap`. With
 attention frozen, edges into queries and keys have no effect: not for tasks in which what changes
 is where heads look.
 """

@@ -2,9 +2,9 @@ r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to w
 
 Cost: one forward pass over the B positive prompts and the endings of the negative ones, from where
 they differ (`models/forked.py`), and the reading of what it left behind at the endings
-(`reading.py`); no backward pass through the model; `steps` full batches of 2 B rows for each head's
-autoencoder. Not for heads that do the same on both prompts of a pair: what a pair shares is not
-looked at.
+(`reading.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no backward pass
+through the model; `steps` full batches of 2 B rows for each head's autoencoder. Not for heads that
+do the same on both prompts of a pair: what a pair shares is not looked at.
 
 As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
 the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import check_finite, head_outputs, read_outputs
+from circuits_jax.activations import head_outputs, read_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
@@ -132,9 +132,13 @@ def sae_codes(
         shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
         fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
-        scores = score_outputs(key, paired_rows(moved), options, model.config.head_width)
-        check_finite(moved, pairs.positives)  # last, as it waits for the forward pass
-        return scores
+        rows = paired_rows(moved)
+        if not np.isfinite(rows).all():  # where it began, as one such number makes others
+            raise InputError(
+                model.first_not_finite([*pairs.positives, *pairs.negatives])
+                or "what is read of the heads is not finite, though all that they say is"
+            )
+        return score_outputs(key, rows, options, model.config.head_width)
     outputs = head_outputs(model, [*pairs.positives, *pairs.negatives], options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
 
@@ -174,7 +178,8 @@ def inputs(
     x = np.asarray(outputs).reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
     if options.shared:
         return jax.device_put((x.reshape(1, -1, x.shape[-1]), np.ones(1, np.float32)))
-    scale = np.sqrt(np.maximum(np.mean(x * x, axis=(1, 2)), 1e-30))
+    scale = np.sqrt(np.maximum(np.mean(np.square(x, dtype=np.float64), axis=(1, 2)), 1e-30))
+    scale = scale.astype(np.float32)
     x = x / scale[:, None, None]
     if options.basis == "isometric":
         x = sae.isometric_basis(x, input_shape(outputs.shape, options, head_width)[-1])

@@ -19,6 +19,7 @@ from circuits_jax.errors import InputError
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
 _TORCH_WEIGHTS = ("*.bin", "*.pth", "*.pt")
 # What a model needs from its repository: no second copy of the weights in another format.
 _HUB_FILES = (
@@ -64,12 +65,18 @@ class RawCheckpoint:
         tensors: Hugging Face's parameter names and layouts; float32, float16 or bfloat16.
         name: what to call the model in reports.
         source: the path or hub id that it came from, for error messages and for the tokenizer.
+        stored_as: what the file calls a tensor, where that is another name; for error messages.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, np.ndarray]
     name: str
     source: str
+    stored_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def tensor(self, name: str) -> str:
+        """How a sentence names a tensor: the file or model, and its name there."""
+        return f"{self.source}: tensor {self.stored_as.get(name, name)!r}"
 
 
 def read_folder(path: str | Path) -> RawCheckpoint:
@@ -83,7 +90,7 @@ def read_folder(path: str | Path) -> RawCheckpoint:
 
     Raises:
         InputError: the folder, its configuration or its weights are missing, damaged or not
-            safetensors.
+            safetensors; or it holds weights that would not be read.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -95,9 +102,19 @@ def read_folder(path: str | Path) -> RawCheckpoint:
         raise InputError(
             f"{folder / 'config.json'} has no model_type, a family name such as 'gpt2'."
         )
-    if (folder / _INDEX).is_file():
+    whole, index = (folder / _WEIGHTS).is_file(), (folder / _INDEX).is_file()
+    if whole and index and _WEIGHTS not in _weight_map(folder / _INDEX).values():
+        raise InputError(
+            f"{folder} holds two models, {_WEIGHTS} and the shards of {_INDEX}; remove one."
+        )
+    if (folder / _ADAPTER).is_file():
+        raise InputError(
+            f"{folder} holds {_ADAPTER}, an adapter to weights that it would change; merge it into "
+            "them once, with peft's merge_and_unload and save_pretrained('NEW_FOLDER')."
+        )
+    if index:
         tensors = _read_shards(folder)
-    elif (folder / _WEIGHTS).is_file():
+    elif whole:
         tensors = _read_safetensors(folder / _WEIGHTS)
     else:
         raise InputError(_no_weights(folder))
@@ -166,20 +183,35 @@ def _read_safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
         names = list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no complete safetensors file: {error}.") from None
-    return {name: functools.partial(opened.get_tensor, name) for name in names}
+    return {name: functools.partial(_read_tensor, path, opened, name) for name in names}
+
+
+def _read_tensor(path: Path, opened: Any, name: str) -> np.ndarray:
+    """One tensor of an opened file."""
+    from safetensors import SafetensorError
+
+    try:
+        return opened.get_tensor(name)
+    except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
+        kind = opened.get_slice(name).get_dtype()
+        raise InputError(f"{path}: tensor '{name}' of type {kind} is not read ({error}).") from None
 
 
 def _read_shards(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
     """Readers for the tensors that the index spreads over several files."""
     index = folder / _INDEX
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index} has no weight_map from tensor names to file names.")
+    weight_map = _weight_map(index)
     readers = {}
     for shard in sorted(set(map(str, weight_map.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise InputError(f"{index} names the shard '{shard}', which is not in {folder}.")
-        readers |= _read_safetensors(folder / shard)
+        for name, reader in _read_safetensors(folder / shard).items():
+            if weight_map.get(name, shard) != shard or name in readers:
+                raise InputError(
+                    f"{folder / shard} holds the tensor '{name}', which another shard holds too; "
+                    "one of the two would not be used."
+                )
+            readers[name] = reader
     absent = [name for name in weight_map if name not in readers]
     if absent:
         raise InputError(
@@ -187,6 +219,14 @@ def _read_shards(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
             f"hold it ({len(absent)} such tensors)."
         )
     return readers
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Which shard holds each tensor."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map from tensor names to file names.")
+    return weight_map
 
 
 def _no_weights(folder: Path) -> str:

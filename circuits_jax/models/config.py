@@ -40,6 +40,7 @@ class DecoderConfig:
         layer_kinds: index into `rotary_frequencies` for each layer, L numbers.
         windows: how many tokens back a layer sees, itself included; L numbers.
         causal: no token sees a later one; models compiled from RASP programs look both ways.
+        counted: every run of a layer reports itself (`passes.py`).
     """
 
     family: str
@@ -74,6 +75,7 @@ class DecoderConfig:
     layer_kinds: tuple[int, ...] = ()
     windows: tuple[int, ...] = ()
     causal: bool = True
+    counted: bool = False
 
     def __post_init__(self):
         defaults = {"layer_kinds": (0,), "windows": (NO_WINDOW,)}

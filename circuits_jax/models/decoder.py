@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.models.config import DecoderConfig
+from circuits_jax.passes import layer_run
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -118,8 +119,12 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
     def inverse_scale(self, y: Float[Array, "... D"]) -> Float[Array, "... 1"]:
-        """What a centred y is multiplied by: 1 over its root mean square."""
-        return jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        """What a centred y is multiplied by: 1 over its root mean square.
+
+        NaN where the squares overflow: 1 / infinity would make a silent 0 of what is too large.
+        """
+        mean = jnp.mean(y * y, axis=-1, keepdims=True)
+        return jnp.where(jnp.isfinite(mean), jax.lax.rsqrt(mean + self.eps), jnp.nan)
 
 
 class Attention(nn.Module):
@@ -250,10 +255,10 @@ class Block(nn.Module):
         attention = Attention(c, name="attention")(norm("attention_norm", x), layer, batch)
         attention = written("attention_post_norm", attention)
         if not c.d_mlp:
-            return x + attention, None
+            return layer_run(c, x + attention), None
         read = x if c.parallel else x + attention
         mlp = written("mlp_post_norm", MLP(c, name="mlp")(norm("mlp_norm", read)))
-        return x + attention + mlp, None
+        return layer_run(c, x + attention + mlp), None
 
 
 class Decoder(nn.Module):

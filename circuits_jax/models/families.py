@@ -6,7 +6,7 @@ and a table of tensor names; the decoder does not know where its weights came fr
 """
 
 import dataclasses
-import re
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -23,6 +23,7 @@ from circuits_jax.models.decoder import initial_params
 from circuits_jax.models.family_tensors import Row
 
 DTYPES = ("float32", "bfloat16")
+STORED_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +79,18 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
 
 
+def with_stored_head(raw: RawCheckpoint, config: DecoderConfig) -> DecoderConfig:
+    """The config, untied where the checkpoint stores an unembedding that is not its embedding.
+
+    Whatever the config says of tying, a stored unembedding is the model's, as in transformers 5.
+    """
+    stored = _stored_names(raw)
+    both = [stored.get(name) for name in _head_and_embedding(config)]
+    if not (config.tied and all(both)):
+        return config
+    return dataclasses.replace(config, tied=np.array_equal(*(raw.tensors[name] for name in both)))
+
+
 def read_params(
     raw: RawCheckpoint, config: DecoderConfig, dtype: str = "float32"
 ) -> dict[str, Any]:
@@ -85,23 +98,26 @@ def read_params(
 
     Args:
         raw: the checkpoint; its tensors are read one at a time.
-        config: what `read_config` made of its config.
+        config: what `read_config` and `with_stored_head` made of its config.
         dtype: `float32` or `bfloat16`; norms are float32 either way.
 
     Returns:
-        A tree with the names and shapes of `decoder.initial_params(config, key)`.
+        A tree with the names and shapes of `decoder.initial_params(config, key)`, all finite.
 
     Raises:
-        InputError: a tensor missing, of the wrong shape, or of no known use; an unknown dtype.
+        InputError: a tensor missing, of the wrong shape or type, with a number that is not finite
+            in `dtype`, or stored and neither used nor equal to what is used; an unknown dtype.
     """
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported; allowed: {', '.join(DTYPES)}")
     family = FAMILIES[config.family]
-    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
-    shapes = traverse_util.flatten_dict(shapes, sep="/")
+    shapes = _param_shapes(config)
     rows = {row.path: row for row in family.rows if row.path in shapes}
-    stored = {family_tensors.canonical_name(name): name for name in raw.tensors}
-    _check_names(rows.values(), stored, config, raw.source)
+    stored = _stored_names(raw)
+    head, embedding = _head_and_embedding(config)
+    if config.tied and embedding not in stored and head in stored:
+        stored[embedding] = stored[head]  # of two tied tensors a file may hold either
+    _check_names(rows.values(), stored, raw, config)
     params = {}
     for path, shape in shapes.items():
         is_norm = path.endswith(("norm/scale", "norm/bias"))
@@ -119,8 +135,34 @@ def _layer_names(row: Row, n_layers: int) -> list[str]:
     return [row.name.format(layer=layer) for layer in layers]
 
 
+@functools.lru_cache(maxsize=32)
+def _param_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `decoder.initial_params` gives, by path."""
+    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
+    return traverse_util.flatten_dict(shapes, sep="/")
+
+
+def _stored_names(raw: RawCheckpoint) -> dict[str, str]:
+    """The checkpoint's own names by the names inside the decoder; no two may mean the same."""
+    stored = {}
+    for name in raw.tensors:
+        first = stored.setdefault(family_tensors.canonical_name(name), name)
+        if first != name:
+            raise InputError(
+                f"{raw.tensor(first)} and {name!r} are both there for one parameter; remove the one"
+                " that is not the model's"
+            )
+    return stored
+
+
+def _head_and_embedding(config: DecoderConfig) -> list[str]:
+    """The names inside the decoder of the tensors that may be tied."""
+    names = {row.path: row.name for row in FAMILIES[config.family].rows}
+    return [family_tensors.canonical_name(names[path]) for path in ("unembedding", "embedding")]
+
+
 def _check_names(
-    rows: Iterable[Row], stored: dict[str, str], config: DecoderConfig, source: str
+    rows: Iterable[Row], stored: dict[str, str], raw: RawCheckpoint, config: DecoderConfig
 ) -> None:
     """Raise InputError where a needed tensor is missing, or one is there that nothing would use."""
     needed = {
@@ -131,20 +173,30 @@ def _check_names(
     missing = [name for canonical, name in needed.items() if canonical not in stored]
     if missing:
         raise InputError(
-            f"{source}: tensor {missing[0]!r} is missing; {len(missing)} of the {len(needed)}"
+            f"{raw.source}: tensor {missing[0]!r} is missing; {len(missing)} of the {len(needed)}"
             f" that a {config.family} model needs are not there"
         )
-    harmless = re.compile("|".join((*family_tensors.HARMLESS, r"^lm_head\.weight$")))
-    extra = [
-        name
-        for canonical, name in stored.items()
-        if canonical not in needed and not harmless.search(canonical)
-    ]
+    used = {stored[canonical] for canonical in needed}
+    extra = {c: name for c, name in stored.items() if name not in used}
+    if raw.config.get("model_type") in _WRAPPED:
+        extra = {c: n for c, n in extra.items() if not family_tensors.OF_IMAGES.search(c)}
+    extra = [n for c, n in extra.items() if not _is_what_is_used(c, n, stored, raw, config)]
     if extra:
         raise InputError(
-            f"{source}: tensor {extra[0]!r} has no place in this {config.family} model"
-            f" ({len(extra)} such); its config and its weights disagree"
+            f"{raw.tensor(extra[0])} has no place in this {config.family} model, or is"
+            f" not what it uses there ({len(extra)} such); its config and its weights disagree"
         )
+
+
+def _is_what_is_used(
+    canonical: str, name: str, stored: dict[str, str], raw: RawCheckpoint, config: DecoderConfig
+) -> bool:
+    """Whether a tensor that is not read holds what the decoder computes, or reads elsewhere."""
+    head, embedding = _head_and_embedding(config)
+    if canonical == head:
+        return np.array_equal(raw.tensors[name], raw.tensors[stored[embedding]])
+    check = family_tensors.buffer_check(canonical)
+    return check is not None and check(raw.tensors[name], canonical, config)
 
 
 def _fill(
@@ -154,16 +206,41 @@ def _fill(
     sizes = family_tensors.axis_sizes(config)
     for layer, name in enumerate(_layer_names(row, config.n_layers)):
         found = stored[family_tensors.canonical_name(name)]
-        out[layer if row.per_layer else ...] = _read(found, row, raw, sizes)
+        place = out[layer] if row.per_layer else out
+        with np.errstate(over="ignore"):
+            place[...] = _read(found, row, raw, sizes)
+        if not is_finite(place):
+            raise InputError(
+                f"{raw.tensor(found)} has a number that is not finite in {out.dtype};"
+                " a model with such weights says nothing"
+            )
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether no number of a float32 or bfloat16 array is NaN or infinite.
+
+    Those are the largest of their sign, read as whole numbers, and whole numbers are compared
+    without a copy; both types have 8 bits of exponent after the sign.
+    """
+    bits = 8 * x.itemsize
+    infinity = 0xFF << (bits - 9)
+    return bool(
+        x.view(f"int{bits}").max() < infinity
+        and x.view(f"uint{bits}").max() < infinity + (1 << (bits - 1))
+    )
 
 
 def _read(name: str, row: Row, raw: RawCheckpoint, sizes: dict[str, int]) -> np.ndarray:
-    """One tensor with our axes, once its shape is the one that the config implies."""
+    """One tensor with our axes, once its shape and type are those that the config implies."""
     tensor = raw.tensors[name]
     want = family_tensors.stored_shape(row, sizes)
     if tuple(tensor.shape) != want:
         raise InputError(
-            f"{raw.source}: tensor {name!r} has shape {list(tensor.shape)};"
-            f" its config needs {list(want)}"
+            f"{raw.tensor(name)} has shape {list(tensor.shape)}; its config needs {list(want)}"
+        )
+    if tensor.dtype.name not in STORED_DTYPES:
+        raise InputError(
+            f"{raw.tensor(name)} is stored as {tensor.dtype.name};"
+            f" allowed: {', '.join(STORED_DTYPES)}"
         )
     return family_tensors.to_ours(tensor, row, sizes)

@@ -5,6 +5,7 @@ have is refused, never ignored.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,13 +57,30 @@ class Fields:
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A number."""
+        """A number, 0 or above; JSON as Python reads it has NaN and infinities as well."""
         value = self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value < math.inf
+        ):
             raise InputError(
-                f"{self.source}: config field {name!r} is {value!r}; allowed: a number"
+                f"{self.source}: config field {name!r} is {value!r}; allowed: a number, 0 or above"
             )
         return float(value)
+
+    def positive(self, name: str, default: float) -> float:
+        """A number above 0."""
+        value = self.number(name, default)
+        if not value:
+            raise InputError(
+                f"{self.source}: config field {name!r} is {value!r}; allowed: a number above 0"
+            )
+        return value
+
+    def cap(self, name: str, default: float) -> float:
+        """A number, 0 where it is `null`: none."""
+        return 0.0 if self.nullable(name, default) is None else self.number(name, default)
 
     def table(self, name: str) -> dict[str, Any]:
         """An object of further fields, empty where it is absent."""
@@ -207,8 +225,8 @@ def read_gemma2(fields: Fields) -> dict[str, Any]:
         **shape,
         **_gemma(fields, shape, types),
         **_rotary(fields, shape, [_rope(fields)]),
-        "attention_softcap": fields.nullable("attn_logit_softcapping", 50.0) or 0.0,
-        "logit_softcap": fields.nullable("final_logit_softcapping", 30.0) or 0.0,
+        "attention_softcap": fields.cap("attn_logit_softcapping", 50.0),
+        "logit_softcap": fields.cap("final_logit_softcapping", 30.0),
     }
 
 
@@ -323,7 +341,7 @@ def _gemma(fields: Fields, shape: dict[str, Any], types: list[str]) -> dict[str,
         "norm": "rms",
         "norm_eps": fields.number("rms_norm_eps", 1e-6),
         "activation": fields.activation("hidden_activation", "gelu_pytorch_tanh"),
-        "attention_scale": fields.number("query_pre_attn_scalar", 256.0) ** -0.5,
+        "attention_scale": fields.positive("query_pre_attn_scalar", 256.0) ** -0.5,
         "gated_mlp": True,
         "post_norms": True,
         "qkv_bias": bias,

@@ -10,7 +10,10 @@ Per-layer tensors have `{layer}` in their name and are stacked to [L, ...].
 """
 
 import dataclasses
+import re
+from collections.abc import Callable
 
+import jax.numpy as jnp
 import numpy as np
 
 from circuits_jax.models.config import DecoderConfig
@@ -38,12 +41,8 @@ AXES = {
     "down_bias": "D",
 }
 
-# Stored beside the weights by some versions and of no use here; canonical names.
-HARMLESS = (
-    r"(^|\.)rotary_emb\.inv_freq$",
-    r"(^|\.)(attn|attention)\.(masked_)?bias$",
-    r"^(vision_tower|multi_modal_projector)\.",
-)
+# Stored beside a decoder that takes images as well as text, and not read for text alone.
+OF_IMAGES = re.compile(r"^(vision_tower|multi_modal_projector)\.")
 
 # Longest first: what may stand before the names of the decoder's own tensors.
 PREFIXES = (
@@ -117,6 +116,47 @@ def to_ours(tensor: np.ndarray, row: Row, sizes: dict[str, int]) -> np.ndarray:
 def our_axes(path: str) -> str:
     """Axis letters of one of our parameters, without L."""
     return next((AXES[key] for key in AXES if path == key or path.endswith("/" + key)), "D")
+
+
+def buffer_check(canonical: str) -> Callable[[np.ndarray, str, DecoderConfig], bool] | None:
+    """What tells whether a tensor that some versions store is the constant that we compute."""
+    return next((check for name, check in _BUFFERS.items() if re.search(name, canonical)), None)
+
+
+def _is_rotary(tensor: np.ndarray, canonical: str, config: DecoderConfig) -> bool:
+    """The radians per token of the layer's heads, of any layer's where the name has none."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return False
+    layer = re.search(r"layers\.(\d+)\.", canonical)
+    kinds = config.layer_kinds
+    kinds = kinds[int(layer[1]) :][:1] if layer else kinds
+    eps = float(jnp.finfo(tensor.dtype).eps)
+    wanted = [np.array(config.rotary_frequencies[kind]) for kind in kinds]
+    return any(
+        tensor.shape == one.shape
+        and np.allclose(tensor.astype(np.float64), one, rtol=max(2 * eps, 1e-5), atol=1e-7)
+        for one in wanted
+    )
+
+
+def _is_causal(tensor: np.ndarray, canonical: str, config: DecoderConfig) -> bool:
+    """1 where a token sees another, 0 where that comes later."""
+    n = tensor.shape[-1] if tensor.ndim else 0
+    return tensor.shape == (1,) * (tensor.ndim - 2) + (n, n) and np.array_equal(
+        tensor.reshape(n, n), np.tri(n, dtype=tensor.dtype)
+    )
+
+
+def _is_never(tensor: np.ndarray, canonical: str, config: DecoderConfig) -> bool:
+    """A score so low that what has it is not seen."""
+    return tensor.size == 1 and bool(tensor.reshape(()) <= -1e4)
+
+
+_BUFFERS = {
+    r"(^|\.)rotary_emb\.inv_freq$": _is_rotary,
+    r"(^|\.)(attn|attention)\.bias$": _is_causal,
+    r"(^|\.)(attn|attention)\.masked_bias$": _is_never,
+}
 
 
 def _llama_like(norms: dict[str, str]) -> tuple[Row, ...]:

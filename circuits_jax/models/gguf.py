@@ -17,7 +17,13 @@ from circuits_jax.models.checkpoints import LazyTensors, RawCheckpoint
 from circuits_jax.models.gguf_families import FAMILIES, GgufFamily
 from circuits_jax.models.gguf_file import GgufFile, open_gguf, read_tensor
 from circuits_jax.models.gguf_layouts import Config, Transform
-from circuits_jax.models.gguf_settings import OFF_AT_ZERO, REAL_SETTINGS, llama3_scaling
+from circuits_jax.models.gguf_settings import (
+    IDLE,
+    IDLE_AT_HEAD_WIDTH,
+    OFF_AT_ZERO,
+    REAL_SETTINGS,
+    llama3_scaling,
+)
 
 _ROTARY_DIVISORS = "rope_freqs.weight"
 _ATTENTION_BIASES = ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")
@@ -48,7 +54,12 @@ def read_gguf(path: str | Path) -> RawCheckpoint:
     family = FAMILIES[architecture]
     config = _read_config(file, family)
     name = file.metadata.get("general.name", file.path.stem)
-    return RawCheckpoint(config, _lazy_tensors(file, family, config), str(name), str(file.path))
+    names = _tensor_names(file, family, config)
+    tensors = LazyTensors(
+        {hf: functools.partial(_read, file, *stored, config) for hf, stored in names.items()}
+    )
+    stored_as = {hf: stored for hf, (stored, _) in names.items()}
+    return RawCheckpoint(config, tensors, str(name), str(file.path), stored_as)
 
 
 def smollm2_path() -> Path:
@@ -82,7 +93,13 @@ def _read_config(file: GgufFile, family: GgufFamily) -> Config:
     for name in ("bos", "eos"):
         config[f"{name}_token_id"] = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
     config |= family.derive(config, file.metadata)
+    _check_idle(file, config.get("head_dim"))
     if _ROTARY_DIVISORS in file.entries:
+        if "rope_scaling" in config or "rope_theta" not in config:
+            raise InputError(
+                f"{file.path}: '{_ROTARY_DIVISORS}' has no place beside the positions of this "
+                f"{config['model_type']} model, as its metadata states them."
+            )
         config["rope_scaling"] = _llama3_scaling(file, config)
     return config
 
@@ -110,6 +127,19 @@ def _stated_settings(file: GgufFile, family: GgufFamily) -> Config:
     return stated
 
 
+def _check_idle(file: GgufFile, head_dim: int | None) -> None:
+    """Refuse settings of llama.cpp that no family here has, where they are set to do something."""
+    arch = file.metadata["general.architecture"]
+    of_heads = dict.fromkeys(IDLE_AT_HEAD_WIDTH, (head_dim,)) if head_dim else {}
+    for key, idle in {**IDLE, **of_heads}.items():
+        value = file.metadata.get(f"{arch}.{key}")
+        if value is not None and value not in idle:
+            raise InputError(
+                f"{file.path}: '{arch}.{key}' is {value!r:.40} in its metadata; supported is "
+                f"{idle[0]}, or none."
+            )
+
+
 def _is_off(name: str, value: int | float) -> bool:
     """Whether 0 turns this setting off."""
     return value == 0 and name in OFF_AT_ZERO
@@ -127,9 +157,11 @@ def _llama3_scaling(file: GgufFile, config: Config) -> Config:
     return scaling
 
 
-def _lazy_tensors(file: GgufFile, family: GgufFamily, config: Config) -> LazyTensors:
-    """A reader for every tensor, under its Hugging Face name."""
-    readers = {}
+def _tensor_names(
+    file: GgufFile, family: GgufFamily, config: Config
+) -> dict[str, tuple[str, Transform]]:
+    """For every tensor's Hugging Face name the file's name, and the change of layout to undo."""
+    names = {}
     for name in file.entries:
         if name == _ROTARY_DIVISORS:
             continue
@@ -140,9 +172,8 @@ def _lazy_tensors(file: GgufFile, family: GgufFamily, config: Config) -> LazyTen
                 "does not have."
             )
         hf_name, transform = family.tensors[stem]
-        layer = name.split(".")[1]
-        readers[hf_name.format(layer)] = functools.partial(_read, file, name, transform, config)
-    return LazyTensors(readers)
+        names[hf_name.format(name.split(".")[1])] = name, transform
+    return names
 
 
 def _read(file: GgufFile, name: str, transform: Transform, config: Config) -> np.ndarray:

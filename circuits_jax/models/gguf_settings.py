@@ -57,6 +57,18 @@ OFF_AT_ZERO = frozenset(
         "use_parallel_residual",
     }
 )
+# Settings that are not read, and the values at which they do nothing; the first is named.
+IDLE = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attention.scale": (0.0,),
+    "embedding_scale": (1.0, 0.0),
+    "logit_scale": (1.0, 0.0),
+    "residual_scale": (1.0, 0.0),
+    "rope.scaling.attn_factor": (1.0,),
+}
+IDLE_AT_HEAD_WIDTH = ("attention.value_length", "rope.dimension_count")  # where heads have one
 
 
 def _head_dim(config: Config) -> int:

@@ -1,6 +1,7 @@
 """A loaded language model: config, parameters and tokenizer, with logits for lists of prompts."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -69,10 +70,69 @@ class LanguageModel:
         """Logits of the next token after each prompt, float32.
 
         Other prompts in the list, and so padding, change a prompt's logits by rounding only.
+
+        Raises:
+            InputError: as `tokenize`, or a logit is not finite.
         """
         batches = split(self.tokenize(prompts), batch_size)
         rows = [interpose.last_logits(self.config, self.params, batch) for batch in batches]
-        return jnp.concatenate(rows)[: len(prompts)]
+        logits = jnp.concatenate(rows)[: len(prompts)]
+        if not jnp.isfinite(logits).all():
+            raise InputError(self.first_not_finite(prompts) or "a logit is not finite")
+        return logits
+
+    def first_not_finite(self, prompts: Sequence[str], batch_size: int = 32) -> str | None:
+        """One sentence on the first part of the model that says NaN or infinity; None if none does.
+
+        First by prompt, and then in the order in which a forward pass computes.
+        """
+        batches = split(self.tokenize(prompts), batch_size)
+        rows = [_finite(self.config, self.params, batch) for batch in batches]
+        streams, heads, between, mlps, logits = map(np.concatenate, zip(*rows, strict=True))
+        wrong = np.flatnonzero(~logits[: len(prompts)])
+        if not len(wrong):
+            return None
+        index = int(wrong[0])
+        layer = int(np.argmin(np.append(streams[index, 1:], False)))  # the first that says it
+        if not streams[index, 0]:
+            part = "the embedding"
+        elif layer == self.config.n_layers:
+            part = "a logit"
+        elif not heads[index, layer].all():
+            part = f"the output of layer {layer} head {np.argmin(heads[index, layer])}"
+        else:
+            attention = mlps[index, layer] or not between[index, layer]
+            part = f"the output of layer {layer}'s {'attention' if attention else 'MLP'}"
+        return not_finite(part, index, prompts[index])
+
+
+def not_finite(part: str, index: int, prompt: str) -> str:
+    """The sentence for a part of the model that says what is no number."""
+    return (
+        f"{part} is not finite on prompt {index} ({prompt[:40]!r}); check the model's weights, or "
+        "load it in float32"
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _finite(config: DecoderConfig, params: Any, batch: TokenBatch):
+    """Whether all is finite at a prompt's tokens.
+
+    Streams before each layer and at the end [B, L + 1], heads [B L H], what MLPs read and write
+    [B L], and the whole [B], logits included.
+    """
+
+    def at_tokens(x):
+        real = batch.mask.reshape(*batch.mask.shape, *[1] * (x.ndim - 2))
+        return jnp.all(jnp.isfinite(x) | ~real, axis=(1, x.ndim - 1))
+
+    def of_layer(record):
+        return jax.tree.map(at_tokens, (record.stream, record.z, record.mlp_stream, record.mlp))
+
+    stream, (streams, heads, between, mlps) = interpose.record(config, params, batch, of_layer)
+    logits = jnp.isfinite(interpose.final_logits(config, params, batch, stream)).all(axis=1)
+    streams = jnp.concatenate([streams, at_tokens(stream)[None]]).T
+    return streams, heads.swapaxes(0, 1), between.T, mlps.T, logits & streams[:, -1]
 
 
 def split(batch: TokenBatch, batch_size: int) -> Iterator[TokenBatch]:

@@ -38,7 +38,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
             raise InputError(f"dtype is {dtype!r}; {maker} models are exact in float32 alone")
         return _MAKERS[maker](name)
     raw = _read(name)
-    config = families.read_config(raw.config, raw.source)
+    config = families.with_stored_head(raw, families.read_config(raw.config, raw.source))
     params = families.read_params(raw, config, dtype)
     return LanguageModel(name, config, params, load_tokenizer(raw.source))
 

@@ -54,7 +54,7 @@ def rotary_frequencies(
     if width % 2:
         raise InputError(f"{source}: {width} rotary components are not pairs; need an even number")
     for name in set(rope) & NUMBERS:
-        if not isinstance(rope[name], int | float) or not rope[name] > 0:
+        if not isinstance(rope[name], int | float) or not 0 < rope[name] < math.inf:
             raise InputError(f"{source}: {name!r} is {rope[name]!r}; allowed: a number above 0")
     plain = float(rope["rope_theta"]) ** (-np.arange(0, width, 2) / width)
     context = rope.get("original_max_position_embeddings", n_positions)

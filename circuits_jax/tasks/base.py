@@ -114,7 +114,7 @@ def metric_values(logits: Float[Array, "B V"], targets: Targets, metric: str) ->
     logit_diff: mean logit of the answers minus mean logit of the foils (Wang et al., 2211.00593).
     prob_diff: probability of all answers minus that of all foils (Hanna et al., 2305.00586), in
     [-1, 1]. Both change sign when answers and foils swap places, and neither moves when a constant
-    is added to a prompt's logits.
+    is added to a prompt's logits. NaN where any logit is NaN or infinity, looked at or not.
 
     Args:
       logits: at the last token of each prompt.
@@ -127,9 +127,10 @@ def metric_values(logits: Float[Array, "B V"], targets: Targets, metric: str) ->
     if metric not in _METRICS:
         raise InputError(f"unknown metric {metric!r}; known metrics: {', '.join(_METRICS)}")
     value = _METRICS[metric]
-    return value(logits, targets.answer_ids, targets.answer_mask) - value(
+    preferred = value(logits, targets.answer_ids, targets.answer_mask) - value(
         logits, targets.foil_ids, targets.foil_mask
     )
+    return jnp.where((logits < jnp.inf).all(axis=-1), preferred, jnp.nan)
 
 
 def _mean_logit(

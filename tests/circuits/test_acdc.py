@@ -275,7 +275,6 @@ def test_the_planted_edge_is_found():
 
 def test_what_goes_through_an_mlp_is_no_edge_between_heads():
     """In the compiled reverse, heads tell each other nothing but by MLPs."""
-    pytest.importorskip("tracr", reason="the package tracr-pypi is not installed")
     model = cj.load_model("tracr:reverse")
     task = cj.make_task("compiled", model.tokenizer, n=5)
     found = discover(model, task, "acdc", edges="pruned", thresholds=(0.01, 0.1))

@@ -122,6 +122,33 @@ def test_indexes_that_lie(tmp_path):
     refuse(folder, "cannot be read as JSON")
 
 
+def test_no_weights_are_left_aside(tmp_path):
+    """A second model, an adapter, or a second tensor of a name."""
+    folder = sharded(tmp_path / "two")
+    save_file(tensors_of(np.float32), folder / "model.safetensors")
+    refuse(folder, r"two models, model\.safetensors and the shards")
+    folder = write_folder(tmp_path / "adapted", tensors_of(np.float32))
+    (folder / "adapter_config.json").write_text("{}")
+    refuse(folder, r"adapter_config\.json.*merge_and_unload")
+    tensors = tensors_of(np.float32)
+    for extra, index in (("a.weight", True), ("d.weight", False)):
+        shards = {"model-1.safetensors": ["a.weight"], "model-2.safetensors": ["b.weight"]}
+        folder = write_folder(tmp_path / f"twice-{extra}", tensors, shards)
+        holders = ["model-2.safetensors"] if index else list(shards)
+        for shard in holders:
+            held = {name: tensors[name] for name in shards[shard]}
+            save_file({**held, extra: np.ones(3, np.float32)}, folder / shard)
+        refuse(folder, rf"holds the tensor '{extra}', which another shard holds too")
+
+
+def test_types_that_numpy_has_not_are_told(tmp_path):
+    folder = write_folder(tmp_path / "tiny", tensors_of(np.float32))
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32","shape":[3,5]', b'"F4" ,"shape":[3,5]', 1))
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        list(read_folder(folder).tensors.values())
+
+
 def test_hub_reads_what_was_downloaded(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "snapshot", tensors_of(np.float32))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(folder))

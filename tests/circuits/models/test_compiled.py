@@ -11,8 +11,6 @@ from circuits_jax.models import compiled
 from circuits_jax.models.decoder import Decoder
 from circuits_jax.tasks.programs import PROGRAMS, expression, word
 
-tracr = pytest.importorskip("tracr", reason="the package tracr-pypi is not installed")
-
 
 @pytest.fixture(scope="module")
 def reverse():

@@ -1,5 +1,6 @@
 """Every family against Hugging Face: configs, weights, logits, every head's output; bad input."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -20,7 +22,13 @@ from circuits_jax.models import family_tensors
 from circuits_jax.models.checkpoints import RawCheckpoint
 from circuits_jax.models.config import NO_WINDOW
 from circuits_jax.models.decoder import Attention, Decoder, TokenBatch, initial_params
-from circuits_jax.models.families import FAMILIES, read_config, read_params
+from circuits_jax.models.families import (
+    FAMILIES,
+    is_finite,
+    read_config,
+    read_params,
+    with_stored_head,
+)
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
 SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
@@ -151,22 +159,180 @@ def test_prefixes_make_no_difference(name, old, new):
     jax.tree.map(np.testing.assert_array_equal, read_params(raw, config), other)
 
 
-@pytest.mark.parametrize(
-    ("name", "harmless"),
-    [
-        ("gpt2", "transformer.h.1.attn.bias"),
-        ("gpt2", "h.0.attn.masked_bias"),
-        ("gpt2", "lm_head.weight"),
-        ("gpt_neox", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"),
-        ("gpt_neox_sequential", "embed_out.weight"),
-        ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq"),
-    ],
-)
-def test_known_buffers_are_passed_over(name, harmless):
+def rotary(name, layer=0):
+    """The frequencies that a case computes with."""
     raw = checkpoint(name)
     config = read_config(raw.config, raw.source)
-    more = checkpoint(name, {**raw.tensors, harmless: np.full((3, 5), np.nan)})
-    jax.tree.map(np.testing.assert_array_equal, read_params(raw, config), read_params(more, config))
+    return np.array(config.rotary_frequencies[config.layer_kinds[layer]], np.float32)
+
+
+def parameters(raw):
+    """As `load_model` reads them."""
+    config = with_stored_head(raw, read_config(raw.config, raw.source))
+    return config, read_params(raw, config)
+
+
+# What old versions store beside the weights: true to what is computed, and changed in one place.
+BUFFERS = [
+    ("gpt2", "transformer.h.1.attn.bias", np.tri(24, dtype=np.uint8)[None, None]),
+    ("gpt2", "h.0.attn.masked_bias", np.array(-1e9, np.float32)),
+    ("gpt_neox", "gpt_neox.layers.0.attention.bias", np.tri(24, dtype=bool)[None, None]),
+    ("gpt_neox", "gpt_neox.layers.0.attention.masked_bias", np.array(-1e9, np.float32)),
+    ("gpt_neox", "gpt_neox.layers.0.attention.rotary_emb.inv_freq", rotary("gpt_neox")),
+    ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", rotary("llama").astype(np.float16)),
+    ("llama", "model.rotary_emb.inv_freq", rotary("llama").astype(ml_dtypes.bfloat16)),
+]
+
+
+@pytest.mark.parametrize(("name", "buffer", "value"), BUFFERS)
+def test_known_buffers_are_passed_over_where_they_are_what_is_computed(name, buffer, value):
+    raw = checkpoint(name)
+    more = checkpoint(name, {**raw.tensors, buffer: value})
+    jax.tree.map(np.testing.assert_array_equal, parameters(raw)[1], parameters(more)[1])
+    for wrong in (np.nan, 0.75, 2):
+        other = value.astype(np.float32)
+        other.flat[-1] = wrong
+        changed = checkpoint(name, {**raw.tensors, buffer: other})
+        with pytest.raises(InputError, match=re.escape(f"tensor {buffer!r} has no place")):
+            parameters(changed)
+
+
+def test_masks_that_let_tokens_see_later_ones_are_refused():
+    raw = checkpoint("gpt2")
+    for mask in (np.ones((24, 24)), np.tri(24).T, np.tri(24)[:12], np.array(1.0)):
+        with pytest.raises(InputError, match=r"'h\.0\.attn\.bias'"):
+            parameters(checkpoint("gpt2", {**raw.tensors, "h.0.attn.bias": mask}))
+
+
+HEADS = {"gpt_neox": "embed_out.weight", "gpt_neox_sequential": "embed_out.weight"}
+
+
+@pytest.mark.parametrize("name", MAKER.CASES)
+def test_a_stored_head_is_the_models_whatever_the_config_says_of_tying(name):
+    """As transformers 5: another one than the embedding is used, an equal one may be left out."""
+    wrapped = name == "gemma3"
+    raw = checkpoint(name, tie_word_embeddings=True)
+    if wrapped:
+        text = raw.config["text_config"] | {"tie_word_embeddings": True}
+        raw = dataclasses.replace(raw, config=raw.config | {"text_config": text})
+    prefix = "language_model." if wrapped else ""
+    head = prefix + HEADS.get(name, "lm_head.weight")
+    rest = {n: t for n, t in raw.tensors.items() if n != head}
+    (embedding,) = (t for n, t in rest.items() if re.search(r"(embed_tokens|wte|embed_in)\.", n))
+    noise = np.random.default_rng(0).standard_normal(embedding.shape).astype(np.float32)
+    other = embedding + 0.3 * noise
+
+    tied, params = parameters(dataclasses.replace(raw, tensors=rest))
+    equal, same = parameters(dataclasses.replace(raw, tensors=rest | {head: embedding}))
+    assert tied == equal
+    assert tied.tied
+    jax.tree.map(np.testing.assert_array_equal, params, same)
+
+    config, params = parameters(dataclasses.replace(raw, tensors=rest | {head: other}))
+    assert config == dataclasses.replace(tied, tied=False)
+    np.testing.assert_array_equal(params["unembedding"], other.T)
+    np.testing.assert_array_equal(params["embedding"], embedding)
+    with pytest.raises(InputError, match=re.escape(f"tensor {head!r} has no place")):
+        read_params(dataclasses.replace(raw, tensors=rest | {head: other}), tied)
+
+
+def test_the_logits_are_those_of_the_stored_head():
+    """Of a model that is the same but for what its config says of tying."""
+    raw = checkpoint("llama")
+    said = checkpoint("llama", tie_word_embeddings=True)
+    batch = batch_of_prompts()
+    logits = [run(*parameters(one), batch)[0] for one in (raw, said)]
+    np.testing.assert_array_equal(*logits)
+
+
+def test_of_two_tied_tensors_either_one_is_enough():
+    raw = checkpoint("llama_options")
+    moved = {n.replace("model.embed_tokens", "lm_head"): t for n, t in raw.tensors.items()}
+    assert moved.keys() != raw.tensors.keys()
+    both = parameters(raw)[1], parameters(checkpoint("llama_options", moved))[1]
+    jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def test_two_tensors_for_one_parameter_are_refused():
+    raw = checkpoint("llama")
+    twice = {**raw.tensors, "norm.weight": raw.tensors["model.norm.weight"]}
+    with pytest.raises(InputError, match=r"'model.norm.weight' and 'norm.weight' are both there"):
+        parameters(checkpoint("llama", twice))
+
+
+def test_images_have_no_place_in_a_model_of_text():
+    raw = checkpoint("llama")
+    more = {**raw.tensors, "vision_tower.patch.weight": np.ones((2, 2), np.float32)}
+    with pytest.raises(InputError, match=r"'vision_tower.patch.weight' has no place"):
+        parameters(checkpoint("llama", more))
+
+
+def places(n):
+    """n places drawn from all numbers of all tensors of all families, every tensor as likely."""
+    rng = np.random.default_rng(5)
+    tensors = [(case, tensor) for case in MAKER.CASES for tensor in golden(case)[0]["shapes"]]
+    tensors = [(case, tensor) for case, tensor in tensors if "vision" not in tensor]
+    for index in rng.permutation(len(tensors))[:n]:
+        case, tensor = tensors[index]
+        wrong = (np.nan, np.inf, -np.inf)[rng.integers(3)]
+        yield case, tensor, int(rng.integers(np.prod(golden(case)[0]["shapes"][tensor]))), wrong
+
+
+def test_a_number_that_is_not_finite_is_told_with_its_tensor():
+    told = set()
+    for case, tensor, place, wrong in places(60):
+        dtype = ("float32", "bfloat16")[place % 2]
+        raw = checkpoint(case)
+        if "multi_modal" in tensor:
+            continue
+        raw.tensors[tensor].flat[place] = wrong
+        config = with_stored_head(raw, read_config(raw.config, raw.source))
+        with pytest.raises(InputError) as error:
+            read_params(raw, config, dtype)
+        assert str(error.value).startswith(f"tiny: tensor {tensor!r} has a number that is not")
+        told.add((case, tensor))
+    assert len(told) >= 50
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "largest"),
+    [
+        (np.float64, "float32", 1e39),
+        (np.float32, "bfloat16", 3.4e38),
+        (np.float16, "float32", np.inf),
+        (ml_dtypes.bfloat16, "bfloat16", np.nan),
+    ],
+)
+def test_a_number_too_large_for_the_type_is_told(stored, dtype, largest):
+    raw = checkpoint("llama")
+    raw.tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = 0
+    bad = raw.tensors["model.layers.1.mlp.up_proj.weight"].astype(stored)
+    bad[3, 5] = largest
+    tensors = {**raw.tensors, "model.layers.1.mlp.up_proj.weight": bad}
+    config = read_config(raw.config, raw.source)
+    with pytest.raises(InputError, match=rf"'model.layers.1.mlp.up_proj.weight'.*in {dtype}"):
+        read_params(checkpoint("llama", tensors), config, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_is_finite(dtype):
+    largest = float(jnp.finfo(dtype).max)
+    numbers = np.array([0.0, -0.0, 1.0, -1.0, largest, -largest, 1e-40, -1e-40]).astype(dtype)
+    assert is_finite(numbers)
+    for wrong in (np.nan, -np.nan, np.inf, -np.inf):
+        for place in range(len(numbers)):
+            bad = numbers.copy()
+            bad[place] = wrong
+            assert not is_finite(bad)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float8_e4m3fn", "bool"])
+def test_numbers_that_need_a_scale_to_mean_something_are_refused(dtype):
+    raw = checkpoint("llama")
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors = {**raw.tensors, name: raw.tensors[name].astype(dtype)}
+    with pytest.raises(InputError, match=f"'{name}' is stored as {dtype}; allowed: float32"):
+        parameters(checkpoint("llama", tensors))
 
 
 class Counting(Mapping):
@@ -280,6 +446,12 @@ LINEAR = {"rope_type": "linear", "factor": 2.0}
         ("llama", {"hidden_size": "wide"}, ["'hidden_size'", "'wide'", "whole numbers"]),
         ("llama", {"num_hidden_layers": 0}, ["'num_hidden_layers'", "0", "above 0"]),
         ("llama", {"rms_norm_eps": "tiny"}, ["'rms_norm_eps'", "a number"]),
+        ("llama", {"rms_norm_eps": float("nan")}, ["'rms_norm_eps'", "nan", "0 or above"]),
+        ("llama", {"rms_norm_eps": -1e-5}, ["'rms_norm_eps'", "-1e-05", "0 or above"]),
+        ("llama", {"rope_theta": float("inf")}, ["'rope_theta'", "inf"]),
+        ("llama", {"rope_scaling": LINEAR | {"factor": float("inf")}}, ["'factor'", "inf"]),
+        ("gemma2", {"attn_logit_softcapping": float("nan")}, ["_softcapping'", "nan"]),
+        ("gemma2", {"query_pre_attn_scalar": 0}, ["'query_pre_attn_scalar'", "above 0"]),
         ("llama", {"hidden_act": "mish"}, ["'hidden_act'", "'mish'", "silu"]),
         ("llama", {"num_key_value_heads": 3}, ["'num_key_value_heads'", "3", "divisors", "4"]),
         ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5}, ["32", "5 heads"]),

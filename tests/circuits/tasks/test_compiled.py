@@ -5,8 +5,6 @@ from circuits_jax.tasks import GroundTruth, make_task
 from circuits_jax.tasks.programs import PROGRAMS, expression, numbers, word
 from circuits_jax.tasks.words import WordTokenizer
 
-pytest.importorskip("tracr", reason="the package tracr-pypi is not installed")
-
 
 def _tokenizer(name, outputs=()):
     """Of a model that serves the program; its words are the inputs, then the outputs."""
