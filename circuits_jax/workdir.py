@@ -4,7 +4,8 @@
     run.json        versions, devices, git revision, command, seconds for each stage
     scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
     stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
-    circuit.json    the circuit and its evaluation (schema: `Circuit.save`)
+    circuit.json    warnings, performance, the circuit and its evaluation (schema: `Circuit.save`)
+    evaluation/     parts of the evaluation that are done, until circuit.json is there
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page
 
@@ -19,10 +20,11 @@ import importlib.metadata
 import io
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,17 @@ class Workdir:
 
     def _write_run(self) -> None:
         files.write_json(self / "run.json", environment() | {"seconds": self.seconds})
+
+    def part(self, name: str, make: Callable[..., Any], *args: Any) -> Any:
+        """A part of the evaluation in terms of JSON, found by its name, or made and saved."""
+        path = self / "evaluation" / f"{name}.json"
+        if not path.is_file():
+            files.write_json(path, make(*args))
+        return files.read_json(path)
+
+    def drop_parts(self) -> None:
+        """Remove the parts, which circuit.json holds now."""
+        shutil.rmtree(self / "evaluation", ignore_errors=True)
 
     def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Put a stage's records into metrics.jsonl, in place of any it had there."""
