@@ -16,9 +16,10 @@ def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "circuit", with every field at its default.
 
     Fields: `model`, `dtype`, `seed`, `method`; `task` (name, n, n_held_out and the options of that
-    task; n_held_out None is 10, or all that do not learn of the lines of a file); `circuit` (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0
-    for none, and n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each
-    method a section of its own name with its options.
+    task; n_held_out None is 10, or of the lines of a file all that do not learn); `circuit`
+    (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0 for none, and
+    n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each method a section
+    of its own name with its options.
     """
     evaluate = dataclasses.asdict(EvaluationOptions())
     stability = {"n": 100, "n_seeds": 5}

@@ -45,6 +45,7 @@ from circuits_jax.performance import Interval, Performance
 from circuits_jax.tasks import Task
 
 ROUNDING = 1e-6  # of a metric
+ABLATED = {"mean": "set to their mean", "zero": "set to zero", "resample": "resampled"}
 KINDS = ("circuit", "complement", "random", "edges", "edges_complement", "random_edges")
 Keep = Callable[..., Any]  # (name, make, *args) -> a part: found by its name, or made and kept
 
@@ -188,14 +189,8 @@ class Evaluation:
     @property
     def warnings(self) -> list[str]:
         """All that a reader has to know before the numbers, one sentence each."""
-        of_ranges = [
-            f"faithfulness with other heads {ablation}-ablated means nothing: what it is a share "
-            f"of, the metric with all heads less that with none, is {verdict}, {own}"
-            for ablation, own in self.ranges.items()
-            if (verdict := own.verdict())
-        ]
         fewer = [fewer_heads(self.size, self.asked)] if self.size < self.asked else []
-        return [*self.doubts, *of_ranges, *performance.remarks(self.performance), *fewer]
+        return [*warnings_of(self.performance, self.ranges), *fewer]
 
     def means_something(self, ablation: str) -> bool:
         """Whether faithfulness by this ablation is a share of something above noise."""
@@ -203,6 +198,17 @@ class Evaluation:
 
     def __str__(self) -> str:
         return "\n".join(summary(self))
+
+
+def warnings_of(measured: Mapping[str, Performance], ranges: Mapping[str, Interval]) -> list[str]:
+    """What puts faithfulness in doubt: the task, and what it is a share of, by ablation."""
+    of_ranges = [
+        f"faithfulness with other heads {ABLATED[ablation]} means nothing: what it is a share of, "
+        f"the metric with all heads less that with none, is {verdict}: {own}"
+        for ablation, own in ranges.items()
+        if (verdict := own.verdict())
+    ]
+    return [*performance.doubts(measured), *of_ranges, *performance.remarks(measured)]
 
 
 def summary(evaluation: Evaluation) -> list[str]:
@@ -230,7 +236,7 @@ def _share(judgement: Judgement | None) -> str:
     if judgement is None or np.isnan(judgement.faithfulness):
         return "-"
     spread = f" ± {judgement.spread:.2f}" if judgement.kept.startswith("random") else ""
-    return f"{judgement.faithfulness:.2f}{spread}"
+    return f"{judgement.faithfulness:z.2f}{spread}"
 
 
 def by_ablation(judgements: Sequence[Judgement], size: int) -> dict[str, dict[str, Judgement]]:
@@ -265,25 +271,14 @@ def evaluation_from_json(record: dict[str, Any]) -> Evaluation:
     return Evaluation(
         **given
         | {
-            "judgements": tuple(Judgement(**_numbers(row)) for row in record["judgements"]),
-            "truths": {n: TruthMetrics(**_numbers(v)) for n, v in record["truths"].items()},
-            "performance": performance_from_json(record.get("performance", {})),
-            "ranges": {n: Interval(**_numbers(v)) for n, v in record.get("ranges", {}).items()},
+            "judgements": tuple(Judgement(**files.numbers(row)) for row in record["judgements"]),
+            "truths": {n: TruthMetrics(**files.numbers(v)) for n, v in record["truths"].items()},
+            "performance": performance.from_json(record.get("performance", {})),
+            "ranges": {
+                n: Interval(**files.numbers(v)) for n, v in record.get("ranges", {}).items()
+            },
         }
     )
-
-
-def performance_from_json(record: dict[str, Any]) -> dict[str, Performance]:
-    """What `measure` gave, from its record."""
-    return {
-        name: Performance(**one | {"gap": Interval(**_numbers(one["gap"]))})
-        for name, one in record.items()
-    }
-
-
-def _numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """NaN again, where JSON has null."""
-    return {name: np.nan if value is None else value for name, value in record.items()}
 
 
 def evaluate(
@@ -330,14 +325,14 @@ def evaluate(
     for index, ablation in enumerate(options.ablations):
         judge = _Judge(model, task, circuit, ablation, key, options, track)
         own = keep(ablation, judge.own)
-        ranges[ablation] = Interval(**_numbers(own["range"]))
+        ranges[ablation] = Interval(**files.numbers(own["range"]))
         parts = [own["judgements"]]
         sizes = _curve(circuit, options) if index == 0 else []
         if sizes:
             parts.append(keep(f"{ablation}-curve", judge.curve, sizes, own["ends"]))
         if circuit.edges.any():
             parts.append(keep(f"{ablation}-edges", judge.edges, own["ends"]))
-        judgements += [Judgement(**_numbers(row)) for rows in parts for row in rows]
+        judgements += [Judgement(**files.numbers(row)) for rows in parts for row in rows]
     truths = {
         truth.name: against_truth(
             circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
@@ -356,7 +351,9 @@ def evaluate(
         circuit.size,
         circuit.asked,
     )
-    errors.warn(evaluation.warnings)
+    errors.warn(
+        text for text in evaluation.warnings if text != fewer_heads(circuit.size, circuit.asked)
+    )  # of which `Scores.circuit` has warned
     return evaluation
 
 

@@ -54,6 +54,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of JSON with NaN again, where it has null."""
+    return {name: np.nan if value is None else value for name, value in record.items()}
+
+
 def read_json(path: Path) -> Any:
     """The contents of a JSON file.
 

@@ -14,13 +14,14 @@ than chance, or whose gap is within noise or the wrong way round, is warned of.
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from circuits_jax import interpose
+from circuits_jax import files, interpose
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel, split
 from circuits_jax.tasks import PromptPairs, Targets, Task, metric_values, targets
@@ -28,6 +29,7 @@ from circuits_jax.tasks import PromptPairs, Targets, Task, metric_values, target
 CONFIDENCE = 0.95
 PAIRS_A_PASS = 16
 SETS = {"learn": "pairs to learn from", "held_out": "held-out pairs"}
+LABELS = {"learn": "learnt", "held_out": "held out"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +111,22 @@ class Performance:
         return found
 
 
+def _called(name: str, words: Mapping[str, str]) -> str:
+    """What a set is called: "learn", or, where there are several tasks or models, "learn of X"."""
+    kind, of, rest = name.partition(" of ")
+    return words[kind] + of + rest
+
+
 def doubts(performance: Mapping[str, Performance]) -> list[str]:
-    """Of all sets of pairs: why a circuit may mean nothing."""
-    return [text for name, one in performance.items() for text in one.doubts(SETS[name])]
+    """Why a circuit may mean nothing, by set of pairs."""
+    return [text for name, one in performance.items() for text in one.doubts(_called(name, SETS))]
 
 
 def remarks(performance: Mapping[str, Performance]) -> list[str]:
     """What is odd about some of the pairs."""
     return [
-        f"{one.without_contrast} of the {one.pairs} {SETS[name]} have no contrast: their positive "
-        "and negative prompt give the same prediction"
+        f"{one.without_contrast} of the {one.pairs} {_called(name, SETS)} have no contrast: "
+        "their positive and negative prompt give the same prediction"
         for name, one in performance.items()
         if one.without_contrast
     ]
@@ -215,14 +223,32 @@ def _accuracy(values: Float[np.ndarray, " B"]) -> float:
     return float(np.mean((values > 0) + 0.5 * (values == 0)))
 
 
+def to_json(performance: Mapping[str, Performance]) -> dict[str, Any]:
+    """Plain records."""
+    return {name: dataclasses.asdict(one) for name, one in performance.items()}
+
+
+def from_json(record: Mapping[str, Any]) -> dict[str, Performance]:
+    """What `measure` gave, from its record."""
+    return {
+        name: Performance(**one | {"gap": Interval(**files.numbers(one["gap"]))})
+        for name, one in record.items()
+    }
+
+
+def labelled(performance: Mapping[str, Performance]) -> list[tuple[str, Performance]]:
+    """What each set of pairs is called in a table."""
+    return [(_called(name, LABELS), one) for name, one in performance.items()]
+
+
 def lines(performance: Mapping[str, Performance]) -> list[str]:
     """A short table, for a terminal."""
     rows = [("", "pairs", "accuracy +", "accuracy -", "metric +", "metric -", "difference")]
-    for name, one in performance.items():
+    for label, one in labelled(performance):
         numbers = (one.accuracy, one.negative_accuracy, one.metric, one.negative_metric)
-        ends = f"{one.gap.low:.2f} to {one.gap.high:.2f}"
-        cells = [str(one.pairs), *(f"{x:.2f}" for x in numbers), f"{one.gap.mean:.2f} ({ends})"]
-        rows.append(({"learn": "learnt", "held_out": "held out"}[name], *cells))
+        ends = f"{one.gap.low:z.2f} to {one.gap.high:z.2f}"
+        cells = [str(one.pairs), *(f"{x:z.2f}" for x in numbers), f"{one.gap.mean:z.2f} ({ends})"]
+        rows.append((label, *cells))
     return aligned(rows)
 
 
