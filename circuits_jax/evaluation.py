@@ -202,12 +202,9 @@ class Evaluation:
 
 def warnings_of(measured: Mapping[str, Performance], ranges: Mapping[str, Interval]) -> list[str]:
     """What puts faithfulness in doubt: the task, and what it is a share of, by ablation."""
-    of_ranges = [
-        f"faithfulness with other heads {ABLATED[ablation]} means nothing: what it is a share of, "
-        f"the metric with all heads less that with none, is {verdict}: {own}"
-        for ablation, own in ranges.items()
-        if (verdict := own.verdict())
-    ]
+    what = "faithfulness means nothing where it is a share of noise or less: the metric with all "
+    named = {f"with others {ABLATED[ablation]}": one for ablation, one in ranges.items()}
+    of_ranges = performance.below_zero(f"{what}heads less that with none", named)
     return [*performance.doubts(measured), *of_ranges, *performance.remarks(measured)]
 
 
@@ -220,7 +217,7 @@ def summary(evaluation: Evaluation) -> list[str]:
         text += ["", f"faithfulness, {evaluation.size} heads"]
         rows = [("others", *(kind.replace("_", " ") for kind in kinds))]
         for ablation, row in own.items():
-            mark = "" if evaluation.means_something(ablation) else " (noise)"
+            mark = "" if evaluation.means_something(ablation) else " (no meaning)"
             rows.append((ablation + mark, *(_share(row.get(kind)) for kind in kinds)))
         text += performance.aligned(rows)
     if evaluation.truths:

@@ -90,25 +90,10 @@ class Performance:
     gap: Interval
     without_contrast: int = 0
 
-    def doubts(self, of: str) -> list[str]:
-        """Why a circuit found or judged on these pairs may mean nothing; empty where none is known.
-
-        Args:
-            of: what the pairs are, such as "held-out pairs".
-        """
-        found = []
-        if not (self.accuracy > 0.5 and self.metric > 0):
-            found.append(
-                f"the model does not do the task better than chance: on the {self.pairs} {of} the "
-                f"answer beats the foil on {self.accuracy:.0%} of positive prompts (mean metric "
-                f"{self.metric:.3g}); are answer and foil swapped?"
-            )
-        if verdict := self.gap.verdict():
-            found.append(
-                f"what positive prompts have over negative ones is {verdict}: over the "
-                f"{self.pairs} {of} the metric differs by {self.gap}, Student's t"
-            )
-        return found
+    @property
+    def above_chance(self) -> bool:
+        """Whether the answers beat the foils on most positive prompts, and by the mean metric."""
+        return self.accuracy > 0.5 and self.metric > 0
 
 
 def _called(name: str, words: Mapping[str, str]) -> str:
@@ -118,8 +103,33 @@ def _called(name: str, words: Mapping[str, str]) -> str:
 
 
 def doubts(performance: Mapping[str, Performance]) -> list[str]:
-    """Why a circuit may mean nothing, by set of pairs."""
-    return [text for name, one in performance.items() for text in one.doubts(_called(name, SETS))]
+    """Why a circuit found or judged on these pairs may mean nothing; empty where none is known."""
+    sets = [(f"the {one.pairs} {_called(name, SETS)}", one) for name, one in performance.items()]
+    chance = [
+        f"{one.accuracy:.0%} of the positive prompts of {of} (mean metric {one.metric:.3g})"
+        for of, one in sets
+        if not one.above_chance
+    ]
+    found = [
+        "the model does the task no better than chance (answer and foil may be swapped): the "
+        f"answer beats the foil on {' and '.join(chance)}"
+    ]
+    gaps = {f"over {of}": one.gap for of, one in sets}
+    return found[: len(chance)] + below_zero("what positive prompts have over negative ones", gaps)
+
+
+def below_zero(what: str, intervals: Mapping[str, Interval]) -> list[str]:
+    """A sentence on what should be above 0 and is below, and one on what is within noise.
+
+    Args:
+        what: of which the intervals are.
+        intervals: by a phrase that tells them apart.
+    """
+    texts = []
+    for verdict in ("the wrong way round", "within noise"):
+        own = [f"{one} {name}" for name, one in intervals.items() if one.verdict() == verdict]
+        texts += [f"{what} is {verdict} (Student's t): {', '.join(own)}"] if own else []
+    return texts
 
 
 def remarks(performance: Mapping[str, Performance]) -> list[str]:
