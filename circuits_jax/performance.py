@@ -102,9 +102,15 @@ def _called(name: str, words: Mapping[str, str]) -> str:
     return words[kind] + of + rest
 
 
+def _counted(name: str, one: Performance) -> str:
+    """Such as "the 10 held-out pairs"."""
+    called = _called(name, SETS)
+    return f"the {one.pairs} {called}" if one.pairs > 1 else called.replace("pairs", "one pair", 1)
+
+
 def doubts(performance: Mapping[str, Performance]) -> list[str]:
     """Why a circuit found or judged on these pairs may mean nothing; empty where none is known."""
-    sets = [(f"the {one.pairs} {_called(name, SETS)}", one) for name, one in performance.items()]
+    sets = [(_counted(name, one), one) for name, one in performance.items()]
     chance = [
         f"{one.accuracy:.0%} of the positive prompts of {of} (mean metric {one.metric:.3g})"
         for of, one in sets
@@ -135,8 +141,8 @@ def below_zero(what: str, intervals: Mapping[str, Interval]) -> list[str]:
 def remarks(performance: Mapping[str, Performance]) -> list[str]:
     """What is odd about some of the pairs."""
     return [
-        f"{one.without_contrast} of the {one.pairs} {_called(name, SETS)} have no contrast: "
-        "their positive and negative prompt give the same prediction"
+        f"{one.without_contrast} of {_counted(name, one)} have no contrast: their positive and "
+        "negative prompt give the same prediction"
         for name, one in performance.items()
         if one.without_contrast
     ]
