@@ -167,7 +167,8 @@ class _Captures:
         folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
         if not folder.has(PERFORMANCE):
             measured = measured_performance(model, task)
-            record = {f"{k} of {folder.path.name}": v for k, v in measured.items()}
+            of = f"{name}, {negatives} negatives" if negatives else name
+            record = {f"{part} of {of}": one for part, one in measured.items()}
             files.write_json(folder / PERFORMANCE, performance.to_json(record))
         truths = known(model, task)
         if truths:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -26,7 +27,9 @@ def by_command(tmp_path_factory):
     fields |= {f"evaluate.{name}": repr(value) for name, value in OPTIONS.items()}
     arguments = [f"--config={ROOT}/configs/circuits/planted.py", f"--workdir={folder}"]
     arguments += [f"--config.{name}={value}" for name, value in fields.items()]
-    main._run(main._parse(["circuits-jax", *arguments, "--compilation_cache_dir="]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["circuits-jax", *arguments, "--compilation_cache_dir="])
+        main._run(main._parse(sys.argv))
     return workdir.Workdir(folder, {}, {})
 
 

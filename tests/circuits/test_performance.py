@@ -45,16 +45,13 @@ def everywhere(task, change):
 
 @pytest.mark.parametrize("metric", ["logit_diff", "prob_diff"])
 def test_performance_is_the_definition(model, metric):
-    """More pairs than a pass takes; recomputed prompt by prompt."""
+    """More pairs than a pass takes; recomputed from the logits."""
     task = dataclasses.replace(tiny.task(n=3, n_held_out=18), metric=metric)
     found = performance.measure(model, task)
     for name, pairs in (("learn", task.learn), ("held_out", task.held_out)):
-        values = np.array(
+        values = np.stack(
             [
-                [
-                    float(metric_values(model.logits([text]), targets(pairs[i : i + 1]), metric)[0])
-                    for i, text in enumerate(texts)
-                ]
+                metric_values(model.logits(texts), targets(pairs), metric)
                 for texts in (pairs.positives, pairs.negatives)
             ]
         )
@@ -146,8 +143,8 @@ def said(call):
 
 def test_a_task_that_is_done_is_not_doubted(planted):
     model, task = planted
-    scores, of_discover = said(lambda: cj.discover(model, task, "exact_patching"))
-    options = cj.EvaluationOptions(ablations=("mean",), curve=(), n_random=0)
+    scores, of_discover = said(lambda: cj.discover(model, task, METHOD))
+    options = cj.EvaluationOptions(ablations=("zero",), curve=(), n_random=0)
     evaluation, of_evaluate = said(
         lambda: cj.evaluate(model, task, scores.circuit(size=2), 0, options)
     )
@@ -203,12 +200,8 @@ def test_a_record_of_json_gives_the_same_back():
     assert performance.from_json(performance.to_json(measured)) == measured
 
 
-def test_prompts_of_no_words_are_pairs_too(model):
-    """One pair has no interval: nothing is known of its noise, and that is said."""
-    task = dataclasses.replace(
-        tiny.task(), learn=PromptPairs(*(x[:1] for x in vars(tiny.task().learn).values()))
-    )
-    _, sentences = said(lambda: cj.discover(model, task, METHOD))
+def test_nothing_is_known_of_the_noise_of_one_pair(model):
+    _, sentences = said(lambda: cj.discover(model, tiny.task(n=1), METHOD))
     assert any("(a single pair: no interval) over one pair to learn from" in s for s in sentences)
 
 
