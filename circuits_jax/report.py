@@ -127,7 +127,7 @@ def _context(results: Results) -> dict[str, Any]:
         "heads": heads,
         "records": [head.record() for head in heads],
         "best": best_first(circuit.head_scores)[0],
-        "top": np.max(np.abs(circuit.head_scores)),
+        "top": float(np.max(np.abs(circuit.head_scores))),
         "signed": bool((circuit.head_scores < 0).any()),
         "map": figures.grid(shape, 250, (11, 26)),
         "graph": graph,

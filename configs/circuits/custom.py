@@ -3,7 +3,7 @@
 Each line is {"positive": ..., "negative": ..., "answer": ..., "foil": ...}: a prompt after which
 the model can tell the answer, a matched one after which it cannot, and one-token strings, such as
 " Mary", whose logits are compared. `--config.task.n` of the lines learn, the others are held out;
-`--config.task.n_held_out` of them where it is given, which makes judging the circuit as much faster.
+`--config.task.n_held_out=10` holds out 10 of them, which makes judging the circuit faster.
 Cost: as the number and length of the prompts; 10 + 10 short ones take under a minute.
 
     ./run.sh circuits --config=configs/circuits/custom.py --config.task.path=FILE.jsonl
