@@ -15,6 +15,7 @@ def settings(tmp_path_factory):
     chosen.model = str(tiny.write_model(folder / "model"))
     chosen.task.path = str(tiny.write_task(folder / "task.jsonl", tiny.pairs(8)))
     chosen.task.n, chosen.task.n_held_out, chosen.method = 3, 4, "mean_difference"
+    chosen.circuit.size = 8  # with edges among them
     chosen.evaluate.update({"ablations": ("mean", "zero"), "curve": (0.5,), "n_random": 1})
     return chosen.lock()
 
