@@ -11,7 +11,7 @@ print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
 from circuits_jax import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported
 from circuits_jax.activations import head_outputs
 from circuits_jax.circuit import Circuit, Scores, load_circuit
-from circuits_jax.errors import InputError
+from circuits_jax.errors import InputError, TaskWarning
 from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate
 from circuits_jax.formats import load_graph_json, save_graph_json
 from circuits_jax.methods import METHODS, discover
@@ -31,6 +31,7 @@ __all__ = [
     "PromptPairs",
     "Scores",
     "Task",
+    "TaskWarning",
     "bootstrap",
     "discover",
     "evaluate",

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from circuits_jax import files
+from circuits_jax import errors, files
 from circuits_jax.errors import InputError
 
 SCHEMA, SCHEMA_VERSION = "circuits_jax/circuit", 1
+NOISE = 1e-4  # of the largest score: what float32 through many layers leaves of nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,19 @@ class Circuit:
     def size(self) -> int:
         """Number of heads."""
         return int(self.heads.sum())
+
+    @property
+    def asked(self) -> int:
+        """Heads that were asked for: more than `size` where the others score no more than noise."""
+        return int(self.rule.get("size", self.size))
+
+    def __repr__(self) -> str:
+        layers, width = self.heads.shape
+        best = ", ".join(f"{layer}.{head}" for layer, head in self.ranked_heads()[:5])
+        return (
+            f"Circuit({self.size} of {layers} x {width} heads, {int(self.edges.sum())} edges; "
+            f"strongest heads: {best or 'none'})"
+        )
 
     def ranked_heads(self) -> list[tuple[int, int]]:
         """(layer, head) of the circuit's heads, best first."""
@@ -79,12 +94,15 @@ class Circuit:
         Schema, version 1: `schema`, `version`, `sign` ("higher = in the circuit"), `rule` (how the
         heads were chosen), `n_layers`, `n_heads`; `heads`, best first, each with `layer`, `head`
         (from 0) and `score`; `edges`, best first, each with `from` and `to` ([layer, head]) and
-        `score`; and whatever is given in `about`, such as `model`, `task`, `evaluation`.
+        `score`; and whatever is given in `about`, such as `model`, `warnings`, `evaluation`, which
+        stands before the heads.
 
         Raises:
             InputError: the file cannot be written.
         """
-        files.write_json(Path(path), self.to_json() | about)
+        record = self.to_json()
+        head = {name: record.pop(name) for name in ("schema", "version", "sign")}
+        files.write_json(Path(path), head | about | record)
 
 
 def load_circuit(path: str | Path) -> Circuit:
@@ -129,7 +147,8 @@ class Scores:
     Attributes:
         head_scores: higher = in the circuit.
         edge_scores: [g, g'], head g of an earlier layer to head g' of a later one; 0 elsewhere.
-        details: further arrays that the method has to show, by name, such as `codes`.
+        details: further arrays that the method has to show, by name, such as `codes`. `noise` is
+            the score up to which a head says nothing, where that is not `NOISE` of the largest.
     """
 
     head_scores: Float[Array | np.ndarray, "L H"]
@@ -161,35 +180,79 @@ class Scores:
     ) -> Circuit:
         """The circuit of the `size` best heads, or of the heads that score above `threshold`.
 
+        A score of 0 says nothing for a head, and one that is no more than rounding noise (`NOISE`
+        of the largest, in size) says no more: such a head is never taken, nor is one below 0 for a
+        size. So there may be fewer heads than were asked for.
+
         Args:
             size: number of heads; ties go to the earlier head. Default: a quarter of all heads.
             threshold: in place of a size.
-            n_edges: the best edges between those heads, at most this many and none of score 0;
-                default: as many as heads.
+            n_edges: the best edges between those heads, at most this many and none of score 0 or
+                of noise; default: as many as heads.
 
         Raises:
             InputError: both size and threshold, a size that is not in 0 ... G, n_edges below 0, or
-                a score that is not finite.
+                scores that are not finite.
+
+        Warns:
+            TaskWarning: fewer heads than were asked for.
         """
         self.check_finite("scores")
         head_scores = np.asarray(self.head_scores)
         edge_scores = np.asarray(self.edge_scores)
+        noise = self.details.get("noise")
+        noise = None if noise is None else float(noise)
         if size is not None and threshold is not None:
             raise InputError(f"size ({size}) and threshold ({threshold}) were given; give one")
         if threshold is not None:
-            heads, rule = head_scores > threshold, {"threshold": float(threshold)}
+            says = above_noise(np.abs(head_scores), noise)
+            heads, rule = (head_scores > threshold) & says, {"threshold": float(threshold)}
         else:
             size = round(head_scores.size / 4) if size is None else size
             if not 0 <= size <= head_scores.size:
                 raise InputError(f"size is {size}; allowed is 0 to {head_scores.size}")
-            heads, rule = top(head_scores, size), {"size": int(size)}
+            says = above_noise(head_scores, noise)
+            heads, rule = (
+                top(np.where(says, head_scores, -np.inf), size) & says,
+                {"size": int(size)},
+            )
+            if heads.sum() < size:
+                errors.warn([fewer_heads(int(heads.sum()), int(size))])
         inside = heads.reshape(-1)
         candidates = np.where(inside[:, None] & inside[None, :], edge_scores, 0)
         n_edges = int(heads.sum()) if n_edges is None else n_edges
         if n_edges < 0:
             raise InputError(f"n_edges is {n_edges}; allowed is 0 and above")
-        edges = top(candidates, min(n_edges, edge_scores.size)) & (candidates > 0)
+        says = candidates > NOISE * np.max(np.abs(edge_scores), initial=0)
+        edges = top(candidates, min(n_edges, edge_scores.size)) & says
         return Circuit(heads, edges, head_scores, edge_scores, rule)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, np.shape(self.head_scores)))
+        best = ""
+        if not isinstance(self.head_scores, jax.core.Tracer):
+            flat = np.asarray(self.head_scores)
+            order = [tuple(np.unravel_index(g, flat.shape)) for g in best_first(flat)[:5]]
+            best = "; strongest: " + ", ".join(f"{a}.{b} {flat[a, b]:.3g}" for a, b in order)
+        details = f"; details: {', '.join(self.details)}" if self.details else ""
+        return f"Scores({shape} heads{best}{details})"
+
+
+def above_noise(
+    scores: Float[np.ndarray, "..."], noise: float | None = None
+) -> Bool[np.ndarray, "..."]:
+    """Scores that say something: above `noise`, by default `NOISE` of the largest in size."""
+    if noise is None:
+        noise = NOISE * float(np.max(np.abs(scores), initial=0))
+    return scores > noise
+
+
+def fewer_heads(size: int, asked: int) -> str:
+    """The sentence on heads that were asked for and are not there."""
+    return (
+        f"the circuit has {size} of the {asked} heads asked for: no other head's score is above "
+        "rounding noise"
+    )
 
 
 def best_first(scores: Float[np.ndarray, "..."]) -> np.ndarray:

@@ -15,6 +15,7 @@ import csv
 import dataclasses
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax import compare_report, files, progress
+from circuits_jax import compare_report, errors, files, keys, performance, progress
 from circuits_jax.ablation import trial
 from circuits_jax.agreement import Agreement, against_exact
 from circuits_jax.areas import SIZES, area_masks, cmd, cpr
@@ -32,13 +33,14 @@ from circuits_jax.command import check_values
 from circuits_jax.config import comparison
 from circuits_jax.cost import Cost, measured, passes
 from circuits_jax.errors import InputError
-from circuits_jax.evaluation import against_truth, faithfulness
+from circuits_jax.evaluation import against_truth, faithfulness, warnings_of
 from circuits_jax.judging import judged
 from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
-from circuits_jax.pipeline import check_fields, cut, task_of
+from circuits_jax.performance import Interval
+from circuits_jax.pipeline import check_fields, cut, measured_performance, task_of
 from circuits_jax.tasks import GroundTruth, Task, metric_values, targets
 from circuits_jax.workdir import Workdir, open_workdir
 
@@ -54,6 +56,8 @@ class Row:
         edge_truths: the same of edge scores, where the circuit's edges are known; over pairs of an
             earlier and a later head.
         faithfulness: of the circuit, by ablation.
+        ranges: what faithfulness is a share of, by ablation.
+        heads: in the circuit; fewer than asked for where the others score no more than noise.
         worst_divergence: the largest over prompts, with others resampled (`evaluation.py`).
         cpr, cmd: see `areas.py`.
         cost: see `cost.py`.
@@ -64,6 +68,8 @@ class Row:
     truths: dict[str, float]
     edge_truths: dict[str, float]
     faithfulness: dict[str, float]
+    ranges: dict[str, Interval]
+    heads: int
     worst_divergence: float
     cpr: float
     cmd: float
@@ -80,6 +86,7 @@ class Row:
             **{f"auc_{name}": value for name, value in self.truths.items()},
             **{f"edge_auc_{name}": value for name, value in self.edge_truths.items()},
             **{f"faithfulness_{name}": value for name, value in self.faithfulness.items()},
+            "heads": self.heads,
             "worst_divergence": self.worst_divergence,
             "cpr": self.cpr,
             "cmd": self.cmd,
@@ -105,32 +112,53 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     workdir = open_workdir(config, path)
     if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
-        print(table(files.read_json(workdir / "compare.json")["rows"]))
+        print(printed(files.read_json(workdir / "compare.json")))
         return workdir / "report.html"
     with workdir.stage("load model"):
         model = load_model(config.model, config.dtype)
     with workdir.stage("make prompts"):
         task = task_of(config, model)
+    with workdir.stage("measure performance"):
+        measured = measured_performance(model, task)
     workdir.begin()
     with workdir.stage("reference"):
         effects, gap = reference(workdir, model, task)
     for method in methods_of(config):  # first, as a cold call forgets all that judging has compiled
         with workdir.stage(method):
             score(workdir, config, model, task, method)
-    with workdir.stage("judge"):
+    with workdir.stage("judge"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.TaskWarning)  # of fewer heads: the table says it
         rows = [
             row(workdir, config, model, task, method, effects, gap) for method in methods_of(config)
         ]
     cells = [one.cells() for one in rows]
     truths = {truth.name: truth.source for truth in known(model, task)}
-    record = {"model": config.model, "task": config.task.name, "gap": gap, "truths": truths}
-    files.write_json(workdir / "compare.json", record | {"sizes": SIZES, "rows": cells})
+    record = {
+        "warnings": warnings_of(measured, rows[0].ranges),
+        "performance": performance.to_json(measured),
+        "model": config.model,
+        "task": config.task.name,
+        "gap": gap,
+        "truths": truths,
+        "sizes": SIZES,
+        "rows": cells,
+    }
+    files.write_json(workdir / "compare.json", record)
     files.write(workdir / "compare.csv", as_csv(cells))
     environment = files.read_json(workdir / "run.json")
-    page = compare_report.render(cells, task, truths, workdir.config, environment)
+    page = compare_report.render(
+        cells, task, truths, workdir.config, environment, measured, record["warnings"]
+    )
     files.write(workdir / "report.html", page)
-    print(table(cells))
+    print(printed(record))
     return workdir / "report.html"
+
+
+def printed(record: dict[str, Any]) -> str:
+    """What a terminal shows of compare.json: performance, warnings and the table."""
+    text = performance.lines(performance.from_json(record["performance"]))
+    text += [f"Warning: {sentence}." for sentence in record["warnings"]]
+    return "\n".join([*text, "", table(record["rows"])])
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -180,7 +208,7 @@ def score(
     own = Workdir(workdir / name, workdir.config, {})
     if own.has("scores.npz") and own.has("cost.json"):
         return
-    options, key = method_options(name, **config[name]), jax.random.key(config.seed)
+    options, key = method_options(name, **config[name]), keys.stream(config.seed, "method")
     scores, cost = measured(
         lambda: METHODS[name].run(model, task, key, options),
         passes(name, options, model, task),
@@ -209,19 +237,17 @@ def row(
         exact=against_exact(scores, effects, gap),
         **against_known(scores, known(model, task)),
         **judgement(config, model, task, scores),
-        cost=Cost(**_numbers(files.read_json(own / "cost.json"))),
+        cost=Cost(**files.numbers(files.read_json(own / "cost.json"))),
     )
     files.write_json(own / "row.json", dataclasses.asdict(found))
     return found
 
 
-def _numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """NaN again, where JSON has null."""
-    return {name: math.nan if value is None else value for name, value in record.items()}
-
-
 def _row_from_json(record: dict[str, Any]) -> Row:
-    parts = {k: _numbers(v) if isinstance(v, dict) else v for k, v in _numbers(record).items()}
+    parts = {
+        k: files.numbers(v) if isinstance(v, dict) else v for k, v in files.numbers(record).items()
+    }
+    parts["ranges"] = {name: Interval(**files.numbers(v)) for name, v in record["ranges"].items()}
     return Row(**parts | {"exact": Agreement(**parts["exact"]), "cost": Cost(**parts["cost"])})
 
 
@@ -247,11 +273,14 @@ def against_known(scores: Scores, truths: list[GroundTruth]) -> dict[str, dict[s
 def judgement(
     config: ml_collections.ConfigDict, model: LanguageModel, task: Task, scores: Scores
 ) -> dict[str, Any]:
-    """Faithfulness of the circuit by ablation, and CPR and CMD with heads resampled."""
+    """Faithfulness of the circuit by ablation, and CPR and CMD with heads resampled.
+
+    With it, what that is a share of.
+    """
     circuit = cut(scores, config.circuit).heads
     extremes = np.stack([np.ones_like(circuit), np.zeros_like(circuit), circuit])
     areas = area_masks(scores)
-    found, parts = {}, {}
+    found, ranges, parts = {}, {}, {"heads": int(circuit.sum())}
     for ablation in ("resample", "mean", "zero"):
         masks = extremes
         if ablation == "resample":
@@ -265,14 +294,16 @@ def judgement(
             config.masks_at_once,
             progress.shown,
         )
-        full, empty, *kept = values.mean(axis=1)[back.reshape(-1)]
+        values = values[back.reshape(-1)]
+        ranges[ablation] = performance.interval(values[0] - values[1])
+        full, empty, *kept = values.mean(axis=1)
         own, *curve = faithfulness(np.array(kept), float(full), float(empty))
         found[ablation] = float(own)
         if ablation == "resample":
             signed, absolute = np.array(curve).reshape(2, len(SIZES))
             worst = divergence[back.reshape(-1)[2]].max()
-            parts = {"cpr": cpr(signed), "cmd": cmd(absolute), "worst_divergence": float(worst)}
-    return parts | {"faithfulness": found}
+            parts |= {"cpr": cpr(signed), "cmd": cmd(absolute), "worst_divergence": float(worst)}
+    return parts | {"faithfulness": found, "ranges": ranges}
 
 
 def as_csv(cells: list[dict[str, Any]]) -> str:

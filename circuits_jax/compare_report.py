@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuits_jax import charts, figures, files
+from circuits_jax.performance import Performance, labelled
 from circuits_jax.report import METRICS, TASKS, environment_of_templates
 from circuits_jax.tasks import Task
 
@@ -25,6 +26,7 @@ COLUMNS = {
     ),
     "faithfulness_mean": ("faithful, mean", "faithfulness, others replaced by their mean"),
     "faithfulness_zero": ("faithful, zero", "faithfulness, others set to zero"),
+    "heads": ("heads", "heads of the circuit; fewer than asked for where others score only noise"),
     "worst_divergence": ("worst KL", "largest KL over prompts, others resampled, in nats"),
     "cpr": ("CPR", "area under faithfulness, by signed effect; higher is better"),
     "cmd": ("CMD", "area between faithfulness and 1, by absolute effect; 0 is best"),
@@ -54,6 +56,8 @@ def render(
     truths: Mapping[str, str],
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
+    measured: Mapping[str, Performance],
+    warnings: Sequence[str],
 ) -> str:
     """The page as HTML; like the report of a run, it loads nothing from anywhere.
 
@@ -63,6 +67,8 @@ def render(
         truths: name -> source of the circuits that are known.
         config: the resolved config.
         environment: versions, devices, seconds.
+        measured: how the model does the task.
+        warnings: why faithfulness may mean nothing.
     """
     quality = f"auc_{next(iter(truths))}" if truths else "auc_exact"
     marks, time, auc = figure(cells, quality)
@@ -73,6 +79,8 @@ def render(
         "model": str(config["model"]).rstrip("/").split("/")[-1],
         "metric": METRICS.get(task.metric, task.metric),
         "task": task,
+        "performance": labelled(measured),
+        "warnings": warnings,
         "quality": f"the known circuit ({next(iter(truths))})" if truths else "exact patching",
         "truths": truths,
         "marks": marks,

@@ -16,9 +16,10 @@ def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "circuit", with every field at its default.
 
     Fields: `model`, `dtype`, `seed`, `method`; `task` (name, n, n_held_out and the options of that
-    task); `circuit` (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0
-    for none, and n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each
-    method a section of its own name with its options.
+    task; n_held_out None is 10, or of the lines of a file all that do not learn); `circuit`
+    (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0 for none, and
+    n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each method a section
+    of its own name with its options.
     """
     evaluate = dataclasses.asdict(EvaluationOptions())
     stability = {"n": 100, "n_seeds": 5}
@@ -100,13 +101,14 @@ def _config(
     job: str, task: str, task_options: dict[str, Any], **fields: Any
 ) -> ml_collections.ConfigDict:
     """What all jobs have, and a section for each method."""
+    held_out = config_dict.placeholder(int)
     config = ml_collections.ConfigDict(
         {
             "job": job,
             "model": "smollm2",
             "dtype": "float32",
             "seed": 0,
-            "task": {"name": task, "n": 5, "n_held_out": 10, **task_options},
+            "task": {"name": task, "n": 5, "n_held_out": held_out, **task_options},
             "circuit": {
                 "fraction": 0.25,
                 "size": config_dict.placeholder(int),

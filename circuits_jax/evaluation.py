@@ -21,9 +21,14 @@ in which u's output z_u W_O is the ablated one. Everything else reads u as it is
 and the final logits. So the direct path is cut, and paths through MLPs stay. A circuit of all edges
 among its heads is as faithful as its heads; one of fewer edges is judged harder. Its completeness
 is the faithfulness of the same heads with all edges among them but its own.
+
+What faithfulness is a share of, m(M) - m(nothing), is given with its 95 % interval: where that is
+not above 0, faithfulness is a number without a meaning, and the evaluation says so.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,12 +36,24 @@ import numpy as np
 from flax import struct
 from jaxtyping import Bool, Float, Int
 
-from circuits_jax import progress
+from circuits_jax import errors, files, keys, performance, progress
 from circuits_jax.ablation import Ablation, Trial, trial
-from circuits_jax.circuit import Circuit, top
+from circuits_jax.circuit import Circuit, above_noise, fewer_heads, top
 from circuits_jax.judging import edges_judged, judged
 from circuits_jax.models.language_model import LanguageModel
-from circuits_jax.tasks import Task, metric_values, targets
+from circuits_jax.performance import Interval, Performance
+from circuits_jax.tasks import Task
+
+ROUNDING = 1e-6  # of a metric
+ABLATED = {"mean": "set to their mean", "zero": "set to zero", "resample": "resampled"}
+KINDS = ("circuit", "complement", "random", "edges", "edges_complement", "random_edges")
+Keep = Callable[..., Any]  # (name, make, *args) -> a part: found by its name, or made and kept
+
+
+def made(name: str, make: Callable[..., Any], *args: Any) -> Any:
+    """Parts are made, and not kept."""
+    del name
+    return make(*args)
 
 
 def faithfulness(
@@ -44,10 +61,12 @@ def faithfulness(
 ) -> Float[np.ndarray, "*M"]:
     """Share of the metric's range that a circuit keeps: 1 for all heads, 0 for none.
 
-    NaN where ablating every head changes nothing.
+    NaN where ablating every head changes nothing, or no more than rounding does.
     """
     span = full - nothing
-    return (np.asarray(values) - nothing) / (span if span else np.nan)
+    if abs(span) <= ROUNDING * max(abs(full), abs(nothing)):
+        span = np.nan
+    return (np.asarray(values) - nothing) / span
 
 
 def random_masks(
@@ -139,7 +158,7 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """All that is known of how good a circuit is.
+    """All that is known of how good a circuit is; prints as a short table.
 
     Attributes:
         positive_metric: the whole model's metric on held-out positive prompts.
@@ -147,12 +166,82 @@ class Evaluation:
         judgements: faithfulness by ablation, size and kind; of edges at the circuit's own size, and
             only where it has edges.
         truths: agreement with published circuits of this model, by name; empty where none is known.
+        performance: of the whole model on the pairs "learn" and "held_out" (`performance.py`).
+        ranges: m(all heads) - m(no heads), by ablation: what faithfulness is a share of.
+        size: heads of the circuit.
+        asked: heads that were asked for; more than `size` where the others' scores are noise.
     """
 
     positive_metric: float
     negative_metric: float
     judgements: tuple[Judgement, ...]
     truths: dict[str, TruthMetrics]
+    performance: Mapping[str, Performance] = dataclasses.field(default_factory=dict)
+    ranges: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
+    size: int = 0
+    asked: int = 0
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the circuit may say nothing about the task; empty where the task is one."""
+        return performance.doubts(self.performance)
+
+    @property
+    def warnings(self) -> list[str]:
+        """All that a reader has to know before the numbers, one sentence each."""
+        fewer = [fewer_heads(self.size, self.asked)] if self.size < self.asked else []
+        return [*warnings_of(self.performance, self.ranges), *fewer]
+
+    def means_something(self, ablation: str) -> bool:
+        """Whether faithfulness by this ablation is a share of something above noise."""
+        return ablation not in self.ranges or self.ranges[ablation].above_zero
+
+    def __str__(self) -> str:
+        return "\n".join(summary(self))
+
+
+def warnings_of(measured: Mapping[str, Performance], ranges: Mapping[str, Interval]) -> list[str]:
+    """What puts faithfulness in doubt: the task, and what it is a share of, by ablation."""
+    what = "faithfulness means nothing where it is a share of noise or less: the metric with all "
+    named = {f"with others {ABLATED[ablation]}": one for ablation, one in ranges.items()}
+    of_ranges = performance.below_zero(f"{what}heads less that with none", named)
+    return [*performance.doubts(measured), *of_ranges, *performance.remarks(measured)]
+
+
+def summary(evaluation: Evaluation) -> list[str]:
+    """The evaluation as lines of text: performance, faithfulness at its size, truths, warnings."""
+    text = performance.lines(evaluation.performance) if evaluation.performance else []
+    own = by_ablation(evaluation.judgements, evaluation.size)
+    kinds = [kind for kind in KINDS if any(kind in row for row in own.values())]
+    if kinds:
+        text += ["", f"faithfulness, {evaluation.size} heads"]
+        rows = [("others", *(kind.replace("_", " ") for kind in kinds))]
+        for ablation, row in own.items():
+            mark = "" if evaluation.means_something(ablation) else " (no meaning)"
+            rows.append((ablation + mark, *(_share(row.get(kind)) for kind in kinds)))
+        text += performance.aligned(rows)
+    if evaluation.truths:
+        names = [field.name for field in dataclasses.fields(TruthMetrics)]
+        rows = [("known circuit", *(name.replace("_", " ") for name in names))]
+        for name, truth in evaluation.truths.items():
+            rows.append((name, *(f"{getattr(truth, one):.2f}" for one in names)))
+        text += ["", *performance.aligned(rows)]
+    return text + [f"Warning: {sentence}." for sentence in evaluation.warnings]
+
+
+def _share(judgement: Judgement | None) -> str:
+    if judgement is None or np.isnan(judgement.faithfulness):
+        return "-"
+    spread = f" ± {judgement.spread:.2f}" if judgement.kept.startswith("random") else ""
+    return f"{judgement.faithfulness:z.2f}{spread}"
+
+
+def by_ablation(judgements: Sequence[Judgement], size: int) -> dict[str, dict[str, Judgement]]:
+    """The judgements at the circuit's own size: by ablation, the curve's first, and by kind."""
+    return {
+        name: {j.kept: j for j in judgements if j.ablation == name and j.size == size}
+        for name in dict.fromkeys(j.ablation for j in judgements)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,21 +263,30 @@ class EvaluationOptions:
 
 def evaluation_from_json(record: dict[str, Any]) -> Evaluation:
     """An evaluation from its record in circuit.json."""
-    judgements = tuple(
-        Judgement(**{k: np.nan if v is None else v for k, v in row.items()})
-        for row in record["judgements"]
+    known = {field.name for field in dataclasses.fields(Evaluation)}
+    given = {name: value for name, value in record.items() if name in known}
+    return Evaluation(
+        **given
+        | {
+            "judgements": tuple(Judgement(**files.numbers(row)) for row in record["judgements"]),
+            "truths": {n: TruthMetrics(**files.numbers(v)) for n, v in record["truths"].items()},
+            "performance": performance.from_json(record.get("performance", {})),
+            "ranges": {
+                n: Interval(**files.numbers(v)) for n, v in record.get("ranges", {}).items()
+            },
+        }
     )
-    truths = {name: TruthMetrics(**values) for name, values in record["truths"].items()}
-    return Evaluation(**record | {"judgements": judgements, "truths": truths})
 
 
 def evaluate(
     model: LanguageModel,
     task: Task,
     circuit: Circuit,
-    key: jax.Array | None = None,
+    key: jax.Array | int | None = None,
     options: EvaluationOptions | None = None,
     track: progress.Track = progress.silent,
+    keep: Keep = made,
+    measured: Mapping[str, Performance] | None = None,
 ) -> Evaluation:
     """Judge a circuit, and the circuits of other sizes by the same scores, on held-out prompts.
 
@@ -196,28 +294,42 @@ def evaluate(
         model: a loaded model.
         task: its held-out pairs judge.
         circuit: what `Scores.circuit` cut.
-        key: of the random circuits; default seed 0.
+        key: of the random circuits: a seed, or a key; default seed 0.
         options: see `EvaluationOptions`.
         track: shows progress.
+        keep: finds or makes each part (in terms of JSON), so that a stopped evaluation can go on.
+        measured: the model's performance, where `performance.measure` was called before.
+
+    Raises:
+        InputError: an argument in the place of another, or a task without contrast.
+
+    Warns:
+        TaskWarning: each of `Evaluation.warnings`.
     """
-    options = options or EvaluationOptions()
-    key = jax.random.key(0) if key is None else key
-    pairs, goal = task.held_out, targets(task.held_out)
-    positive, negative = (
-        float(np.mean(metric_values(model.logits(prompts), goal, task.metric)))
-        for prompts in (pairs.positives, pairs.negatives)
-    )
-    curve = sorted({circuit.size, *(round(f * circuit.heads.size) for f in options.curve)} - {0})
-    judgements = []
+    if isinstance(key, EvaluationOptions) and options is None:
+        key, options = None, key
+    for name, given, kind, how in (
+        ("model", model, LanguageModel, "as load_model gives it"),
+        ("task", task, Task, "as make_task gives it"),
+        ("circuit", circuit, Circuit, "as scores.circuit(size=...) gives it"),
+        ("options", options or EvaluationOptions(), EvaluationOptions, "or None"),
+    ):
+        errors.check_kind(name, given, kind, how)
+    options, key = options or EvaluationOptions(), keys.stream(key, "evaluation")
+    if measured is None:
+        measured = performance.measure(model, task)
+    judgements, ranges = [], {}
     for index, ablation in enumerate(options.ablations):
-        sizes = curve if index == 0 else [circuit.size]
-        prepared = trial(model, task.held_out, ablation)
-        rows, ends = _judge(model, task, circuit, sizes, prepared, ablation, key, options, track)
-        judgements += rows
+        judge = _Judge(model, task, circuit, ablation, key, options, track)
+        own = keep(ablation, judge.own)
+        ranges[ablation] = Interval(**files.numbers(own["range"]))
+        parts = [own["judgements"]]
+        sizes = _curve(circuit, options) if index == 0 else []
+        if sizes:
+            parts.append(keep(f"{ablation}-curve", judge.curve, sizes, own["ends"]))
         if circuit.edges.any():
-            judgements += _judge_edges(
-                model, task, circuit, prepared, ablation, ends, key, options, track
-            )
+            parts.append(keep(f"{ablation}-edges", judge.edges, own["ends"]))
+        judgements += [Judgement(**files.numbers(row)) for rows in parts for row in rows]
     truths = {
         truth.name: against_truth(
             circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
@@ -225,77 +337,116 @@ def evaluate(
         for truth in task.truths
         if model.name.split("/")[-1] == truth.model
     }
-    return Evaluation(positive, negative, tuple(judgements), truths)
+    held_out = measured["held_out"]
+    evaluation = Evaluation(
+        held_out.metric,
+        held_out.negative_metric,
+        tuple(judgements),
+        truths,
+        measured,
+        ranges,
+        circuit.size,
+        circuit.asked,
+    )
+    errors.warn(
+        text for text in evaluation.warnings if text != fewer_heads(circuit.size, circuit.asked)
+    )  # of which `Scores.circuit` has warned
+    return evaluation
 
 
-def _judge(
-    model: LanguageModel,
-    task: Task,
-    circuit: Circuit,
-    sizes: list[int],
-    prepared: Trial,
-    ablation: Ablation,
-    key: jax.Array,
-    options: EvaluationOptions,
-    track: progress.Track,
-) -> tuple[list[Judgement], tuple[float, float]]:
-    """Circuit, complement and random circuits of every size, as one stack of masks.
+def _curve(circuit: Circuit, options: EvaluationOptions) -> list[int]:
+    """The curve's sizes but the circuit's own, as far as there are heads that score above noise."""
+    most = int(above_noise(circuit.head_scores).sum())
+    sizes = {min(round(f * circuit.heads.size), most) for f in options.curve}
+    return sorted(sizes - {0, circuit.size})
 
-    With them, the metric with all heads and with none.
-    """
-    found = np.stack(
-        [
-            circuit.heads if size == circuit.size else top(circuit.head_scores, size)
-            for size in sizes
+
+@dataclasses.dataclass(frozen=True)
+class _Judge:
+    """One ablation's part of an evaluation. What is common to its parts is made when first used."""
+
+    model: LanguageModel
+    task: Task
+    circuit: Circuit
+    ablation: Ablation
+    key: jax.Array
+    options: EvaluationOptions
+    track: progress.Track
+
+    @functools.cached_property
+    def prepared(self) -> Trial:
+        return trial(self.model, self.task.held_out, self.ablation)
+
+    def own(self) -> dict[str, Any]:
+        """At the circuit's own size; the metric with all heads and with none."""
+        full = np.ones_like(self.circuit.heads)
+        values, divergence = self._judged(self._masks([self.circuit.size]), full, ~full)
+        whole, nothing = values[0], values[1]
+        ends = [float(whole.mean()), float(nothing.mean())]
+        rows = self._rows([self.circuit.size], values[2:], divergence[2:], ends)
+        of_range = performance.interval(whole - nothing)
+        return {"ends": ends, "range": dataclasses.asdict(of_range), "judgements": rows}
+
+    def curve(self, sizes: list[int], ends: list[float]) -> list[dict[str, Any]]:
+        """At the other sizes of the curve."""
+        return self._rows(sizes, *self._judged(self._masks(sizes)), ends)
+
+    def edges(self, ends: list[float]) -> list[dict[str, Any]]:
+        """The circuit's heads with its own edges, with all others, and with random ones."""
+        candidates = edges_between(self.circuit.heads)
+        own = self.circuit.edges & candidates
+        key, n = jax.random.fold_in(self.key, 1), self.options.n_random
+        random = random_edges(key, candidates, int(own.sum()), n)
+        values, divergence = edges_judged(
+            self.model,
+            self.prepared,
+            self.circuit.heads,
+            np.concatenate([own[None], (candidates & ~own)[None], random]),
+            self.task.metric,
+            self._shown,
+        )
+        rows = (
+            ("edges", slice(0, 1)),
+            ("edges_complement", slice(1, 2)),
+            ("random_edges", slice(2, None)),
+        )
+        return [
+            _judgement(self.ablation, kept, self.circuit.size, values[some], divergence[some], ends)
+            for kept, some in rows
+            if len(values[some])
         ]
-    )
-    random = random_masks(key, circuit.heads.shape, sizes, options.n_random)
-    everything, nothing = np.ones_like(found[:1]), np.zeros_like(found[:1])
-    groups = [everything, nothing, found, ~found, random.reshape(-1, *circuit.heads.shape)]
-    values, divergence = judged(
-        model, prepared, np.concatenate(groups), task.metric, options.masks_at_once, track
-    )
-    ends = float(values[0].mean()), float(values[1].mean())
-    values, divergence = (  # circuit, complement, then random rows
-        x[2:].reshape(-1, len(sizes), x.shape[1]) for x in (values, divergence)
-    )
-    kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
-    judgements = [
-        _judgement(ablation, kept, size, values[rows, i], divergence[rows, i], ends)
-        for kept, rows in kinds.items()
-        for i, size in enumerate(sizes)
-        if len(values[rows])
-    ]
-    return judgements, ends
 
+    def _masks(self, sizes: list[int]) -> Bool[np.ndarray, "M L H"]:
+        """Circuit, complement and random circuits of every size."""
+        circuit = self.circuit
+        found = np.stack(
+            [
+                circuit.heads if size == circuit.size else top(circuit.head_scores, size)
+                for size in sizes
+            ]
+        )
+        random = random_masks(self.key, circuit.heads.shape, sizes, self.options.n_random)
+        return np.concatenate([found, ~found, random.reshape(-1, *circuit.heads.shape)])
 
-def _judge_edges(
-    model: LanguageModel,
-    task: Task,
-    circuit: Circuit,
-    prepared: Trial,
-    ablation: Ablation,
-    ends: tuple[float, float],
-    key: jax.Array,
-    options: EvaluationOptions,
-    track: progress.Track,
-) -> list[Judgement]:
-    """The circuit's heads with its own edges, with all others, and with random ones."""
-    candidates = edges_between(circuit.heads)
-    own = circuit.edges & candidates
-    random = random_edges(jax.random.fold_in(key, 1), candidates, int(own.sum()), options.n_random)
-    masks = np.concatenate([own[None], (candidates & ~own)[None], random])
-    values, divergence = edges_judged(model, prepared, circuit.heads, masks, task.metric, track)
-    kinds = {
-        "edges": slice(0, 1),
-        "edges_complement": slice(1, 2),
-        "random_edges": slice(2, None),
-    }
-    return [
-        _judgement(ablation, kept, circuit.size, values[rows], divergence[rows], ends)
-        for kept, rows in kinds.items()
-        if len(values[rows])
-    ]
+    def _judged(self, masks: Bool[np.ndarray, "M L H"], *first: Bool[np.ndarray, "L H"]):
+        masks = np.concatenate([*(mask[None] for mask in first), masks])
+        at_once = self.options.masks_at_once
+        return judged(self.model, self.prepared, masks, self.task.metric, at_once, self._shown)
+
+    def _rows(self, sizes, values, divergence, ends) -> list[dict[str, Any]]:
+        """Judgements of what `_masks` made, size by size."""
+        values, divergence = (x.reshape(-1, len(sizes), x.shape[1]) for x in (values, divergence))
+        kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
+        return [
+            _judgement(self.ablation, kept, size, values[some, i], divergence[some, i], ends)
+            for kept, some in kinds.items()
+            for i, size in enumerate(sizes)
+            if len(values[some])
+        ]
+
+    def _shown(self, items: Sequence[Any], description: str) -> Iterable[Any]:
+        """Progress that names the ablation."""
+        return self.track(items, f"{self.ablation}: {description}")
 
 
 def _judgement(
@@ -304,12 +455,12 @@ def _judgement(
     size: int,
     values: Float[np.ndarray, "M B"],
     divergence: Float[np.ndarray, "M B"],
-    ends: tuple[float, float],
-) -> Judgement:
-    """One row, of circuits of one kind and size."""
+    ends: Sequence[float],
+) -> dict[str, Any]:
+    """One row in terms of JSON, of circuits of one kind and size."""
     metric = values.mean(axis=1)
     share = faithfulness(metric, *ends)
-    return Judgement(
+    row = Judgement(
         ablation,
         kept,
         size,
@@ -319,6 +470,7 @@ def _judgement(
         float(divergence.mean()),
         float(divergence.max()),
     )
+    return files.plain(dataclasses.asdict(row))
 
 
 def _mask(heads: frozenset[tuple[int, int]], shape: tuple[int, int]) -> Bool[np.ndarray, "L H"]:

@@ -53,6 +53,13 @@ def record_sums(folder: Path) -> None:
         _replace(folder / SUMS, b"{}")
 
 
+def forget_sums(folder: Path, inside: str) -> None:
+    """Vouch no longer for the files of a folder inside, which is to be removed."""
+    sums = read_sums(folder / SUMS)
+    kept = {name: found for name, found in sums.items() if not name.startswith(f"{inside}/")}
+    _replace(folder / SUMS, json.dumps(kept, indent=1).encode())
+
+
 def read_sums(record: Path) -> dict[str, str]:
     """Name -> SHA-256 of the files that a record vouches for; a damaged record does for none."""
     with contextlib.suppress(InputError):
@@ -112,6 +119,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
+
+
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of JSON with NaN again, where it has null."""
+    return {name: np.nan if value is None else value for name, value in record.items()}
 
 
 def read_json(path: Path) -> Any:

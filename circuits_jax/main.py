@@ -8,6 +8,7 @@ discrete-code method; paper_table.py makes the paper's table. Fields that are of
 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
     --config.task.n=5           pairs of prompts that the method learns from
+    --config.task.n_held_out=10 pairs that judge the circuit; 0 for all others of a file
     --config.task.path=FILE     a file of JSON lines, for custom.py
     --config.method=sae_codes   or sae_codes_published, exact_patching, attribution,
                                 attribution_ig, eap, eap_ig, relp, acdc, hisp, cdt,

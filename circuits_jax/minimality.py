@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from circuits_jax import errors
 from circuits_jax.ablation import Ablation, trial
 from circuits_jax.circuit import Circuit
 from circuits_jax.evaluation import faithfulness
@@ -49,7 +50,16 @@ def minimality(
     """Remove every head of a circuit alone, on the held-out prompts; one compiled program.
 
     Cost: as many forward passes over the held-out pairs as the circuit has heads, and three.
+
+    Raises:
+        InputError: an argument in the place of another.
     """
+    for name, given, kind, how in (
+        ("model", model, LanguageModel, "as load_model gives it"),
+        ("task", task, Task, "as make_task gives it"),
+        ("circuit", circuit, Circuit, "as scores.circuit(size=...) gives it"),
+    ):
+        errors.check_kind(name, given, kind, how)
     heads = np.argwhere(circuit.heads)
     everything = np.ones_like(circuit.heads)
     without = np.repeat(circuit.heads[None], len(heads), axis=0)

@@ -14,12 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax import draws, files
+from circuits_jax import draws, files, keys, performance
 from circuits_jax.command import check_values
 from circuits_jax.config import paper_table
 from circuits_jax.errors import InputError
@@ -27,10 +26,11 @@ from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
+from circuits_jax.performance import Performance
 from circuits_jax.report import TASKS, environment_of_templates
 from circuits_jax.rows import captured_rows
 from circuits_jax.sweep import METHODS
-from circuits_jax.tasks import GroundTruth, make_task
+from circuits_jax.tasks import GroundTruth, Task, make_task
 from circuits_jax.workdir import Workdir, open_workdir
 
 PUBLISHED = {"ioi": (0.868, 0.008), "greater_than": (0.855, 0.036), "docstring": (0.869, 0.038)}
@@ -61,7 +61,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     workdir = open_workdir(config, path)
     if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
-        print(table(files.read_json(workdir / "paper_table.json")["rows"]))
+        print(printed(files.read_json(workdir / "paper_table.json")))
         return workdir / "report.html"
     names = [name for name in PUBLISHED if config.models[name]]
     with workdir.stage("load models"):
@@ -70,16 +70,23 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             for source in dict.fromkeys(config.models[name] for name in names)
         }
     workdir.begin()
-    rows = []
+    rows, measured = [], {}
     for name in names:
         with workdir.stage(name):
-            rows += of_task(workdir, config, models[config.models[name]], name)
-    record = {"rows": rows, "cdt_mean": CDT_MEAN}
+            task, own = task_of(workdir, config, models[config.models[name]], name)
+            rows += of_task(workdir, config, models[config.models[name]], task)
+            measured |= own
+    record = {
+        "warnings": [*performance.doubts(measured), *performance.remarks(measured)],
+        "performance": performance.to_json(measured),
+        "rows": rows,
+        "cdt_mean": CDT_MEAN,
+    }
     files.write_json(workdir / "paper_table.json", record)
     files.write(workdir / "paper_table.csv", as_csv(rows))
     environment = files.read_json(workdir / "run.json")
-    files.write(workdir / "report.html", _page(rows, workdir.config, environment))
-    print(table(rows))
+    files.write(workdir / "report.html", _page(record, measured, workdir.config, environment))
+    print(printed(record))
     return workdir / "report.html"
 
 
@@ -105,15 +112,31 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise InputError(f"config.models is empty; give one of {', '.join(PUBLISHED)}")
 
 
-def of_task(
+def task_of(
     workdir: Workdir, config: ml_collections.ConfigDict, model: LanguageModel, name: str
-) -> list[dict[str, Any]]:
-    """A row for each known circuit of the task."""
+) -> tuple[Task, dict[str, Performance]]:
+    """The task, and how the model does it on the pairs that are counted.
+
+    Raises:
+        InputError: a task without contrast.
+    """
     task = make_task(
         name, model.tokenizer, n=config.counted, n_held_out=config.task.n_held_out, seed=config.seed
     )
+    file = workdir / f"{name}-performance.json"
+    if not file.is_file():
+        measured = performance.measure(model, task, ("learn",))
+        files.write_json(file, performance.to_json({f"learn of {name}": measured["learn"]}))
+    return task, performance.from_json(files.read_json(file))
+
+
+def of_task(
+    workdir: Workdir, config: ml_collections.ConfigDict, model: LanguageModel, task: Task
+) -> list[dict[str, Any]]:
+    """A row for each known circuit of the task."""
+    name = task.name
     masks = {truth.name: _mask(truth, model) for truth in task.truths}
-    order = draws.orders(jax.random.key(config.seed), config.counted, config.n_trials)
+    order = draws.orders(keys.stream(config.seed, "draws"), config.counted, config.n_trials)
     areas = {}
     for method in config.methods:
         file = workdir / f"{name}-{method}.json"
@@ -124,7 +147,7 @@ def of_task(
                 for field in ("trained", "counted")
             ]
             rows = captured_rows(model, task.learn, options)
-            key = jax.random.key(config.seed)
+            key = keys.stream(config.seed, "method")
             found = draws.scores(key, rows, options, *pairs, [options.l1])[0, 0]
             files.write_json(file, {t: draws.aucs(found, mask) for t, mask in masks.items()})
         areas[method] = files.read_json(file)
@@ -194,6 +217,13 @@ HEADINGS = {
 }
 
 
+def printed(record: dict[str, Any]) -> str:
+    """What a terminal shows of paper_table.json: performance, warnings and the table."""
+    text = performance.lines(performance.from_json(record["performance"]))
+    text += [f"Warning: {sentence}." for sentence in record["warnings"]]
+    return "\n".join([*text, "", table(record["rows"])])
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The table as markdown."""
     lines = [cells(row) for row in rows]
@@ -202,9 +232,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, rule, *("| " + " | ".join(line.values()) + " |" for line in lines)])
 
 
-def _page(rows: list[dict[str, Any]], config: dict[str, Any], environment: dict[str, Any]) -> str:
-    lines = [cells(row) for row in rows]
+def _page(
+    record: dict[str, Any],
+    measured: dict[str, Performance],
+    config: dict[str, Any],
+    environment: dict[str, Any],
+) -> str:
+    lines = [cells(row) for row in record["rows"]]
     context = {
+        "performance": performance.labelled(measured),
+        "metric": "metric",
+        "warnings": record["warnings"],
         "lines": lines,
         "titles": TASKS,
         "missing": [name for name in PUBLISHED if not config["models"][name]],

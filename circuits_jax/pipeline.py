@@ -4,6 +4,8 @@ task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation
 """
 
 import dataclasses
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax import files, progress, report, stability
+from circuits_jax import errors, files, keys, performance, progress, report, stability
 from circuits_jax.ablation import ABLATIONS
 from circuits_jax.circuit import Circuit, Scores
 from circuits_jax.command import check_values
@@ -23,13 +25,14 @@ from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.models.load import load_model
+from circuits_jax.performance import Performance
 from circuits_jax.tasks import Task, make_task
 from circuits_jax.workdir import Workdir, open_workdir
 
 
 @one_at_a_time
 def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
-    """Find the circuit of a task in a model, judge it, and write the report.
+    """Find the circuit of a task in a model, judge it, and write the report; print the judgement.
 
     Args:
         config: as `config.experiment` makes it.
@@ -39,27 +42,33 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         The path of the report.
 
     Raises:
-        InputError: a config that cannot be run, or a workdir of another experiment.
+        InputError: a config that cannot be run, a task without contrast, or a workdir of another
+            experiment.
     """
     check(config)
     workdir = open_workdir(config, path)
     if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
+        print(found_evaluation(workdir))
         return workdir / "report.html"
-    method_key, evaluation_key = jax.random.split(jax.random.key(config.seed))
+    method_key = keys.stream(config.seed, "method")
 
     with workdir.stage("load model"):
         model = load_model(config.model, config.dtype)
     with workdir.stage("make prompts"):
         task = task_of(config, model)
+    with workdir.stage("measure performance"):
+        measured = measured_performance(model, task)
     workdir.begin()
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
-    circuit = cut(scores, config.circuit)
-    with workdir.stage("bootstrap"):
-        stable = bootstrapped(workdir, config, model, task, circuit, method_key)
-    with workdir.stage("evaluate"):
-        evaluation = judge(workdir, config, model, task, circuit, evaluation_key)
+    with warnings.catch_warnings():  # what they say stands in the evaluation
+        warnings.simplefilter("ignore", errors.TaskWarning)
+        circuit = cut(scores, config.circuit)
+        with workdir.stage("bootstrap"):
+            stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
+        with workdir.stage("evaluate"):
+            evaluation = judge(workdir, config, model, task, circuit, measured)
     with workdir.stage("write report"):
         results = report.Results(
             config=workdir.config,
@@ -72,7 +81,20 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             token_strings=token_strings(model, task),
         )
         files.write(workdir / "report.html", report.render(results))
+    print(evaluation)
     return workdir / "report.html"
+
+
+def measured_performance(model: LanguageModel, task: Task) -> dict[str, Performance]:
+    """How the model does the task; what is wrong with that is said before any work is done.
+
+    Raises:
+        InputError: a task without contrast.
+    """
+    measured = performance.measure(model, task)
+    for sentence in (*performance.doubts(measured), *performance.remarks(measured)):
+        logging.warning("%s", sentence)
+    return measured
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -180,6 +202,7 @@ def bootstrapped(
     task: Task,
     circuit: Circuit,
     key: jax.Array,
+    measured: Mapping[str, Performance],
 ) -> stability.Stability | None:
     """Bootstraps of the circuit, found in the workdir or made; None where there are none.
 
@@ -190,32 +213,54 @@ def bootstrapped(
     options = method_options(config.method, **config[config.method])
     if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
         return None
-    stable = stability.bootstrap(model, task, key, options, size=circuit.size, **config.stability)
+    given = {"size": circuit.size, "measured": measured, **config.stability}
+    stable = stability.bootstrap(model, task, key, options, **given)
     stability.save(workdir / "stability.npz", stable)
     return stable
 
 
-def judge(workdir: Workdir, config, model, task, circuit: Circuit, key: jax.Array) -> Evaluation:
-    """The circuit's evaluation, found in the workdir or made; writes circuit.json."""
+def judge(
+    workdir: Workdir,
+    config: ml_collections.ConfigDict,
+    model: LanguageModel,
+    task: Task,
+    circuit: Circuit,
+    measured: Mapping[str, Performance],
+) -> Evaluation:
+    """The circuit's evaluation, found in the workdir or made; writes circuit.json.
+
+    Its parts are saved as they come, and found again where a run was stopped between two of them.
+    """
     found = workdir.has("circuit.json")
     if found:
-        evaluation = evaluation_from_json(files.read_json(workdir / "circuit.json")["evaluation"])
+        evaluation = found_evaluation(workdir)
     else:
         options = EvaluationOptions(**config.evaluate)
-        evaluation = evaluate(model, task, circuit, key, options, progress.shown)
+        seen = progress.shown, workdir.part, measured
+        evaluation = evaluate(model, task, circuit, config.seed, options, *seen)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
     workdir.add_metrics("evaluate", records)
     if found:
         return evaluation
+    record = dataclasses.asdict(evaluation)
     circuit.save(
         workdir / "circuit.json",
         model=config.model,
         task=config.task.name,
         method=config.method,
         seed=config.seed,
-        evaluation=dataclasses.asdict(evaluation),
+        warnings=evaluation.warnings,
+        performance=record.pop("performance"),
+        evaluation=record,
     )
+    workdir.drop_parts()
     return evaluation
+
+
+def found_evaluation(workdir: Workdir) -> Evaluation:
+    """The evaluation in circuit.json."""
+    record = files.read_json(workdir / "circuit.json")
+    return evaluation_from_json({"performance": record["performance"], **record["evaluation"]})
 
 
 def token_strings(model: LanguageModel, task: Task) -> dict[int, str]:

@@ -10,14 +10,15 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from circuits_jax import figures, files
 from circuits_jax.circuit import Circuit, Scores, best_first
-from circuits_jax.evaluation import Evaluation, Judgement, edges_between
+from circuits_jax.evaluation import Evaluation, by_ablation, edges_between
+from circuits_jax.performance import labelled
 from circuits_jax.stability import Stability
 from circuits_jax.tasks import PromptPairs, Task
 
@@ -83,7 +84,11 @@ def environment_of_templates() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": figures.number, "fixed": figures.fixed}
+    environment.filters |= {
+        "number": figures.number,
+        "fixed": figures.fixed,
+        "percent": "{:.0%}".format,
+    }
     return environment
 
 
@@ -91,7 +96,7 @@ def _context(results: Results) -> dict[str, Any]:
     """What the templates read."""
     task, circuit, evaluation = results.task, results.circuit, results.evaluation
     shape = circuit.heads.shape
-    own = _by_ablation(evaluation.judgements, circuit.size)
+    own = by_ablation(evaluation.judgements, circuit.size)
     curve = [
         j
         for j in evaluation.judgements
@@ -111,6 +116,8 @@ def _context(results: Results) -> dict[str, Any]:
         "recorded": _settings(results.environment),
         "circuit": circuit,
         "evaluation": evaluation,
+        "performance": labelled(evaluation.performance),
+        "warnings": evaluation.warnings,
         "stability": results.stability,
         "own": own,
         "first": next(iter(own.values()), {}),
@@ -120,7 +127,7 @@ def _context(results: Results) -> dict[str, Any]:
         "heads": heads,
         "records": [head.record() for head in heads],
         "best": best_first(circuit.head_scores)[0],
-        "top": np.max(np.abs(circuit.head_scores)),
+        "top": float(np.max(np.abs(circuit.head_scores))),
         "signed": bool((circuit.head_scores < 0).any()),
         "map": figures.grid(shape, 250, (11, 26)),
         "graph": graph,
@@ -136,14 +143,6 @@ def _context(results: Results) -> dict[str, Any]:
 def _settings(record: Mapping[str, Any]) -> str:
     """Nested settings as indented JSON."""
     return json.dumps(files.plain(dict(record)), indent=2, ensure_ascii=False, default=str)
-
-
-def _by_ablation(judgements: Sequence[Judgement], size: int) -> dict[str, dict[str, Judgement]]:
-    """The judgements at the circuit's own size: by ablation, the curve's first, and by kind."""
-    return {
-        name: {j.kept: j for j in judgements if j.ablation == name and j.size == size}
-        for name in dict.fromkeys(j.ablation for j in judgements)
-    }
 
 
 @dataclasses.dataclass(frozen=True)

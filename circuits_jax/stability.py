@@ -12,6 +12,7 @@ least that arXiv 2510.00845 asks for, which finds .67 for IOI circuits of GPT-2.
 
 import functools
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -20,8 +21,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax import files, fit, sae
-from circuits_jax.circuit import top
+from circuits_jax import errors, files, fit, keys, performance, sae
+from circuits_jax.circuit import above_noise, top
 from circuits_jax.errors import InputError
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.language_model import LanguageModel
@@ -40,7 +41,8 @@ class Stability:
         head_scores: of every bootstrap.
         seed: of the autoencoders, in each bootstrap.
         rows: pairs that each bootstrap drew, of B.
-        circuits: the best heads of each bootstrap, as many in all.
+        circuits: the best heads of each bootstrap, as many in all; fewer where the others' scores
+            are rounding noise.
         frequency: share of the circuits that hold the head.
         interval: the middle 95 % of the head's scores.
         jaccard: mean over all pairs of two bootstraps; 1 where all circuits are the same.
@@ -54,6 +56,12 @@ class Stability:
     interval: Float[np.ndarray, "2 L H"]
     jaccard: float
 
+    def __repr__(self) -> str:
+        return (
+            f"Stability({len(self.circuits)} bootstraps, mean Jaccard index {self.jaccard:.2f}, "
+            f"{int(self.core().sum())} heads in at least 80 % of the circuits)"
+        )
+
     def core(self, share: float | int = 0.8) -> Bool[np.ndarray, "L H"]:
         """Heads in at least this share of the circuits; smaller for a larger share."""
         return self.frequency >= share - 1e-9
@@ -62,28 +70,42 @@ class Stability:
 def bootstrap(
     model: LanguageModel,
     task: Task,
-    key: jax.Array,
+    key: jax.Array | int | None = None,
     options: SaeCodes | None = None,
     *,
     n: int = 100,
     n_seeds: int = 5,
     size: int | None = None,
+    measured: Mapping[str, performance.Performance] | None = None,
 ) -> Stability:
     """Bootstrap the scores and the circuit of `sae_codes`.
 
     Args:
         model: a loaded model.
         task: its `learn` pairs are resampled.
-        key: of the autoencoders and the resamples.
+        key: of the autoencoders and the resamples: a seed, or a key; default seed 0.
         options: of the method.
         n: bootstraps; they take turns with the seeds.
         n_seeds: sets of autoencoders, each a fit of its own: what a bootstrap costs beyond a run.
         size: heads in a circuit; default a quarter of all.
+        measured: the model's performance, where `performance.measure` was called before.
 
     Raises:
-        InputError: fewer than one bootstrap or seed, a size that is not in 1 ... G, or unusable
-            prompts.
+        InputError: fewer than one bootstrap or seed, a size that is not in 1 ... G, unusable
+            prompts, an argument in the place of another, or a task without contrast.
+
+    Warns:
+        TaskWarning: as `discover`.
     """
+    if isinstance(key, SaeCodes) and options is None:
+        key, options = None, key
+    for name, given, kind, how in (
+        ("model", model, LanguageModel, "as load_model gives it"),
+        ("task", task, Task, "as make_task gives it"),
+        ("options", options or SaeCodes(), SaeCodes, "of a method with codes"),
+    ):
+        errors.check_kind(name, given, kind, how)
+    key = keys.stream(key, "method")
     n_heads = model.config.n_layers * model.config.n_heads
     size = round(n_heads / 4) if size is None else size
     for name, value, most in (("n", n, None), ("n_seeds", n_seeds, None), ("size", size, n_heads)):
@@ -91,6 +113,9 @@ def bootstrap(
             allowed = f"1 to {most}" if most else "1 and above"
             raise InputError(f"{name} is {value}; allowed is {allowed}")
     options = options or SaeCodes()
+    if measured is None:
+        measured = performance.measure(model, task, ("learn",))
+    errors.warn([*performance.doubts(measured), *performance.remarks(measured)])
     fit_key, draw_key = jax.random.split(key)
     captured = captured_rows(model, task.learn, options)
     params, _ = fit.fit(
@@ -104,7 +129,7 @@ def bootstrap(
     rows = resamples(draw_key, len(task.learn), n)
     seed = np.arange(n) % n_seeds
     scores = np.asarray(resampled_scores(params, captured, seed, rows, options))
-    circuits = np.stack([top(one, size) for one in scores])
+    circuits = np.stack([top(one, size) & above_noise(one) for one in scores])
     return Stability(
         head_scores=scores,
         seed=seed,
@@ -170,12 +195,12 @@ def resampled_scores(
 
 
 def mean_jaccard(circuits: Bool[np.ndarray, "N L H"]) -> float:
-    """Mean Jaccard index over all pairs of two circuits; 1 for a single one."""
+    """Mean Jaccard index over all pairs of two circuits; 1 for a single one, and of empty ones."""
     if len(circuits) == 1:
         return 1.0
     flat = circuits.reshape(len(circuits), -1).astype(float)
     shared = flat @ flat.T
     sizes = np.diag(shared)
-    union = np.maximum(sizes[:, None] + sizes[None, :] - shared, 1)
+    union = sizes[:, None] + sizes[None, :] - shared
     off = ~np.eye(len(circuits), dtype=bool)
-    return float((shared / union)[off].mean())
+    return float(np.where(union, shared / np.maximum(union, 1), 1)[off].mean())

@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 from absl import logging
 from jaxtyping import Bool
 
-from circuits_jax import draws, files, sweep_report
+from circuits_jax import draws, files, keys, performance, sweep_report
 from circuits_jax.agreement import heads_that_matter
 from circuits_jax.command import check_values
 from circuits_jax.compare import known, reference
@@ -31,10 +30,12 @@ from circuits_jax.lock import one_at_a_time
 from circuits_jax.methods import method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.models.load import load_model
-from circuits_jax.pipeline import check_fields, task_of
+from circuits_jax.performance import Performance
+from circuits_jax.pipeline import check_fields, measured_performance, task_of
 from circuits_jax.rows import Rows, captured_rows
 from circuits_jax.workdir import Workdir, open_workdir
 
+PERFORMANCE = "performance.json"
 METHODS = ("sae_codes", "sae_codes_published")
 
 
@@ -66,7 +67,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     workdir = open_workdir(config, path)
     if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
-        print(table(files.read_json(workdir / "sweep.json")["cells"]))
+        print(printed(files.read_json(workdir / "sweep.json")))
         return workdir / "report.html"
     start = _Captures(config, workdir, options)
     with workdir.stage("capture"):
@@ -86,15 +87,39 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
                 files.write_json(workdir / f"{axis}.json", found)
             cells += files.read_json(workdir / f"{axis}.json")
     cells = [_summed_up(cell) for cell in cells]
-    files.write_json(workdir / "sweep.json", {"method": config.method, "cells": cells})
+    measured = measured_performances(workdir)
+    record = {
+        "warnings": [*performance.doubts(measured), *performance.remarks(measured)],
+        "performance": performance.to_json(measured),
+        "method": config.method,
+        "cells": cells,
+    }
+    files.write_json(workdir / "sweep.json", record)
     files.write(workdir / "sweep.csv", as_csv(cells))
     environment = files.read_json(workdir / "run.json")
     files.write(
         workdir / "report.html",
-        sweep_report.render(cells, start.against, workdir.config, environment),
+        sweep_report.render(
+            cells, start.against, workdir.config, environment, measured, record["warnings"]
+        ),
     )
-    print(table(cells))
+    print(printed(record))
     return workdir / "report.html"
+
+
+def printed(record: dict[str, Any]) -> str:
+    """What a terminal shows of sweep.json: performance, warnings and the table."""
+    text = performance.lines(performance.from_json(record["performance"]))
+    text += [f"Warning: {sentence}." for sentence in record["warnings"]]
+    return "\n".join([*text, "", table(record["cells"])])
+
+
+def measured_performances(workdir: Workdir) -> dict[str, Performance]:
+    """Of every model and kind of negatives that was captured."""
+    found = {}
+    for file in sorted(workdir.path.glob(f"*/{PERFORMANCE}")):
+        found |= performance.from_json(files.read_json(file))
+    return found
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -144,16 +169,23 @@ class _Captures:
         model = load_model(name, config.dtype)
         task = task_of(config, model)
         self.workdir.begin()
+        folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
+        if not folder.has(PERFORMANCE):
+            measured = measured_performance(model, task)
+            of = f"{name}, {negatives} negatives" if negatives else name
+            record = {f"{part} of {of}": one for part, one in measured.items()}
+            files.write_json(folder / PERFORMANCE, performance.to_json(record))
         truths = known(model, task)
         if truths:
             mask = np.zeros(model.config.heads, bool)
             mask[tuple(np.array(sorted(truths[0].heads)).T)] = True
             against = truths[0].name
         else:
-            folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
             mask, against = heads_that_matter(*reference(folder, model, task)), "exact patching"
         self.against = self.against or against
-        order = draws.orders(jax.random.key(config.seed), len(task.learn), config.sweep.n_draws)
+        order = draws.orders(
+            keys.stream(config.seed, "draws"), len(task.learn), config.sweep.n_draws
+        )
         return Captured(captured_rows(model, task.learn, self.options), order, mask)
 
 
@@ -182,7 +214,7 @@ def _areas(
         draws.subsets(captured.order, size, f"config.sweep.{name}")
         for name, size in zip(("trained", "counted"), sizes, strict=True)
     ]
-    key = jax.random.key(config.seed)
+    key = keys.stream(config.seed, "method")
     found = draws.scores(key, captured.rows, options, *pairs, l1 or [options.l1])
     return draws.aucs(found, captured.truth)
 

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from circuits_jax import charts, figures, files
+from circuits_jax.performance import Performance, labelled
 from circuits_jax.report import TASKS, environment_of_templates
 
 WIDTH, HEIGHT = 360, 230
@@ -36,6 +37,8 @@ def render(
     against: str,
     config: Mapping[str, Any],
     environment: Mapping[str, Any],
+    measured: Mapping[str, Performance],
+    warnings: Sequence[str],
 ) -> str:
     """The page as HTML.
 
@@ -44,6 +47,8 @@ def render(
         against: what the AUC is against.
         config: the resolved config.
         environment: versions, devices, seconds.
+        measured: how every model does the task, by set of pairs.
+        warnings: why the numbers may mean nothing.
     """
     known = [cell for cell in cells if cell["mean"] == cell["mean"]]
     lowest = min((cell["mean"] - cell["spread"] for cell in known), default=0.5)
@@ -54,6 +59,9 @@ def render(
         "title": TASKS.get(task, task.replace("_", " ").capitalize()),
         "model": str(config["model"]).rstrip("/").split("/")[-1],
         "method": config["method"],
+        "performance": labelled(measured),
+        "metric": "metric",
+        "warnings": warnings,
         "n_draws": config["sweep"]["n_draws"],
         "against": against,
         "auc": auc,

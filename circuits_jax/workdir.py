@@ -4,7 +4,8 @@
     run.json        versions, devices, git revision, command, seconds for each stage
     scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
     stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
-    circuit.json    the circuit and its evaluation (schema: `Circuit.save`)
+    circuit.json    warnings, performance, the circuit and its evaluation (schema: `Circuit.save`)
+    evaluation/     parts of the evaluation that are done, until circuit.json is there
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page
 
@@ -22,10 +23,11 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ _PACKAGES = (
     "transformers",
     "tokenizers",
 )
+PARTS = "evaluation"  # the folder of what is not finished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,18 @@ class Workdir:
 
     def _write_run(self) -> None:
         files.write_json(self / "run.json", environment() | {"seconds": self.seconds})
+
+    def part(self, name: str, make: Callable[..., Any], *args: Any) -> Any:
+        """A part of the evaluation in terms of JSON, found by its name, or made and saved."""
+        part = f"{PARTS}/{name}.json"
+        if not self.has(part):
+            files.write_json(self / part, make(*args))
+        return files.read_json(self / part)
+
+    def drop_parts(self) -> None:
+        """Remove the parts, which circuit.json holds now."""
+        files.forget_sums(self.path, PARTS)
+        shutil.rmtree(self / PARTS, ignore_errors=True)
 
     def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
         """Put a stage's records into metrics.jsonl, in place of any it had there."""

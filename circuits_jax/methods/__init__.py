@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from circuits_jax import errors, keys, performance
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError, unknown_name
 from circuits_jax.methods.acdc import Acdc, acdc
@@ -76,6 +77,7 @@ def method_options(method: str, **changes: Any) -> Any:
     Raises:
         InputError: no such method, or no such option.
     """
+    errors.check_kind("method", method, str, "whose options are given by name, such as l1=0.02")
     if method not in METHODS:
         raise InputError(unknown_name("method", method, METHODS))
     options = METHODS[method].options
@@ -93,6 +95,7 @@ def discover(
     *,
     n: int = 5,
     seed: int = 0,
+    key: jax.Array | None = None,
     **options: Any,
 ) -> Scores:
     """Score every head, and every directed pair of heads, for a task.
@@ -102,16 +105,28 @@ def discover(
         task: what `make_task` makes; or its name, for `n` pairs drawn with `seed`.
         method: a name in `METHODS`.
         n: pairs to learn from, where `task` is a name.
-        seed: of everything random in the method.
+        seed: of everything random in the method; the same one gives what the command gives.
+        key: of the method, in place of that of the seed.
         **options: of the method, such as `l1` of `sae_codes`.
 
     Returns:
         Scores: `head_scores` [L, H], `edge_scores` [G, G], `circuit(size=...)`.
 
     Raises:
-        InputError: unknown method, option or task.
+        InputError: unknown method, option or task, an argument in the place of another, or a task
+            without contrast.
+
+    Warns:
+        TaskWarning: the model does the task no better than chance, or its metric is within noise
+            (`performance.py`).
     """
+    errors.check_kind("model", model, LanguageModel, "as load_model gives it")
     settings = method_options(method, **options)
     if isinstance(task, str):
         task = make_task(task, model.tokenizer, n=n, seed=seed)
-    return METHODS[method].run(model, task, jax.random.key(seed), settings)
+    errors.check_kind("task", task, Task, "as make_task gives it, or the name of one")
+    key = keys.stream(seed if key is None else key, "method")
+    measured = performance.measure(model, task, ("learn",))
+    scores = METHODS[method].run(model, task, key, settings)
+    errors.warn([*performance.doubts(measured), *performance.remarks(measured)])
+    return scores

@@ -121,7 +121,8 @@ def sae_codes(
 
     Returns:
         Scores, with `details`: `codes` [2 B, G] (positives first; F where no code is active),
-        `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders].
+        `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders]; with a
+        softmax, `noise` (see `Scores`).
     """
     options = options or SaeCodes()
     pairs = task.learn
@@ -164,6 +165,8 @@ def score_outputs(
     params, losses = fit.fit(key, x, options.sae_config, options.settings, d_model=d_model)
     head_scores, edge_scores, code, strength = scored(params, x, scale, tuple(heads), options)
     details = {"codes": code, "strengths": strength, "losses": np.asarray(losses)[0, 0].T}
+    if options.softmax != "none":
+        details["noise"] = np.float32(0)  # a small share is no rounding: all heads share a sum of 1
     return Scores(head_scores, edge_scores, details)
 
 

@@ -42,7 +42,7 @@ def make_task(
     tokenizer: Tokenizer,
     *,
     n: int = 5,
-    n_held_out: int = 20,
+    n_held_out: int | None = None,
     seed: int = 0,
     **options,
 ) -> Task:
@@ -53,7 +53,8 @@ def make_task(
       tokenizer: Hugging Face style: `tokenizer(text, add_special_tokens=False).input_ids`,
         `decode`, `len`.
       n: pairs that learn, at least 1.
-      n_held_out: pairs held out, at least 1; no prompt is in both.
+      n_held_out: pairs held out, at least 1; no prompt is in both. Default: 10, or all other lines
+        of a file (custom), for which 0 says the same.
       seed: of every random choice, at least 0.
       **options: of the builder, such as `negatives` of greater_than or `path` of custom.
 
@@ -63,7 +64,19 @@ def make_task(
     """
     if name not in _BUILDERS:
         raise InputError(unknown_name("task", name, _BUILDERS))
-    for field, value, least in (("n", n, 1), ("n_held_out", n_held_out, 1), ("seed", seed, 0)):
+    if not callable(tokenizer):
+        raise InputError(
+            f"the tokenizer is a {type(tokenizer).__name__}; allowed is what reads text, such as "
+            "model.tokenizer"
+        )
+    if n_held_out is None:
+        n_held_out = 0 if name == "custom" else 10
+    least_held_out = 0 if name == "custom" else 1
+    for field, value, least in (
+        ("n", n, 1),
+        ("n_held_out", n_held_out, least_held_out),
+        ("seed", seed, 0),
+    ):
         if value < least:
             raise InputError(f"{field} must be at least {least}, got {value}")
     build = _BUILDERS[name]

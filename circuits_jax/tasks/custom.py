@@ -32,15 +32,15 @@ def custom(
     seed: int,
     path: str | PathLike[str] = "",
 ) -> Task:
-    """The task of a JSONL file: `n` of its lines learn, all others are held out; logit_diff.
+    """The task of a JSONL file: `n` of its lines learn, others are held out; logit_diff.
 
-    The seed chooses the lines that learn; both parts keep the order of the file. Blank lines are
+    The seed chooses the lines of either part; both keep the order of the file. Blank lines are
     skipped. Positives and negatives may differ in their number of tokens.
 
     Args:
       tokenizer: answers and foils must be one token for it, after the positive prompt.
       n: lines that learn.
-      n_held_out: not used: every other line is held out.
+      n_held_out: lines that are held out; 0 for every line that does not learn.
       seed: same seed, same split.
       path: the file.
 
@@ -57,11 +57,15 @@ def custom(
             f"{path} has {len(pairs)} pairs: {n} learn (config.task.n) and at least 1 must be held "
             f"out, so it needs at least {n + 1} lines{fewer}"
         )
-    learns = np.zeros(len(pairs), bool)
-    learns[np.random.default_rng(seed).permutation(len(pairs))[:n]] = True
+    if n_held_out > len(pairs) - n:
+        raise InputError(
+            f"{path} has {len(pairs)} pairs, of which {n} learn: n_held_out is {n_held_out}; "
+            f"allowed is 1 to {len(pairs) - n}, or 0 for all of these"
+        )
+    order = np.random.default_rng(seed).permutation(len(pairs))
     learn, held_out = (
-        PromptPairs(*map(tuple, zip(*(pairs[i] for i in np.flatnonzero(chosen)), strict=True)))
-        for chosen in (learns, ~learns)
+        PromptPairs(*map(tuple, zip(*(pairs[i] for i in np.sort(chosen)), strict=True)))
+        for chosen in (order[:n], order[n : n + n_held_out] if n_held_out else order[n:])
     )
     return Task(
         name="custom",

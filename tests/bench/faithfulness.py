@@ -12,7 +12,6 @@ random circuits.
 import argparse
 import collections
 
-import jax
 import numpy as np
 
 import circuits_jax as cj
@@ -26,7 +25,7 @@ def measure(model, task_name: str, method: str, seed: int) -> dict[tuple[str, st
     """Faithfulness by ablation and kind for one seed."""
     task = cj.make_task(task_name, model.tokenizer, n=5, n_held_out=10, seed=seed)
     circuit = cj.discover(model, task, method, seed=seed).circuit()
-    evaluation = cj.evaluate(model, task, circuit, jax.random.key(seed), OPTIONS)
+    evaluation = cj.evaluate(model, task, circuit, seed, OPTIONS)
     return {(j.ablation, j.kept): j.faithfulness for j in evaluation.judgements}
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from circuits_jax import codes
-from circuits_jax.circuit import Scores, best_first, load_circuit, top
+from circuits_jax import TaskWarning, codes
+from circuits_jax.circuit import NOISE, Scores, best_first, load_circuit, top
 from circuits_jax.errors import InputError
 
 L, H, G = 3, 2, 6
@@ -18,7 +19,7 @@ L, H, G = 3, 2, 6
 
 def scores_of(seed=0, n_levels=None):
     rng = np.random.default_rng(seed)
-    heads, edges = rng.standard_normal((L, H)), rng.random((G, G)) + 0.1
+    heads, edges = rng.lognormal(size=(L, H)), rng.random((G, G)) + 0.1
     if n_levels:
         heads, edges = rng.integers(0, n_levels, (L, H)), rng.integers(0, n_levels, (G, G))
     directed = np.asarray(codes.directed(jnp.asarray(edges, jnp.float32), (L, H)))
@@ -30,15 +31,16 @@ def scores_of(seed=0, n_levels=None):
 def test_a_circuit_by_size_has_the_best_heads_and_edges_inside(seed, size, n_levels):
     scores = scores_of(seed, n_levels)
     circuit = scores.circuit(size=size)
-    assert circuit.size == circuit.heads.sum() == size
+    assert circuit.size == circuit.heads.sum() == min(size, (scores.head_scores > 0).sum())
     assert circuit.rule == {"size": size}
+    assert circuit.asked == size
     inside, outside = scores.head_scores[circuit.heads], scores.head_scores[~circuit.heads]
     assert not inside.size or not outside.size or inside.min() >= outside.max()
     flat = circuit.heads.reshape(-1)
     assert not circuit.edges[~flat].any()
     assert not circuit.edges[:, ~flat].any()
     possible = (scores.edge_scores > 0) & flat[:, None] & flat[None, :]
-    assert circuit.edges.sum() == min(size, possible.sum())
+    assert circuit.edges.sum() == min(circuit.size, possible.sum())
     left = possible & ~circuit.edges
     chosen = scores.edge_scores[circuit.edges]
     assert not left.any() or not chosen.size or chosen.min() >= scores.edge_scores[left].max()
@@ -55,9 +57,62 @@ def test_ties_go_to_the_earlier_head(scores, size):
 
 
 def test_ties_by_hand():
-    circuit = Scores(np.zeros((L, H)), np.zeros((G, G))).circuit(size=2)
+    circuit = Scores(np.ones((L, H)), np.zeros((G, G))).circuit(size=2)
     assert circuit.ranked_heads() == [(0, 0), (0, 1)]
     assert circuit.ranked_edges() == []
+
+
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e6])
+def test_a_score_of_rounding_noise_is_never_taken(largest):
+    """Nor one that is 0, or below it; the sentence says how many were."""
+    shares = np.array([[1, 0.9 * NOISE], [0, 2 * NOISE], [-0.5, 0.5]])
+    scores = Scores(largest * shares, np.zeros((G, G)))
+    with pytest.warns(TaskWarning, match="3 of the 5 heads asked for"):
+        circuit = scores.circuit(size=5)
+    assert circuit.ranked_heads() == [(0, 0), (2, 1), (1, 1)]
+    assert (circuit.size, circuit.asked, circuit.rule) == (3, 5, {"size": 5})
+    assert scores.circuit(threshold=0.0).ranked_heads() == circuit.ranked_heads()
+    below = scores.circuit(threshold=-largest)
+    assert below.ranked_heads() == [(0, 0), (2, 1), (1, 1), (2, 0)]
+    assert below.asked == 4
+    with pytest.warns(TaskWarning, match="0 of the 2 heads"):
+        assert Scores(0 * shares, np.zeros((G, G))).circuit(size=2).size == 0
+
+
+def test_a_method_that_knows_its_noise_says_so():
+    shares = np.array([[1, 1e-9], [1e-7, 0], [0, 0]])
+    scores = Scores(shares, np.zeros((G, G)), {"noise": np.float32(0)})
+    assert scores.circuit(size=3).size == 3
+    assert Scores(shares, np.zeros((G, G))).circuit(size=3).size == 1
+
+
+def test_edges_of_rounding_noise_are_not_taken():
+    edges = np.zeros((G, G))
+    edges[0, 2], edges[0, 3], edges[1, 2] = 1.0, 0.5 * NOISE, 0.5
+    circuit = Scores(np.ones((L, H)), edges).circuit(size=G)
+    assert circuit.ranked_edges() == [((0, 0), (1, 0)), ((0, 1), (1, 0))]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_named(value):
+    heads, edges = np.ones((L, H)), np.ones((G, G))
+    heads[2, 1] = value
+    with pytest.raises(InputError, match=r"head_scores\[2, 1\] is -?(nan|inf)"):
+        Scores(heads, edges).circuit()
+    edges[3, 4] = value
+    with pytest.raises(InputError, match=r"edge_scores\[3, 4\] is"):
+        Scores(np.ones((L, H)), edges).circuit()
+
+
+def test_scores_and_circuits_print_short():
+    scores = scores_of().replace(details={"codes": np.zeros((100, 100))})
+    circuit = scores.circuit(size=4)
+    assert str(scores).startswith("Scores(3 x 2 heads; strongest: ")
+    assert str(circuit).startswith("Circuit(4 of 3 x 2 heads, 4 edges; strongest heads: ")
+    assert max(len(str(scores)), len(str(circuit))) < 160
+    shapes = []
+    jax.jit(lambda s: shapes.append(repr(s)) or s)(scores)
+    assert shapes == ["Scores(3 x 2 heads; details: codes)"]
 
 
 def test_a_threshold_keeps_what_lies_above_it():
@@ -124,6 +179,7 @@ def test_save_and_load(tmp_path, rule):
     assert found.ranked_heads() == circuit.ranked_heads()
     assert found.ranked_edges() == circuit.ranked_edges()
     record = json.loads(path.read_text())
+    assert list(record)[3:5] == ["model", "evaluation"]  # before the long lists
     assert record["sign"] == "higher = in the circuit"
     assert (record["schema"], record["version"]) == ("circuits_jax/circuit", 1)
     assert record["evaluation"] == {"metric": 1.5, "none": None}

@@ -4,6 +4,7 @@ One process imports the library and forks for each command line, so that each ru
 its own without paying for the import again.
 """
 
+import html
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from circuits_jax.config import experiment
 from tests.circuits import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "circuits"
@@ -117,7 +119,10 @@ def finished(folder, command):
 
 def test_a_run_ends_with_the_path_of_its_report(finished):
     workdir, result = finished
-    assert result.out.strip() == f"Report: {workdir / 'report.html'}"
+    *judgement, last = result.out.strip().splitlines()
+    assert last == f"Report: {workdir / 'report.html'}"
+    assert [line.split()[0] for line in judgement[1:3]] == ["learnt", "held"]
+    assert f"faithfulness, {SIZE} heads" in judgement
     assert {path.name for path in workdir.iterdir()} == RESULTS
 
 
@@ -157,6 +162,7 @@ def test_evaluation_metrics_and_record(finished):
     assert {
         "load model",
         "make prompts",
+        "measure performance",
         "score heads",
         "bootstrap",
         "evaluate",
@@ -164,6 +170,42 @@ def test_evaluation_metrics_and_record(finished):
     } == set(record["seconds"])
     config = json.loads((workdir / "config.json").read_text())
     assert (config["task"]["n"], config["circuit"]["size"], config["seed"]) == (N, SIZE, 0)
+
+
+def test_performance_and_warnings_stand_at_the_head(finished):
+    """Of circuit.json, of what is printed, and of the page; random weights do no task."""
+    workdir, result = finished
+    record = json.loads((workdir / "circuit.json").read_text())
+    assert list(record)[7:9] == ["warnings", "performance"]
+    assert list(record).index("performance") < list(record).index("heads")
+    assert {name: one["pairs"] for name, one in record["performance"].items()} == {
+        "learn": N,
+        "held_out": 8 - N,
+    }
+    assert record["warnings"]
+    page = html.unescape((workdir / "report.html").read_text())
+    for sentence in record["warnings"]:
+        assert f"Warning: {sentence}." in result.out
+        assert f"{sentence[0].upper()}{sentence[1:]}." in page
+
+
+def test_no_contrast_is_refused_and_leaves_nothing(folder, command):
+    rows = [(positive, positive, *rest) for positive, _, *rest in tiny.pairs(6)]
+    tiny.write_task(folder / "same.jsonl", rows)
+    refuse(
+        command, "'custom' has no contrast: in all 3 pairs", *arguments("same", task="same.jsonl")
+    )
+    assert not (folder / "same").exists()
+
+
+def test_fewer_lines_held_out(folder, command):
+    refuse(
+        command,
+        "n_held_out is 9; allowed is 1 to 5",
+        *arguments("few", "--config.task.n_held_out=9"),
+    )
+    settings = experiment("custom")
+    assert (settings.task.n_held_out, settings.task.n) == (None, 5)
 
 
 def test_the_report_stands_alone(finished):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import html
 import json
 from types import SimpleNamespace
 
@@ -99,7 +100,32 @@ def test_the_page_stands_alone_and_names_every_method(finished):
 def test_a_finished_comparison_prints_its_table_again(finished, settings, rows, capsys):
     compare.run(settings, finished)
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split("|")[1].strip() for line in printed] == ["method", "---", *CHOSEN]
+    assert [line.split()[0] for line in printed[1:3]] == ["learnt", "held"]
+    table = [line for line in printed if line.startswith("|")]
+    assert [line.split("|")[1].strip() for line in table] == ["method", "---", *CHOSEN]
+
+
+def test_performance_and_warnings_stand_at_the_head(finished, rows):
+    record = json.loads((finished / "compare.json").read_text())
+    assert list(record)[:2] == ["warnings", "performance"]
+    held_out = record["performance"]["held_out"]
+    assert held_out["pairs"] == 4
+    assert held_out["gap"]["mean"] == pytest.approx(record["gap"], rel=1e-4)
+    page = html.unescape((finished / "report.html").read_text())
+    assert "Does the model do the task?" in page
+    assert any("faithfulness means nothing" in sentence for sentence in record["warnings"])
+    for sentence in record["warnings"]:
+        assert sentence[1:] in page
+    assert all(row["heads"] == 3 for row in rows.values())  # a quarter
+
+
+def test_no_contrast_is_refused(settings, tmp_path):
+    wrong = settings.copy_and_resolve_references().unlock()
+    same = [(positive, positive, *rest) for positive, _, *rest in tiny.pairs(8)]
+    wrong.task.path = str(tiny.write_task(tmp_path / "same.jsonl", same))
+    with pytest.raises(InputError, match="no contrast"):
+        compare.run(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_stopped_comparison_goes_on(finished, settings, rows, monkeypatch):

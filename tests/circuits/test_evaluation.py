@@ -1,16 +1,20 @@
 """How good a circuit is: what must hold for any model, and hand-made values."""
 
 import dataclasses
+import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from circuits_jax import interpose
 from circuits_jax.ablation import ABLATIONS, trial
 from circuits_jax.circuit import Scores
 from circuits_jax.evaluation import (
+    ABLATED,
     EvaluationOptions,
     against_truth,
     edges_between,
@@ -27,7 +31,7 @@ from tests.circuits import tiny
 
 L, H, G = 3, 4, 12
 RNG = np.random.default_rng(0)
-SCORES = Scores(RNG.standard_normal((L, H)).astype(np.float32), np.zeros((G, G), np.float32))
+SCORES = Scores(RNG.lognormal(size=(L, H)).astype(np.float32), np.zeros((G, G), np.float32))
 OPTIONS = EvaluationOptions(curve=(0.25, 1.0), n_random=2, masks_at_once=2)
 WITH_EDGES = Scores(
     SCORES.head_scores, RNG.random((G, G), np.float32) * edges_between(np.ones((L, H), bool))
@@ -229,6 +233,77 @@ def test_edges_between_heads_and_random_ones_among_them():
     assert random_edges(jax.random.key(0), among, 9, 1).sum() == 5
 
 
+def test_parts_are_found_again_after_a_stop(model, task, with_edges, evaluation_of_edges):
+    """Stopped at any part, an evaluation goes on there and ends as one that was not stopped."""
+    names = [*(f"mean{part}" for part in ("", "-curve", "-edges")), "zero", "zero-edges"]
+    names += ["resample", "resample-edges"]
+    kept, made = {}, []
+
+    def keep(stop, name, make, *args):
+        if name not in kept:
+            if name == stop:
+                raise KeyboardInterrupt
+            made.append(name)
+            kept[name] = json.loads(json.dumps(plain(make(*args))))
+        return kept[name]
+
+    def judge(stop=None):
+        keep_or_stop = functools.partial(keep, stop)
+        return evaluate(model, task, with_edges, 1, OPTIONS, keep=keep_or_stop, measured=measured)
+
+    measured = evaluation_of_edges.performance
+    for name in ("mean", "mean-curve", "zero-edges"):
+        with pytest.raises(KeyboardInterrupt):
+            judge(name)
+    found = judge()
+    assert made == names  # each once
+    assert found == evaluate(model, task, with_edges, 1, OPTIONS)
+
+
+def test_the_curve_ends_where_scores_are_noise(model, task):
+    """No head of noise is in any circuit of the curve: not in its larger ones either."""
+    few = np.zeros((L, H), np.float32)
+    few[0, 1], few[1, 2], few[2, 0] = 3, 2, 1e-9
+    circuit = Scores(few, np.zeros((G, G))).circuit(size=1)
+    options = EvaluationOptions(("zero",), curve=(0.1, 0.25, 0.5, 1.0), n_random=0)
+    found = evaluate(model, task, circuit, options=options)
+    assert [(j.kept, j.size) for j in found.judgements if j.kept == "circuit"] == [
+        ("circuit", 1),
+        ("circuit", 2),
+    ]
+    nothing = Scores(0 * few, np.zeros((G, G))).circuit(size=3)
+    found = evaluate(model, task, nothing, options=options)
+    assert [j.size for j in found.judgements] == [0, 0]
+    assert "the circuit has 0 of the 3 heads asked for" in found.warnings[-1]
+
+
+def test_an_evaluation_prints_as_a_short_table(evaluation_of_edges, model, task, evaluation):
+    text = str(evaluation_of_edges)
+    lines = text.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["learnt", "3"], ["held", "out"]]
+    assert "faithfulness, 7 heads" in lines
+    own = by_kind(evaluation_of_edges)
+    (row,) = [line for line in lines if line.startswith("zero")]
+    for kind in ("circuit", "complement", *EDGE_KINDS):
+        assert f"{own['zero', kind, 7].faithfulness:.2f}" in row
+    assert [line for line in lines if line.startswith("by hand")]
+    assert len([line for line in lines if not line.startswith("Warning: ")]) < 16
+    assert sum(line.startswith("Warning: ") for line in lines) == len(evaluation_of_edges.warnings)
+    assert all(len(line) < 100 for line in lines if not line.startswith("Warning: "))
+
+
+def test_ranges_are_what_faithfulness_is_a_share_of(model, task, evaluation):
+    for ablation in ABLATIONS:
+        masks = np.stack([np.ones((L, H)), np.zeros((L, H))])
+        full, empty = metric(model, trial(model, task.held_out, ablation), masks)
+        wanted = stats.ttest_1samp(full - empty, 0).confidence_interval(0.95)
+        found = evaluation.ranges[ablation]
+        np.testing.assert_allclose([found.low, found.high], wanted, rtol=1e-3, atol=1e-3)
+        assert evaluation.means_something(ablation) == (wanted.low > 0)
+        noisy = any(ABLATED[ablation] in text for text in evaluation.warnings)
+        assert noisy == (wanted.low <= 0)
+
+
 def test_random_circuits_are_averaged(model, task, evaluation):
     masks = random_masks(jax.random.key(1), (L, H), [3, G], 2)[:, 0]
     extremes = np.stack([np.ones((L, H)), np.zeros((L, H)), *masks])
@@ -340,6 +415,7 @@ def test_faithfulness():
     )
     np.testing.assert_allclose(faithfulness(np.array([-1.0]), -2.0, 1.0), [2 / 3])
     assert np.isnan(faithfulness(np.array([1.0, 2.0]), 1.0, 1.0)).all()
+    assert np.isnan(faithfulness(np.array([1.0, 2.0]), 9.0, 9.000001)).all()  # rounding
 
 
 def test_random_masks_have_their_sizes_and_differ():

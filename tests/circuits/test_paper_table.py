@@ -95,6 +95,10 @@ def test_files_of_the_table(finished, rows):
         assert len(list(csv.DictReader(file))) == len(rows)
     page = (finished / "report.html").read_text()
     assert "0.868 ± 0.008" in page
+    record = json.loads((finished / "paper_table.json").read_text())
+    assert list(record)[:2] == ["warnings", "performance"]
+    assert list(record["performance"]) == ["learn of ioi", "learn of docstring"]
+    assert "4 learnt of ioi" in page
     assert "Left out, as config.models names no model: greater_than" in page
     for address in ('src="http', 'href="http', "url(http", "@import", "<script"):
         assert address not in page
@@ -111,6 +115,8 @@ def test_a_stopped_table_goes_on(finished, settings, rows, monkeypatch):
 def test_a_finished_table_is_printed_again(finished, settings, rows, capsys):
     paper_table.run(settings, finished)
     lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["learnt", "learnt"]
+    lines = [line for line in lines if line.startswith("|")]
     assert len(lines) == 2 + len(rows)
     assert lines[2].startswith("| ioi (wang2022) | 26 | 0.868 ± 0.008 |")
 

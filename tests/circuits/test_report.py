@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from circuits_jax import report
 from circuits_jax.circuit import Scores
 from circuits_jax.evaluation import Evaluation, Judgement, TruthMetrics
+from circuits_jax.performance import Interval, Performance
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task
 
 
@@ -243,6 +244,56 @@ def test_undefined_faithfulness_is_said():
     assert "their faithfulness is undefined" in page.text()
     numeric = ("x", "y", "d", "cx", "cy", "x1", "y1", "width", "height")
     assert not any("nan" in str(e.get(name)) for e in page.elements for name in numeric)
+
+
+def doubtful(good=False, ranges=True):
+    """A task that is done, or not; faithfulness that is a share of something, or of noise."""
+    results = make_results()
+    sure, unsure = Interval(2.0, 1.0, 3.0), Interval(0.1, -1.0, 1.2)
+    one = Performance(3, 0.9 if good else 0.3, 2.0, 0.4, 0.1, sure if good else unsure)
+    evaluation = dataclasses.replace(
+        results.evaluation,
+        performance={"learn": one, "held_out": one},
+        ranges={"mean": sure if ranges else unsure, "zero": sure},
+    )
+    return Page(report.render(dataclasses.replace(results, evaluation=evaluation)))
+
+
+def test_a_task_that_is_done_has_its_performance_before_the_finding():
+    page = doubtful(good=True)
+    text = page.text()
+    assert page.balanced
+    assert text.index("Does the model do the task?") < text.index("reach a faithfulness of 0.75")
+    assert [row["text"].split() for row in page.find(tag="tr")[2:4]] == [
+        [*label, "90%", "40%", "2.00", "0.10", "2.00", "1.00", "to", "3.00"]
+        for label in (["3", "learnt"], ["3", "held", "out"])
+    ]
+    assert not page.find(kind="warning")
+
+
+def test_the_finding_of_no_task_is_qualified():
+    """It is not said to reach anything."""
+    page = doubtful()
+    finding = page.find(tag="section", kind="finding")[0]["text"]
+    assert page.balanced
+    assert "reach a faithfulness" not in page.text()
+    assert "These heads may say nothing about the task" in finding
+    assert "no sign that they do the task" in " ".join(finding.split())
+    (warning,) = page.find(kind="warning")
+    assert "The model does the task no better than chance" in warning["text"]
+    assert "is within noise" in warning["text"]
+
+
+def test_faithfulness_of_noise_is_not_stated():
+    page = doubtful(good=True, ranges=False)
+    text = page.text()
+    assert "reach a faithfulness" not in text
+    assert "their faithfulness is undetermined" in text
+    tiles = [tile["text"] for tile in page.find(tag="dd")]
+    assert tiles[:6:2] == ["\u2013"] * 3
+    assert "It has no meaning here" in text
+    rows = [row["text"].split() for row in page.find(tag="tr")]
+    assert [row[0] for row in rows if "meaning)" in row] == ["mean"]
 
 
 def test_an_empty_circuit():

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import json
 
 import jax
@@ -150,7 +151,30 @@ def test_a_stopped_sweep_goes_on(finished, settings, cells, monkeypatch):
 
 def test_a_finished_sweep_prints_its_table_again(finished, settings, cells, capsys):
     sweep.run(settings, finished)
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(cells)
+    printed = capsys.readouterr().out.splitlines()
+    assert len([line for line in printed if line.startswith("|")]) == 2 + len(cells)
+    assert [line.split()[0] for line in printed[1:3]] == ["learnt", "held"]
+
+
+def test_performance_of_every_model_stands_at_the_head(finished, settings):
+    record = json.loads((finished / "sweep.json").read_text())
+    assert list(record)[:2] == ["warnings", "performance"]
+    pairs = {name: one["pairs"] for name, one in record["performance"].items()}
+    assert pairs == {f"learn of {settings.model}": N, f"held_out of {settings.model}": 8 - N}
+    page = html.unescape((finished / "report.html").read_text())
+    assert "Does the model do the task?" in page
+    assert record["warnings"]  # random weights
+    for sentence in record["warnings"]:
+        assert sentence[1:] in page
+
+
+def test_a_kind_of_negatives_without_contrast_is_refused(settings, tmp_path):
+    wrong = settings.copy_and_resolve_references().unlock()
+    rows = [(positive, positive, *rest) for positive, _, *rest in tiny.pairs(8)]
+    wrong.task.path = str(tiny.write_task(tmp_path / "same.jsonl", rows))
+    with pytest.raises(InputError, match="no contrast"):
+        sweep.run(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,28 @@ def test_split_is_seeded_and_complete(tmp_path_factory, split_digits, seed, n):
     assert task == make_task("custom", split_digits, n=n, seed=seed, path=str(path))
 
 
+@given(seed=st.integers(0, 2**40), n_held_out=st.integers(1, 4))
+@settings(max_examples=15, deadline=None)
+def test_held_out_lines_can_be_fewer(tmp_path_factory, split_digits, seed, n_held_out):
+    """Those that learn stay the same; those held out are among all the others, in their order."""
+    path = write(tmp_path_factory.mktemp("custom"), *numbered(7))
+    given = {"n": 3, "seed": seed, "path": path}
+    every = make_task("custom", split_digits, **given)
+    assert every == make_task("custom", split_digits, n_held_out=0, **given)
+    few = make_task("custom", split_digits, n_held_out=n_held_out, **given)
+    assert few.learn == every.learn
+    assert len(few.held_out) == few.options["n_held_out"] == n_held_out
+    assert set(few.held_out.positives) <= set(every.held_out.positives)
+    assert list(few.held_out.positives) == sorted(few.held_out.positives)
+
+
+@pytest.mark.parametrize("n_held_out", [5, 100])
+def test_more_lines_held_out_than_there_are(tmp_path, split_digits, n_held_out):
+    path = write(tmp_path, *numbered(7))
+    with pytest.raises(InputError, match=f"n_held_out is {n_held_out}; allowed is 1 to 4, or 0"):
+        make_task("custom", split_digits, n=3, n_held_out=n_held_out, path=path)
+
+
 def test_seeds_choose_different_lines(tmp_path, split_digits):
     path = write(tmp_path, *numbered(7))
     tasks = [make_task("custom", split_digits, n=3, seed=s, path=path) for s in range(10)]
