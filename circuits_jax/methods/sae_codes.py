@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import check_finite, head_outputs, read_outputs
+from circuits_jax.activations import check_finite, paired_outputs, read_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
@@ -42,7 +42,8 @@ class SaeCodes:
 
     Attributes:
         position: what is encoded: how a head moves at its `peak`, where that matters most; or, as
-            published, its output: `mean` over tokens, or at the `last`.
+            published, its output: `mean` over the tokens that both of a pair have, or at the
+            `last`.
         read_weight: at the peak, how much what is read counts against how far a head moves, in
             [0, 1]; 0 is movement alone.
         shared: one autoencoder for all heads, as published, in place of one a head.
@@ -135,7 +136,7 @@ def sae_codes(
         scores = score_outputs(key, paired_rows(moved), options, model.config.head_width)
         check_finite(moved, pairs.positives)  # last, as it waits for the forward pass
         return scores
-    outputs = head_outputs(model, [*pairs.positives, *pairs.negatives], options.position)
+    outputs = paired_outputs(model, pairs, options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
