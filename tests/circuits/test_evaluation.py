@@ -302,7 +302,7 @@ LENGTHS = PromptPairs(
 )
 
 
-# Columns of the aligned prompts -> tokens of the negative, or of the positive where it stands alone:
+# Columns of the aligned prompts -> tokens of the negative, or of the positive standing alone:
 #     when Ann and Bob went out            .   Ann  and  .   .   .  Bob
 #      .   Cid and  .  Dee  out          when  Eve  and Fay went to Gus
 PARTNERS = {1: 0, 2: 1, 4: 2, 5: 3}, {1: 1, 2: 2, 6: 6}
