@@ -27,11 +27,14 @@ def aligned_columns(
 
     Prompts of the same number of tokens are partners one to one. Else the longest common beginning
     is, and the longest common ending of the rest, at least the last token; what lies between is cut
-    at the tokens in common that `difflib` finds, and each piece is aligned at its end.
+    at the tokens in common that `difflib` finds. Of a piece in which b has more tokens, a's are
+    partners of the first of them: they come after the same tokens, so that heads that look a token
+    back see no shift. Where a has more, its last ones have partners: they tell the rest what the
+    piece says.
 
     Args:
-        a: token ids of a prompt, at least one.
-        b: of the other.
+        a: token ids of the positive prompt, at least one.
+        b: of the negative one.
 
     Returns:
         Two rising sequences; the last columns are equal, and every column up to there has a token.
@@ -45,9 +48,10 @@ def aligned_columns(
     pieces = difflib.SequenceMatcher(None, *middles, autojunk=False).get_opcodes()
     sizes = [(start, start), *((j - i, m - k) for _, i, j, k, m in pieces), (n_ending, n_ending)]
     ends = np.cumsum([max(size) for size in sizes])
-    return tuple(
-        np.concatenate([np.arange(end - size, end) for end, size in zip(ends, side, strict=True)])
-        for side in zip(*sizes, strict=True)
+    placed = list(zip(ends, sizes, strict=True))
+    return (
+        np.concatenate([np.arange(n) + end - max(n, m) for end, (n, m) in placed]),
+        np.concatenate([np.arange(m) + end - m for end, (_, m) in placed]),
     )
 
 

@@ -303,9 +303,9 @@ LENGTHS = PromptPairs(
 
 
 # Columns of the aligned prompts -> tokens of the negative, or of the positive standing alone:
-#     when Ann and Bob went out            .   Ann  and  .   .   .  Bob
+#     when Ann and Bob went out          Ann   .   and  .   .   .  Bob
 #      .   Cid and  .  Dee  out          when  Eve  and Fay went to Gus
-PARTNERS = {1: 0, 2: 1, 4: 2, 5: 3}, {1: 1, 2: 2, 6: 6}
+PARTNERS = {1: 0, 2: 1, 4: 2, 5: 3}, {0: 0, 2: 2, 6: 6}
 ALONE = {0: 0, 3: 3}, {}
 
 

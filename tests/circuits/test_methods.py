@@ -110,7 +110,7 @@ def test_mean_difference_by_hand(model, uneven, position):
     found = mean_difference(model, uneven, KEY, MeanDifference(position))
     # Of "when Ann and Bob went out" and "Cid and Dee out", and so on: the tokens with a partner.
     every = [0, 1, 2, 3, 4]
-    shared = ([1, 2, 4, 5], [0, 1, 2], every), ([0, 1, 2, 3], [1, 2, 6], every)
+    shared = ([1, 2, 4, 5], [0, 1, 2], every), ([0, 1, 2, 3], [0, 2, 6], every)
     means = []
     for prompts, tokens in zip((LENGTHS.positives, LENGTHS.negatives), shared, strict=True):
         outputs = [np.asarray(head_outputs(model, [p], "all")[0]) for p in prompts]  # [T L H D]

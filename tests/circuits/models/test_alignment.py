@@ -23,23 +23,22 @@ def laid_out(a, b):
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "wanted"),
+    ("short", "long", "as_positive", "as_negative"),
     [
-        ("capital of J is", "capital of SK is", ("capital of .J is", "capital of SK is")),
-        ("in UAE we", "in J we", ("in UAE we", "in ..J we")),
-        ("J and I", "SK and I", (".J and I", "SK and I")),  # at the very beginning
-        ("xyz", "zyx", ("xyz", "zyx")),  # as long: one to one, common tokens or not
-        ("x J, J y", "x SK, SK y", ("x .J, .J y", "x SK, SK y")),  # in two places
-        ("abab", "ab", ("abab", "a..b")),  # one begins and ends as the other does
-        ("ab", "abb", ("a.b", "abb")),
-        ("a", "bca", ("..a", "bca")),
-        ("pq", "rxs", (".pq", "rxs")),  # nothing in common: the last tokens are partners
-        ("pxq", "rx", ("pxq", ".rx")),  # nor is the last token taken for another one's
+        ("capital of J is", "capital of SK is", "capital of J. is", "capital of .J is"),
+        ("in J we", "in UAE we", "in J.. we", "in ..J we"),
+        ("J and I", "SK and I", "J. and I", ".J and I"),  # at the very beginning
+        ("xyz", "zyx", "xyz", "xyz"),  # as long: one to one, common tokens or not
+        ("x J, J y", "x SK, SK y", "x J., J. y", "x .J, .J y"),  # in two places
+        ("ab", "abab", "a..b", "a..b"),  # one begins and ends as the other does
+        ("ab", "abb", "a.b", "a.b"),
+        ("a", "bca", "..a", "..a"),
+        ("rx", "pxq", "r.x", ".rx"),  # the last tokens are partners, whatever they are
     ],
 )
-def test_by_hand(a, b, wanted):
-    assert laid_out(a, b) == wanted
-    assert laid_out(b, a) == wanted[::-1]
+def test_by_hand(short, long, as_positive, as_negative):
+    assert laid_out(short, long) == (as_positive, long)
+    assert laid_out(long, short) == (long, as_negative)
 
 
 @settings(deadline=None)
@@ -80,7 +79,7 @@ def test_pairs_are_laid_out_in_two_batches_of_one_shape():
             )
         pads = {n: " ".join("." * n) for n in (2, 7)}
         wanted = [
-            ["when . . Ann went out", "then Ann and Bob gave it", "Gus"],
+            ["when Ann . . went out", "then Ann and Bob gave it", "Gus"],
             ["when Bob and Cid went out", "then . . Hal gave it", "Fay"],
         ]
         for found, texts in zip(rows, wanted, strict=True):
