@@ -34,7 +34,8 @@ def custom(
     """The task of a JSONL file: `n` of its lines learn, all others are held out; logit_diff.
 
     The seed chooses the lines that learn; both parts keep the order of the file. Blank lines are
-    skipped. Positives and negatives may differ in their number of tokens.
+    skipped. Positives and negatives may differ in their number of tokens: see
+    `models/alignment.py`.
 
     Args:
       tokenizer: answers and foils must be one token for it, after the positive prompt.

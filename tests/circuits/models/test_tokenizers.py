@@ -1,10 +1,12 @@
 """Tokenizers from GGUF metadata and from folders."""
 
+import dataclasses
 import json
 import unicodedata
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 import transformers
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from circuits_jax.errors import InputError
 from circuits_jax.models.gguf import smollm2_path
 from circuits_jax.models.tokenizers import load_tokenizer, prompt_ids
+from tests.circuits import tiny
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "circuits" / "smollm2_tokens.json"
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
@@ -191,6 +194,25 @@ def test_prompts_begin_once_and_end_with_their_own_last_token(frame, text, wante
         tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>"
     )
     assert prompt_ids(tokenizer, text) == [tokens.index(token) for token in wanted.split()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Framed:
+    """Puts "when" before and "to" behind every text."""
+
+    inner: tiny.WordTokenizer
+
+    def __call__(self, text, *, add_special_tokens=True):
+        texts = ["when"] * add_special_tokens + [text] + ["to"] * add_special_tokens
+        return self.inner(" ".join(texts))
+
+
+def test_logits_are_those_after_the_prompts_own_last_token():
+    plain = tiny.model()
+    framed = dataclasses.replace(plain, tokenizer=Framed(plain.tokenizer))
+    wanted = plain.logits(["when Ann and Bob", "when Cid", "when Cid to"])
+    for prompts in (["Ann and Bob", "Cid", "Cid to"], ["when Ann and Bob", "when Cid", "Cid to"]):
+        np.testing.assert_array_equal(framed.logits(prompts), wanted)
 
 
 @pytest.mark.parametrize("bos", [False, True])
