@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax import interpose
 from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import TokenBatch
+from circuits_jax.models.decoder import TokenBatch, stacked
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import PromptPairs, Targets, targets
 
@@ -34,38 +35,40 @@ class Trial:
 def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation) -> Trial:
     """Prepare pairs for judging circuits by one kind of ablation.
 
-    `mean` is over the negative prompts that have a token at the position, one vector for each
-    position counted from the first token. `resample` takes the matched negative prompt, aligned at
-    the last token; where that is shorter, its first token stands for what is missing.
+    `resample` takes what heads say at the partner of each token in the matched negative prompt, and
+    on the positive one where there is no partner (`models/alignment.py`). `mean` is that, averaged
+    over pairs: one vector for each column of the aligned prompts, counted from the first token.
     """
-    positives = model.tokenize(pairs.positives)
-    negatives = model.tokenize(pairs.negatives, positives.tokens.shape[1])
-    positives = model.tokenize(pairs.positives, negatives.tokens.shape[1])
-    replacement = _replacement(model.config, model.params, positives, negatives, ablation)
+    positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    gaps = bool(np.any(positives.mask & ~negatives.mask))
+    replacement = _replacement(model.config, model.params, positives, negatives, ablation, gaps)
     return Trial(positives, targets(pairs), replacement)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "ablation"))
+@functools.partial(jax.jit, static_argnames=("config", "ablation", "gaps"))
 def _replacement(
     config: DecoderConfig,
     params: Any,
     positives: TokenBatch,
     negatives: TokenBatch,
     ablation: Ablation,
+    gaps: bool,
 ) -> Float[Array, "L #B #T H K"]:
+    """With `gaps`, some negative lacks a token, so that the positives have to be run as well."""
     if ablation == "zero":
         return jnp.zeros((config.n_layers, 1, 1, config.n_heads, config.head_width))
-    if ablation == "mean":
-        real = negatives.mask.astype(jnp.float32)
-        share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
+    batch = stacked((negatives, positives)) if gaps else negatives
 
-        def mean(heads):
-            return jnp.einsum("bthk,bt->thk", heads.z, share)[None]
+    def said(heads):
+        if not gaps:
+            return heads.z
+        negative, positive = jnp.split(heads.z, 2)
+        return jnp.where(negatives.mask[:, :, None, None], negative, positive)
 
-        return interpose.capture(config, params, negatives, mean)[1]
-    columns = interpose.counterparts(positives, negatives)
+    real = (positives.mask | negatives.mask).astype(jnp.float32)
+    share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
 
-    def aligned(heads):
-        return jnp.take_along_axis(heads.z, columns[:, :, None, None], axis=1)
+    def mean(heads):
+        return jnp.einsum("bthk,bt->thk", said(heads), share)[None]
 
-    return interpose.capture(config, params, negatives, aligned)[1]
+    return interpose.capture(config, params, batch, mean if ablation == "mean" else said)[1]

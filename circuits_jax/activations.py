@@ -11,12 +11,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose, reading
 from circuits_jax.errors import InputError
 from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import TokenBatch
+from circuits_jax.models.decoder import TokenBatch, stacked
 from circuits_jax.models.forked import ForkedBatch, fork
 from circuits_jax.models.language_model import (
     LENGTH_MULTIPLE,
@@ -58,8 +58,40 @@ def head_outputs(
     """
     if position not in POSITIONS:
         raise InputError(f"position is {position!r}; allowed are {', '.join(POSITIONS)}")
-    batches = split(model.tokenize(prompts), batch_size)
-    rows = [_project(*_pooled(model.config, model.params, b, position, relative)) for b in batches]
+    batch = model.tokenize(prompts)
+    return _outputs(model, prompts, batch, batch.mask, position, relative, batch_size)
+
+
+def paired_outputs(
+    model: LanguageModel, pairs: PromptPairs, position: Literal["last", "mean"] = "mean"
+) -> Float[Array, "B L H D"]:
+    """`head_outputs` of the positives and then of the negatives of pairs.
+
+    The mean is over the tokens that have a partner in the other prompt (`models/alignment.py`), so
+    that what a pair has in common counts as much in both, whatever the prompts' lengths.
+    """
+    sides = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    both = stacked(sides)
+    partnered = jnp.tile(sides[0].mask & sides[1].mask, (2, 1))
+    prompts = [*pairs.positives, *pairs.negatives]
+    return _outputs(model, prompts, both, partnered, position)
+
+
+def _outputs(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    batch: TokenBatch,
+    counted: Bool[Array, "B T"],
+    position: Position,
+    relative: bool = False,
+    batch_size: int = 32,
+) -> Float[Array, "B L H D"] | Float[Array, "B T L H D"]:
+    """Outputs of checked prompts, pooled over the tokens that are `counted`."""
+    weights = token_weights(batch.replace(mask=counted), position)
+    rows = [
+        _project(*_pooled(model.config, model.params, *part, position == "all", relative))
+        for part in split((batch, weights), batch_size)
+    ]
     outputs = jnp.concatenate(rows)[: len(prompts)]
     check_finite(outputs, prompts)
     return outputs
@@ -80,8 +112,8 @@ def read_outputs(
 
         flow^a distance^(1 - a),   a = `read_weight`;
 
-    a head's peak is the token at which it is largest. Tokens of a pair are aligned at the last one;
-    those that only one prompt has are not looked at.
+    a head's peak is the token at which it is largest. Tokens that only one prompt of the pair has
+    are not looked at (`models/alignment.py`).
 
     Args:
         model: a loaded model.
@@ -100,8 +132,9 @@ def read_outputs(
 
 def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
     """B rows, a positive and the ending of its negative in each."""
-    both = model.tokenize([*pairs.positives, *pairs.negatives], side="left")
-    return fork(both, LENGTH_MULTIPLE if model.config.causal else both.tokens.shape[1])
+    sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
+    whole = sides[0].tokens.shape[1]
+    return fork(stacked(sides), LENGTH_MULTIPLE if model.config.causal else whole)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -134,13 +167,17 @@ def token_weights(batch: TokenBatch, position: Position) -> Float[Array, "B T"]:
     return weights if position == "all" else weights / jnp.sum(weights, axis=1, keepdims=True)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "position", "relative"))
+@functools.partial(jax.jit, static_argnames=("config", "every", "relative"))
 def _pooled(
-    config: DecoderConfig, params: Any, batch: TokenBatch, position: Position, relative: bool
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    weights: Float[Array, "B T"],
+    every: bool,
+    relative: bool,
 ) -> tuple[Float[Array, "L B ... H K"], Float[Array, "L H K D"]]:
-    """Pooled z, and the W_O that turns it into outputs."""
-    weights = token_weights(batch, position)
-    subscripts = "bthk,bt->bthk" if position == "all" else "bthk,bt->bhk"
+    """Weighted z, of `every` token or summed over them; and W_O, which turns it into outputs."""
+    subscripts = "bthk,bt->bthk" if every else "bthk,bt->bhk"
 
     def pool(heads):
         weight = weights / jnp.maximum(heads.scale, 1e-6) if relative else weights

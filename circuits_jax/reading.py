@@ -16,9 +16,9 @@ how much of the residual stream at token t is read after a layer:
     MLP        every neuron by the slope d act(u) / d u, and each factor of a gated product gets
                half (arXiv 2508.21258)
 
-d is positive minus negative, aligned at the last token; tokens that only one prompt has are left
-out. A pair's prompts begin alike, and nothing moves there in a causal model: what is kept and read
-is of the endings, the last Q tokens of T (`models/forked.py`).
+d is positive minus negative, and 0 at tokens without a partner (`models/alignment.py`). A pair's
+prompts begin alike, and nothing moves there in a causal model: what is kept and read is of the
+endings, the last Q columns of T (`models/forked.py`).
 
 Functions of one number or one row are read by their slope between the two prompts, so that a step
 that was taken, or an all but hard pattern that turned, counts in full. For the softmax that is
@@ -55,10 +55,10 @@ class Moved:
     """Of one layer and B pairs: what differs in a pair, and what the positive prompts computed.
 
     Attributes:
-        z: difference of what each head says; 0 where only one prompt has a token.
+        z: difference of what each head says; 0 at a token without a partner.
         relative: the same, each prompt in units of its residual stream.
         q, k, v: of the positive prompts; queries of their endings.
-        other_q, other_k: of the negative prompts; the positive ones' where only these have a token.
+        other_q, other_k: of the negative prompts; the positive ones' where there is no partner.
         pattern: of the positive prompts.
         slopes: by the name of a weight of the MLP: how much more its neurons say for being given
             more through it.
@@ -101,8 +101,7 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
         batch: B pairs, the positive prompts first.
 
     Returns:
-        [L B Q H] arrays, 0 where only one prompt of the pair has a token. All 0 where the two
-        prompts are the same.
+        [L B Q H] arrays, 0 at tokens without a partner. All 0 where the two prompts are the same.
     """
     stream, moved = interpose.record(
         config, params, batch, lambda record: movement(config, record, batch)
@@ -133,6 +132,8 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
         positive, negative = batch.endings(x)
         return jnp.where(shared, positive - negative, 0)
 
+    neurons, other = _sides(record.neurons, batch)
+    other = {name: jnp.where(shared[..., 0], x, neurons[name]) for name, x in other.items()}
     q, other_q = batch.endings(record.q)
     k, other_k = record.k[:, : batch.length], batch.second(record.k)
     ending = slice(batch.length - batch.n_ending, batch.length)
@@ -145,7 +146,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
         other_q=jnp.where(shared, other_q, q),
         other_k=jnp.where(whole_shared, other_k, k),
         pattern=record.pattern[..., ending, : batch.length],
-        slopes=neuron_slopes(*_sides(record.neurons, batch)) if config.d_mlp else {},
+        slopes=neuron_slopes(neurons, other) if config.d_mlp else {},
         inverse_scales=_sides(record.inverse_scales, batch)[0],
     )
 

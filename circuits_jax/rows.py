@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import sae
-from circuits_jax.activations import check_finite, head_outputs, read_outputs
+from circuits_jax.activations import check_finite, paired_outputs, read_outputs
 from circuits_jax.methods.sae_codes import SaeCodes, inputs, paired_rows, scored
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import PromptPairs
@@ -50,8 +50,7 @@ def captured_rows(model: LanguageModel, pairs: PromptPairs, options: SaeCodes) -
         outputs = paired_rows(read_outputs(model, pairs, read_weight=options.read_weight))
         check_finite(outputs, [*pairs.positives, *pairs.negatives])
     else:
-        prompts = [*pairs.positives, *pairs.negatives]
-        outputs = head_outputs(model, prompts, options.position)
+        outputs = paired_outputs(model, pairs, options.position)
     x, scale = inputs(outputs, options, model.config.head_width)
     return Rows(x, scale, model.config.heads, outputs.shape[-1])
 

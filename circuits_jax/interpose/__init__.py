@@ -6,7 +6,7 @@ all that a pass computes. Nothing else in the library touches interception.
 """
 
 from circuits_jax.interpose.edges import replace_edges
-from circuits_jax.interpose.heads import Heads, capture, counterparts, last_logits, replace
+from circuits_jax.interpose.heads import Heads, capture, last_logits, replace
 from circuits_jax.interpose.layers import (
     Added,
     Written,
@@ -27,7 +27,6 @@ __all__ = [
     "Rules",
     "Written",
     "capture",
-    "counterparts",
     "final_logits",
     "heads_reading",
     "heads_writing",

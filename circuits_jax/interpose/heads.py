@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from circuits_jax.interpose.interception import intercepted
 from circuits_jax.models.config import DecoderConfig
@@ -39,15 +39,6 @@ class Heads:
 def returns_heads(context: nn.module.InterceptorContext) -> bool:
     """Whether the call's result is z."""
     return isinstance(context.module, Attention) and context.method_name == "attend"
-
-
-def counterparts(positives: TokenBatch, negatives: TokenBatch) -> Int[Array, "B T"]:
-    """For every column of the positives, the negatives' that is as far from the last token.
-
-    Where the negative is shorter, its first token stands for what is missing.
-    """
-    columns = jnp.arange(positives.mask.shape[1])[None] + (negatives.last - positives.last)[:, None]
-    return jnp.clip(columns, 0, negatives.last[:, None])
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from circuits_jax import devices, interpose
 from circuits_jax.circuit import Scores
@@ -36,7 +36,7 @@ from circuits_jax.codes import directed
 from circuits_jax.graph import INPUTS, Graph, graph_of, head_edges
 from circuits_jax.interpose import Added, Rules, Written
 from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Attention, Decoder, Norm, TokenBatch
+from circuits_jax.models.decoder import Attention, Decoder, Norm, TokenBatch, stacked
 from circuits_jax.models.language_model import LanguageModel
 from circuits_jax.tasks import PromptPairs, Targets, metric_values, targets
 
@@ -91,12 +91,10 @@ def edge_effects(
 ) -> Float[Array, "writers readers"]:
     """First-order drop of the metric by edge, mean over pairs; prompts are spread over devices.
 
-    The two prompts of a pair are aligned at their last tokens, as in `ablation.trial`.
+    Tokens without a partner in the other prompt of the pair do not move (`models/alignment.py`).
     """
     config, params = ungrouped(model.config, model.params)
-    length = model.tokenize(pairs.negatives).tokens.shape[1]
-    positives = model.tokenize(pairs.positives, length)
-    negatives = model.tokenize(pairs.negatives, positives.tokens.shape[1])
+    positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
     effects = _effects(
         config, params, positives, negatives, targets(pairs), points, metric, rules, prompts_at_once
     )
@@ -149,20 +147,20 @@ def _effects_of(
     """Effects of all edges on the sum of the metric over prompts."""
     graph = graph_of(config)
     n = len(positives.tokens)
-    both = jax.tree.map(lambda *sides: jnp.concatenate(sides), positives, negatives)
-    outputs = _outputs(config, params, both)
+    outputs = _outputs(config, params, stacked((positives, negatives)))
     positive, negative = (
         Outputs(
             outputs.embedding[side], jax.tree.map(lambda x, side=side: x[:, side], outputs.written)
         )
         for side in (slice(n), slice(n, None))
     )
-    columns = interpose.counterparts(positives, negatives)
-    negative = Outputs(
-        _take_tokens(columns, negative.embedding),
-        jax.tree.map(jax.vmap(functools.partial(_take_tokens, columns)), negative.written),
-    )
+    partnered = (positives.mask & negatives.mask)[:, :, None]
+
+    def where_partnered(x):
+        return jnp.where(partnered[..., None] if x.ndim > 4 else partnered, x, 0)
+
     moved = jax.tree.map(jnp.subtract, positive, negative)
+    moved = jax.tree.map(where_partnered, moved)
     differences = _differences(config, params, rules, positive, moved)
 
     def at_point(total, point):
@@ -181,10 +179,6 @@ def _effects_of(
 
 def _share(share: Float[Array, ""], x: Float[Array, "..."]) -> Float[Array, "..."]:
     return share.astype(x.dtype) * x
-
-
-def _take_tokens(columns: Int[Array, "B T"], x: Float[Array, "B T ..."]) -> Array:
-    return jnp.take_along_axis(x, columns.reshape(*columns.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def _outputs(config: DecoderConfig, params: Any, batch: TokenBatch) -> Outputs:

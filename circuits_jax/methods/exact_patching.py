@@ -6,7 +6,7 @@ directions). With m the task's metric on a prompt, averaged over pairs:
     noising      effect_g = m(positive) - m(positive with head g as on the negative)
     denoising    effect_g = m(negative with head g as on the positive) - m(negative)
 
-A head is replaced at all positions; the two prompts of a pair are aligned at their last tokens, as
+A head is replaced at all tokens that have a partner in the other prompt (`models/alignment.py`), as
 for the `resample` ablation of `ablation.trial`. Everything downstream of the head responds.
 Either effect is positive where the head serves the task and negative where it works against it, as
 negative name movers do; both kinds are part of the circuit, so the score is the absolute value.
@@ -93,9 +93,9 @@ def exact_patching(
     Returns:
         Scores, in units of the metric, with `details`: `effects` [L, H], signed (see the module).
         0 where the two prompts of every pair are the same. With positions="each" also
-        `position_effects` [T, L, H], the last row of which is every prompt's last token. With
-        edges="path" also `edges` [n_edges, 2], the (g, g') that were patched, their signed
-        `edge_effects` [G, G], and `direct_effects` [L, H] on the logits.
+        `position_effects` [T, L, H], by columns of the aligned prompts, of which the last row is
+        every prompt's last token. With edges="path" also `edges` [n_edges, 2], the (g, g') that
+        were patched, their signed `edge_effects` [G, G], and `direct_effects` [L, H] on the logits.
     """
     options = options or ExactPatching()
     pairs = task.learn

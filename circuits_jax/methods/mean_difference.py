@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from circuits_jax.activations import head_outputs
+from circuits_jax.activations import paired_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.methods.edges import product_edges
@@ -31,7 +31,8 @@ class MeanDifference:
     """Options of the method.
 
     Attributes:
-        position: tokens whose outputs count: `mean` over all of a prompt, or the `last`.
+        position: tokens whose outputs count: `mean` over all of a prompt that have a partner in the
+            other one of the pair (`activations.paired_outputs`), or the `last`.
 
     Raises:
         InputError: a value that is not allowed.
@@ -53,7 +54,7 @@ def mean_difference(
 
     Args:
         model: a loaded model.
-        task: its `learn` pairs are used; that they are paired does not matter.
+        task: its `learn` pairs are used; how they are paired matters only where lengths differ.
         key: not used, nothing is random.
         options: see `MeanDifference`.
 
@@ -61,8 +62,7 @@ def mean_difference(
         Scores, in units of the residual stream; 0 where positives and negatives are the same.
     """
     options = options or MeanDifference()
-    prompts = [*task.learn.positives, *task.learn.negatives]
-    head_scores = _norm_of_difference(head_outputs(model, prompts, options.position))
+    head_scores = _norm_of_difference(paired_outputs(model, task.learn, options.position))
     return Scores(head_scores, product_edges(head_scores))
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from circuits_jax import codes, fit, sae
-from circuits_jax.activations import head_outputs, read_outputs
+from circuits_jax.activations import paired_outputs, read_outputs
 from circuits_jax.circuit import Scores
 from circuits_jax.errors import InputError
 from circuits_jax.models.language_model import LanguageModel
@@ -42,7 +42,8 @@ class SaeCodes:
 
     Attributes:
         position: what is encoded: how a head moves at its `peak`, where that matters most; or, as
-            published, its output: `mean` over tokens, or at the `last`.
+            published, its output: `mean` over the tokens that both of a pair have, or at the
+            `last`.
         read_weight: at the peak, how much what is read counts against how far a head moves, in
             [0, 1]; 0 is movement alone.
         shared: one autoencoder for all heads, as published, in place of one a head.
@@ -140,7 +141,7 @@ def sae_codes(
                 or "what is read of the heads is not finite, though all that they say is"
             )
         return score_outputs(key, rows, options, model.config.head_width)
-    outputs = head_outputs(model, [*pairs.positives, *pairs.negatives], options.position)
+    outputs = paired_outputs(model, pairs, options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
 
 

@@ -9,6 +9,7 @@ and sums over heads. `interpose` intercepts `attend` to read or rewrite z. Nothi
 knows about that.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -31,27 +32,33 @@ _INIT = nn.initializers.normal(0.02)
 
 @struct.dataclass
 class TokenBatch:
-    """Prompts as tokens: padded on either side to one length; `mask` is True at real tokens."""
+    """Prompts as tokens, padded anywhere to one length; `mask` is True at real tokens.
+
+    What a prompt computes does not depend on where its padding stands, but for rounding.
+    """
 
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
 
     @property
     def positions(self) -> Int[Array, "B T"]:
-        """Index of each token in its own prompt, whichever side the padding is on."""
-        first = jnp.argmax(self.mask, axis=1)[:, None]
-        return jnp.maximum(jnp.arange(self.mask.shape[1])[None] - first, 0)
+        """Index of each token in its own prompt; padding has that of the token before it, or 0."""
+        return jnp.maximum(jnp.cumsum(self.mask, axis=1, dtype=jnp.int32) - 1, 0)
 
     @property
-    def distance(self) -> Int[Array, "T T"]:
-        """How many columns before each of them (row) every other one (column) stands."""
-        columns = jnp.arange(self.tokens.shape[1])
-        return columns[:, None] - columns[None, :]
+    def distance(self) -> Int[Array, "B T T"]:
+        """How many tokens before each of them (row) every other one (column) stands."""
+        return self.positions[:, :, None] - self.positions[:, None, :]
 
     @property
     def last(self) -> Int[Array, "B"]:
         """Column of each prompt's last real token."""
         return self.mask.shape[1] - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
+
+
+def stacked(batches: Sequence[TokenBatch]) -> TokenBatch:
+    """Batches of one shape as one, the rows of the first before those of the others."""
+    return jax.tree.map(lambda *rows: jnp.concatenate(rows), *batches)
 
 
 @struct.dataclass
@@ -191,9 +198,9 @@ class Attention(nn.Module):
         scores = jnp.einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
         scores = scores * c.attention_scale
         scores = softcap(scores, c.attention_softcap)
-        distance = batch.distance[-t:]
-        near = (distance >= (0 if c.causal else -distance.shape[1])) & (distance < layer.window)
-        seen = (near[None] & batch.mask[:, None, :])[:, None, None]
+        distance = batch.distance[:, -t:]
+        near = (distance >= (0 if c.causal else -distance.shape[2])) & (distance < layer.window)
+        seen = (near & batch.mask[:, None, :])[:, None, None]
         return jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(jnp.float32).min), axis=-1)
 
     def project(self, z: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:

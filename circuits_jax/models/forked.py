@@ -18,10 +18,10 @@ FAR = np.iinfo(np.int32).max  # a distance outside of every window
 
 @struct.dataclass
 class ForkedBatch(TokenBatch):
-    """Rows of T + Q tokens: a prompt of T tokens, padded on the left, and Q that end another one.
+    """Rows of T + Q columns: a prompt in T of them, padded anywhere, and Q that end another one.
 
     Attributes:
-        tokens, mask: [B T + Q]; the other prompt is the first T - Q tokens and the last Q.
+        tokens, mask: [B T + Q]; the other prompt is the first T - Q columns and the last Q.
         n_ending: Q.
     """
 
@@ -45,17 +45,16 @@ class ForkedBatch(TokenBatch):
         return jnp.concatenate([self.first.positions, ending], axis=1)
 
     @property
-    def distance(self) -> Int[Array, "T T"]:
+    def distance(self) -> Int[Array, "B T T"]:
         """How many tokens before each of them (row) every other one (column) stands.
 
         Beyond reach, `FAR`, where the two are not of one prompt.
         """
         columns = jnp.arange(self.tokens.shape[1])
         of_second = columns >= self.length
-        place = columns - self.n_ending * of_second
         shared = columns < self.length - self.n_ending
         together = shared[None, :] | (of_second[:, None] == of_second[None, :])
-        return jnp.where(together, place[:, None] - place[None, :], FAR)
+        return jnp.where(together[None], super().distance, FAR)
 
     def second(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "B T2 ..."]:
         """Of what there is of each token, that of the second prompt."""
@@ -73,7 +72,8 @@ def fork(prompts: TokenBatch, multiple: int = 1) -> ForkedBatch:
     """Both prompts of each pair in one row.
 
     Args:
-        prompts: 2 B prompts, padded on the left: the first ones of all pairs, then the second ones.
+        prompts: 2 B prompts: the first ones of all pairs, then the second ones, aligned to end in
+            the same column (`LanguageModel.tokenize_pairs`).
         multiple: of which Q is to be, so that few shapes are compiled.
 
     Returns:

@@ -101,6 +101,25 @@ def load_tokenizer(source: str | Path) -> "transformers.PreTrainedTokenizerFast"
         ) from error
 
 
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """The token ids of a text as a model is to go on from it.
+
+    The tokens that the tokenizer puts in front stand there once, also where the text begins with
+    them, as one that a chat template wrote does. What it puts behind is left out: a prompt ends
+    with its own last token. The rest are the ids of the text alone, special tokens in it included,
+    as `tokenizer(text, add_special_tokens=False)` gives them.
+    """
+    own = list(tokenizer(text, add_special_tokens=False).input_ids)
+    whole = list(tokenizer(text).input_ids)
+    starts = [i for i in range(len(whole)) if whole[i : i + len(own)] == own]
+    if not own or not starts:  # nothing tells what stands in front from what stands behind
+        return whole[:1] if not own else whole
+    front = whole[: starts[0]]
+    for token in front:
+        own = own[1:] if own[:1] == [token] else own
+    return front + own
+
+
 def _gguf_tokenizer(
     path: Path, metadata: Mapping[str, Any]
 ) -> "transformers.PreTrainedTokenizerFast":

@@ -35,7 +35,8 @@ def custom(
     """The task of a JSONL file: `n` of its lines learn, others are held out; logit_diff.
 
     The seed chooses the lines of either part; both keep the order of the file. Blank lines are
-    skipped. Positives and negatives may differ in their number of tokens.
+    skipped. Positives and negatives may differ in their number of tokens: see
+    `models/alignment.py`.
 
     Args:
       tokenizer: answers and foils must be one token for it, after the positive prompt.

@@ -27,7 +27,7 @@ class Tokenizer(Protocol):
 
 
 def token_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Token ids of `text` alone, without a beginning-of-sequence token."""
+    """Token ids of `text` alone, as a model sees them after what the tokenizer puts in front."""
     return tuple(int(i) for i in tokenizer(text, add_special_tokens=False).input_ids)
 
 

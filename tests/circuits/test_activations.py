@@ -8,6 +8,7 @@ import pytest
 
 from circuits_jax.activations import check_finite, head_outputs, read_outputs, token_weights
 from circuits_jax.errors import InputError
+from circuits_jax.models.alignment import aligned_columns
 from circuits_jax.tasks import PromptPairs
 from tests.circuits import tiny
 
@@ -96,9 +97,9 @@ def test_movement_alone_peaks_where_the_prompts_of_a_pair_differ_most(model):
     found = np.asarray(read_outputs(model, PAIRS, read_weight=0.0))
     assert found.shape == (4, L, H, D)
     for index, (p, n) in enumerate(zip(PROMPTS, NEGATIVES, strict=True)):
-        p, n = len(p.split()), len(n.split())
-        shared = min(p, n)  # aligned at the last token
-        moved = positives[index, p - shared : p] - negatives[index, n - shared : n]
+        columns = aligned_columns(*(list(map(tiny.WORDS.index, side.split())) for side in (p, n)))
+        _, p, n = np.intersect1d(*columns, return_indices=True)  # tokens that share a column
+        moved = positives[index, p] - negatives[index, n]
         peak = np.linalg.norm(moved, axis=-1).argmax(axis=0)
         for layer in range(L):
             for head in range(H):

@@ -377,32 +377,46 @@ LENGTHS = PromptPairs(
 )
 
 
-def negative_heads(model, width):
-    """z [L B T H K] of the negatives, each prompt's row by itself."""
-    batch = model.tokenize(LENGTHS.negatives, width)
-    return batch, np.asarray(interpose.capture(model.config, model.params, batch)[1])
+# Columns of the aligned prompts -> tokens of the negative, or of the positive standing alone:
+#     when Ann and Bob went out          Ann   .   and  .   .   .  Bob
+#      .   Cid and  .  Dee  out          when  Eve  and Fay went to Gus
+PARTNERS = {1: 0, 2: 1, 4: 2, 5: 3}, {0: 0, 2: 2, 6: 6}
+ALONE = {0: 0, 3: 3}, {}
 
 
-def test_resampling_aligns_prompts_at_their_last_tokens(model):
+def heads_of(model, prompts):
+    """z [L B T H K], every prompt from its first column on."""
+    return np.asarray(interpose.capture(model.config, model.params, model.tokenize(prompts, 8))[1])
+
+
+def filled(model):
+    """What stands for the first positive prompt's heads, column by column."""
+    positive, negative = heads_of(model, LENGTHS.positives), heads_of(model, LENGTHS.negatives)
+    rows = {c: negative[:, 0, t] for c, t in PARTNERS[0].items()}
+    return np.stack(
+        [(rows | {c: positive[:, 0, t] for c, t in ALONE[0].items()})[c] for c in range(6)]
+    )
+
+
+def test_resampling_is_from_partners_and_leaves_tokens_without_one_alone(model):
     prepared = trial(model, LENGTHS, "resample")
-    batch, z = negative_heads(model, prepared.batch.tokens.shape[1])
-    assert prepared.batch.last.tolist() == [5, 2]
-    assert batch.last.tolist() == [3, 6]
+    assert np.flatnonzero(prepared.batch.mask[0]).tolist() == list(range(6))
+    assert np.flatnonzero(prepared.batch.mask[1]).tolist() == list(PARTNERS[1])
     found = np.asarray(prepared.replacement)
-    for token, source in enumerate([0, 0, 0, 1, 2, 3]):  # two tokens shorter: its first stands in
-        np.testing.assert_allclose(found[:, 0, token], z[:, 0, source], atol=1e-5)
-    for token, source in enumerate([4, 5, 6]):  # longer: its last three
-        np.testing.assert_allclose(found[:, 1, token], z[:, 1, source], atol=1e-5)
+    np.testing.assert_allclose(found[:, 0, :6].swapaxes(0, 1), filled(model), atol=1e-5)
+    negative = heads_of(model, LENGTHS.negatives)
+    for column, token in PARTNERS[1].items():
+        np.testing.assert_allclose(found[:, 1, column], negative[:, 1, token], atol=1e-5)
 
 
-def test_mean_is_over_the_negatives_that_reach_the_position(model):
-    prepared = trial(model, LENGTHS, "mean")
-    _, z = negative_heads(model, prepared.batch.tokens.shape[1])
-    found = np.asarray(prepared.replacement)
+def test_mean_is_over_what_resampling_takes(model):
+    found = np.asarray(trial(model, LENGTHS, "mean").replacement)
     assert found.shape[:2] == (L, 1)
-    np.testing.assert_allclose(found[:, 0, :4], z[:, :, :4].mean(1), atol=1e-5)
-    np.testing.assert_allclose(found[:, 0, 4:7], z[:, 1, 4:7], atol=1e-5)
-    assert not found[:, 0, 7:].any()
+    second = heads_of(model, LENGTHS.negatives)[:, 1].swapaxes(0, 1)
+    found = found[:, 0].swapaxes(0, 1)
+    np.testing.assert_allclose(found[:6], (filled(model) + second[:6]) / 2, atol=1e-5)
+    np.testing.assert_allclose(found[6], second[6], atol=1e-5)
+    assert not found[7:].any()
 
 
 def test_zero_is_zero(model):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -105,16 +105,17 @@ def test_later_tokens_change_nothing_before_them(config):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @settings(max_examples=15, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 10), min_size=3, max_size=3),
-    left=st.lists(st.integers(0, 6), min_size=3, max_size=3),
+    columns=st.lists(st.sets(st.integers(0, 15), min_size=1, max_size=10), min_size=3, max_size=3),
     filler=st.integers(0, 22),
 )
-def test_padding_on_either_side_changes_no_prompt(config, lengths, left, filler):
-    """Also with part of the padding on each side, and whatever token fills it."""
+@example(columns=[set(range(10)), set(range(6, 16)), {0, 1, 2, 9, 10, 11, 12, 15}], filler=3)
+def test_padding_anywhere_changes_no_prompt(config, columns, filler):
+    """On either side or in the middle, and whatever token fills it."""
     tokens, mask = np.full((3, 16), filler), np.zeros((3, 16), bool)
-    for row, (length, start) in enumerate(zip(lengths, left, strict=True)):
-        tokens[row, start : start + length] = TOKENS[row, :length]
-        mask[row, start : start + length] = True
+    lengths = [len(at) for at in columns]
+    for row, at in enumerate(columns):
+        tokens[row, sorted(at)] = TOKENS[row, : len(at)]
+        mask[row, sorted(at)] = True
     padded, plain = logits_of(config, tokens, mask), logits_of(config, TOKENS)
     last = logits_of(config, tokens, mask, method="last_logits")
     for row, length in enumerate(lengths):
@@ -124,14 +125,15 @@ def test_padding_on_either_side_changes_no_prompt(config, lengths, left, filler)
 
 @settings(deadline=None)
 @given(mask=arrays(bool, (4, 9)))
-def test_positions_and_last_of_any_contiguous_prompt(mask):
-    first, length = mask.argmax(axis=1), np.maximum(mask.sum(axis=1), 1)
-    columns = np.arange(24)[None]
-    mask = (columns >= first[:, None]) & (columns < (first + length)[:, None])
+def test_positions_distances_and_last_of_any_prompt(mask):
+    mask[:, 4] |= ~mask.any(axis=1)  # at least one token
     batch = TokenBatch(jnp.zeros(mask.shape, jnp.int32), jnp.asarray(mask))
-    np.testing.assert_array_equal(batch.last, first + length - 1)
-    for row in range(4):
-        np.testing.assert_array_equal(batch.positions[row][mask[row]], np.arange(length[row]))
+    for row, real in enumerate(mask):
+        columns, places = np.flatnonzero(real), np.arange(real.sum())
+        assert batch.last[row] == columns[-1]
+        np.testing.assert_array_equal(batch.positions[row][real], places)
+        distance = np.asarray(batch.distance)[row][np.ix_(columns, columns)]
+        np.testing.assert_array_equal(distance, places[:, None] - places[None, :])
 
 
 def test_a_window_hides_what_lies_behind_it():

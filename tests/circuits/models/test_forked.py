@@ -19,17 +19,16 @@ CONFIGS = CONFIGS | {"both ways": dataclasses.replace(LLAMA, causal=False)}
 
 
 def prompts(seed, alike, shorter):
-    """Three pairs, padded on the left to T, of which the first `alike` columns are the same.
+    """Three pairs in T columns, of which the first `alike` are the same.
 
-    One pair is shorter in both prompts; where nothing need be alike, another in one of them.
+    One pair is shorter in both prompts, and one in the second, in the middle if it begins alike.
     """
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, 23, (2, 3, T))
     tokens[1, :, :alike] = tokens[0, :, :alike]
     mask = np.ones((2, 3, T), bool)
     mask[:, 0, : min(shorter, alike)] = False
-    if not alike:
-        mask[1, 1, :shorter] = False
+    mask[1, 1, alike : min(alike + shorter, T - 1)] = False
     return [TokenBatch(jnp.asarray(tokens[i], jnp.int32), jnp.asarray(mask[i])) for i in (0, 1)]
 
 
@@ -67,7 +66,7 @@ def test_the_ending_begins_where_prompts_differ(alike, multiple, n):
 
 
 def test_positions_are_those_of_each_prompt():
-    """Padding on the left of one prompt only, of both, and of none."""
+    """Padding on the left or in the middle of one prompt only, on the left of both, and none."""
     for alike, shorter in ((0, 4), (5, 3)):
         sides = prompts(1, alike, shorter)
         forked = forked_of(sides)

@@ -1,18 +1,22 @@
 """Tokenizers from GGUF metadata and from folders."""
 
+import dataclasses
 import json
 import unicodedata
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from circuits_jax.errors import InputError
 from circuits_jax.models.gguf import smollm2_path
-from circuits_jax.models.tokenizers import load_tokenizer
+from circuits_jax.models.tokenizers import load_tokenizer, prompt_ids
+from tests.circuits import tiny
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "circuits" / "smollm2_tokens.json"
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
@@ -155,6 +159,71 @@ def test_the_file_decides_on_start_and_end_tokens(tmp_path, pre, bos):
     tokenizer = byte_level(tmp_path / "t.gguf", pre, **changes)
     assert pieces_of(tokenizer, "ab") == (["<s>", "ab"] if bos else ["ab", "<s>"])
     assert tokenizer("ab", add_special_tokens=False).input_ids == [len(BYTES) + WORDS.index("ab")]
+
+
+@pytest.mark.parametrize(
+    ("frame", "text", "wanted"),
+    [
+        ("$A <eos>", "a b", "a b"),
+        ("<bos> $A <eos>", "a b", "<bos> a b"),
+        ("<bos> $A <eos>", "<bos> a b", "<bos> a b"),
+        ("<bos> $A", "<bos>", "<bos>"),
+        ("<bos> $A <eos>", "<bos> <sep> a", "<bos> <sep> a"),
+        ("<bos> $A <eos>", "a <eos> b <eos>", "<bos> a <eos> b <eos>"),  # the user's own
+        ("<bos> $A <eos>", "<eos>", "<bos> <eos>"),
+        ("<bos> $A", "a <bos> b", "<bos> a <bos> b"),
+        ("<bos> <sep> $A <eos>", "a", "<bos> <sep> a"),
+        ("<bos> <sep> $A <eos>", "<bos> <sep> a", "<bos> <sep> a"),
+        ("<bos> <sep> $A <eos>", "<bos> a", "<bos> <sep> a"),
+        ("<bos> <sep> $A <eos>", "<sep> a", "<bos> <sep> a"),
+        ("$A", "<bos> a", "<bos> a"),
+        ("<bos> $A <eos>", "", "<bos>"),
+        ("$A", "", ""),
+    ],
+)
+def test_prompts_begin_once_and_end_with_their_own_last_token(frame, text, wanted):
+    tokens = ["<unk>", "<bos>", "<eos>", "<sep>", "a", "b"]
+    inner = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.add_special_tokens(tokens[:4])
+    special = [(token, inner.token_to_id(token)) for token in tokens[1:4]]
+    inner.post_processor = processors.TemplateProcessing(frame, special_tokens=special)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>"
+    )
+    assert prompt_ids(tokenizer, text) == [tokens.index(token) for token in wanted.split()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Framed:
+    """Puts "when" before and "to" behind every text."""
+
+    inner: tiny.WordTokenizer
+
+    def __call__(self, text, *, add_special_tokens=True):
+        texts = ["when"] * add_special_tokens + [text] + ["to"] * add_special_tokens
+        return self.inner(" ".join(texts))
+
+
+def test_logits_are_those_after_the_prompts_own_last_token():
+    plain = tiny.model()
+    framed = dataclasses.replace(plain, tokenizer=Framed(plain.tokenizer))
+    wanted = plain.logits(["when Ann and Bob", "when Cid", "when Cid to"])
+    for prompts in (["Ann and Bob", "Cid", "Cid to"], ["when Ann and Bob", "when Cid", "Cid to"]):
+        np.testing.assert_array_equal(framed.logits(prompts), wanted)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("eos", [False, True])
+def test_a_gguf_file_that_frames_prompts(tmp_path, bos, eos):
+    """The start token once, the end token never; the rest as the text alone."""
+    tokenizer = sentencepiece(tmp_path / "t.gguf", add_bos_token=bos, add_eos_token=eos)
+    alone = tokenizer("ab c", add_special_tokens=False).input_ids
+    assert tokenizer("ab c").input_ids == [1] * bos + alone + [2] * eos
+    assert prompt_ids(tokenizer, "ab c") == [1] * bos + alone
+    written = tokenizer("<s>ab c", add_special_tokens=False).input_ids
+    assert written.count(1) == 1
+    assert prompt_ids(tokenizer, "<s>ab c") == written
 
 
 def best_first(text, scores):
