@@ -15,16 +15,17 @@ from foveation_jax.data import LabelledImages, on_the_fly, perceive, perceive_ba
 from foveation_jax.data import perceived as module
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.perceived import BATCH, draw_fixations
-from foveation_jax.transforms import SYSTEMS
+from foveation_jax.transforms import SYSTEMS, matched
 
 SIZE = (32, 32)
 LABELS = np.arange(BATCH + 3, dtype=np.int32) % 10
 IMAGES = to_levels(render_scenes(jax.random.key(0), LABELS, SIZE))
 LABELLED = LabelledImages(IMAGES, LABELS, tuple("abcdefghij"), "scenes")
 KEY = jax.random.key(5)
+RECORD = dataclasses.replace(matched.shipped("foveation_blur"), size=SIZE, fixation=None)
 FIXATED = {  # with options under which so small an image is changed
     "foveation_texture": {"field_of_view": 60.0},
-    "foveation_blur": {},
+    "foveation_blur": {"matched": RECORD},
     "cortical_magnification": {},
     "contrast_sensitivity_blur": {"decay": 2.0},
 }
