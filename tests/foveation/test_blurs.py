@@ -51,7 +51,10 @@ def test_foveation_blur_is_clear_in_the_fovea_and_blurred_outside():
 def test_shipped_sigmas_grow_with_eccentricity_and_follow_the_resolution():
     record = matched.shipped("foveation_blur")
     assert (np.diff(record.sigma_deg) > 0).all()
-    assert max(abs(g) for g in record.gap) < 0.002
+    # Matched before zones left SSIM's border out; measured again since, on the same photographs.
+    assert record.largest_gap < 0.004
+    assert abs(record.whole_gap) < 0.001
+    assert record.n_images == 1000
     assert abs(matched.shipped("uniform_blur").gap[0]) < 0.002
     images = jax.random.uniform(KEY, (1, 64, 64, 3))
     sigma = matched.shipped("uniform_blur").sigma_deg[0] * 64 / 26

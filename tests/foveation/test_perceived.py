@@ -15,16 +15,17 @@ from foveation_jax.data import LabelledImages, on_the_fly, perceive, perceive_ba
 from foveation_jax.data import perceived as module
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.perceived import BATCH, draw_fixations
-from foveation_jax.transforms import SYSTEMS
+from foveation_jax.transforms import SYSTEMS, matched
 
 SIZE = (32, 32)
 LABELS = np.arange(BATCH + 3, dtype=np.int32) % 10
 IMAGES = to_levels(render_scenes(jax.random.key(0), LABELS, SIZE))
 LABELLED = LabelledImages(IMAGES, LABELS, tuple("abcdefghij"), "scenes")
 KEY = jax.random.key(5)
+RECORD = dataclasses.replace(matched.shipped("foveation_blur"), size=SIZE, fixation=None)
 FIXATED = {  # with options under which so small an image is changed
     "foveation_texture": {"field_of_view": 60.0},
-    "foveation_blur": {},
+    "foveation_blur": {"matched": RECORD},
     "cortical_magnification": {},
     "contrast_sensitivity_blur": {"decay": 2.0},
 }
@@ -206,7 +207,7 @@ def test_gaussian_fixations_have_the_deviation_and_uniform_ones_fill_the_image()
 
 
 def test_on_the_fly_with_a_fixed_fixation_is_what_is_on_disk(tmp_path):
-    options = {"fixation": (3.0, 20.0)}
+    options = {"fixation": (3.0, 20.0), "matched": RECORD}
     few = dataclasses.replace(LABELLED, images=IMAGES[:4], labels=LABELS[:4])
     on_disk = perceive(few, "foveation_blur", KEY, tmp_path / "x.npy", options)
     seen = jax.jit(on_the_fly("foveation_blur", options))(IMAGES[:4], KEY)
@@ -216,14 +217,14 @@ def test_on_the_fly_with_a_fixed_fixation_is_what_is_on_disk(tmp_path):
 
 def test_eye_movements_differ_by_image_and_call_and_are_functions_of_the_key():
     same = np.repeat(IMAGES[:1], 3, 0)
-    one_run = on_the_fly("foveation_blur", eye_movements="uniform", at_once=3)
+    one_run = on_the_fly("foveation_blur", {"matched": RECORD}, "uniform", at_once=3)
     see = jax.jit(jax.vmap(one_run, (None, 0)))  # over runs, as training does
     first = np.asarray(see(same, jax.random.split(KEY)))
     assert first.shape == (2, *same.shape)
     np.testing.assert_array_equal(first, see(same, jax.random.split(KEY)))
     for a, b in itertools.combinations([*first[0], *first[1]], 2):
         assert np.abs(a.astype(int) - b).mean() > 0.5
-    still = on_the_fly("uniform_blur", eye_movements="gaussian")(same, KEY)
+    still = on_the_fly("uniform_blur", {"sigma": 1.0}, "gaussian")(same, KEY)
     assert np.ptp(np.asarray(still), axis=0).max() == 0
 
 

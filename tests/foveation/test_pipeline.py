@@ -121,7 +121,8 @@ def test_a_second_run_does_nothing_again(finished, monkeypatch):
         ({"recipe.batch_size": 64}, "64"),
         ({"keep_epochs": (3,)}, "keep_epochs has 3: it must lie within 0 and recipe.epochs, 2"),
         ({"stage1.when": "later"}, "stage1.when is 'later': it must be beforehand or on_the_fly"),
-        ({"systems": ("reference", "uniform_blur")}, "systems lacks foveation_texture"),
+        ({"stage1.match_images": 0}, "stage1.match_images is 0"),
+        ({"stage1.match_tolerance": 0.0}, "stage1.match_tolerance 0.0: they must be"),
     ],
 )
 def test_bad_input_is_one_sentence_and_claims_no_folder(changes, sentence, tmp_path):
