@@ -98,3 +98,14 @@ def test_padding_between_partners_may_pass_the_context():
         model.tokenize_pairs(["Ann"], ["Ann " * 25])
     with pytest.raises(InputError, match="no prompts"):
         model.tokenize_pairs([], [])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pairs_of_equal_length_are_laid_out_as_prompts_are(side):
+    model, (positives, negatives, *_) = tiny.model(), zip(*tiny.pairs(4), strict=True)
+    positives, negatives = ("Ann", *positives), ("Bob", *negatives)
+    found = model.tokenize_pairs(positives, negatives, side)
+    for batch, prompts in zip(found, (positives, negatives), strict=True):
+        wanted = model.tokenize(prompts, side=side)
+        np.testing.assert_array_equal(batch.tokens, wanted.tokens)
+        np.testing.assert_array_equal(batch.mask, wanted.mask)
