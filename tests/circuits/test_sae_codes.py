@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from circuits_jax import codes, fit, sae
+from circuits_jax import codes, fit, keys, sae
 from circuits_jax.activations import head_outputs, read_outputs
 from circuits_jax.errors import InputError
 from circuits_jax.methods import METHODS, discover, method_options
@@ -173,7 +173,8 @@ def test_discover_on_a_model(model):
     assert np.isfinite(found.head_scores).all()
     assert (np.asarray(found.head_scores) >= 0).all()
     rows = paired_rows(read_outputs(model, task.learn))
-    by_hand = score_outputs(jax.random.key(3), rows, SaeCodes(**FAST), model.config.head_width)
+    key = keys.stream(3, "method")
+    by_hand = score_outputs(key, rows, SaeCodes(**FAST), model.config.head_width)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
     np.testing.assert_array_equal(
         discover(model, task, seed=3, **FAST).head_scores, found.head_scores
