@@ -4,7 +4,6 @@ XLA multiplies float32 with 10 bits of mantissa on a GPU and with 7 on a TPU unl
 for HIGHEST precision.
 """
 
-import functools
 import itertools
 
 import jax
@@ -16,7 +15,7 @@ from jax.extend import core
 
 import foveation_jax as fj
 from foveation_jax import pyramid
-from foveation_jax.match import _solve, blend_blurs, by_ring
+from foveation_jax.match import _blur_moments, _target_moments
 from foveation_jax.pooling import cells, pool, spread
 from foveation_jax.transforms import noise
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
@@ -75,9 +74,9 @@ def _blurs(images):
 
 
 def _match(images):
-    rings, start = jnp.ones((1, 64, 64)), jnp.zeros(1)
-    measure = functools.partial(by_ring, fj.metrics.ssim_map)
-    return _solve(images, images[:, ::-1], rings, start, 0.1, blend_blurs, measure)
+    places, sigmas = jnp.full((len(images), 2), 31.5), jnp.ones(WINDOWS.n_rings)
+    target = _target_moments(images, images[:, ::-1], places, WINDOWS, "foveation_blur", "ssim")
+    return target, _blur_moments(images, images, places, sigmas, WINDOWS, "foveation_blur", "ssim")
 
 
 def _probes(images):
