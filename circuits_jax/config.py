@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from circuits_jax.evaluation import EvaluationOptions
+from circuits_jax.evaluation.faithfulness import EvaluationOptions
 from circuits_jax.methods import METHODS
 
 COSTLY = ("acdc", "cdt", "subnetwork_probing")  # many passes: asked for by name

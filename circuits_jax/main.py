@@ -29,15 +29,15 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from circuits_jax import command
-from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.runs import command
+from circuits_jax.runs.errors import InputError, unknown_name
 
 # `config.job` -> module whose run(config, workdir) does it and gives the path of its report
 JOBS = {
     "circuit": "circuits_jax.pipeline",
-    "compare": "circuits_jax.compare",
-    "sweep": "circuits_jax.sweep",
-    "paper_table": "circuits_jax.paper_table",
+    "compare": "circuits_jax.jobs.compare",
+    "sweep": "circuits_jax.jobs.sweep",
+    "paper_table": "circuits_jax.jobs.paper_table",
 }
 
 _CONFIG = config_flags.DEFINE_config_file(

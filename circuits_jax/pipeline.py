@@ -13,21 +13,29 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax import errors, files, keys, performance, progress, report, stability
-from circuits_jax.ablation import ABLATIONS
-from circuits_jax.circuit import Circuit, Scores
-from circuits_jax.command import check_values
+from circuits_jax.capture.ablation import ABLATIONS
+from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
 from circuits_jax.config import experiment
-from circuits_jax.errors import InputError
-from circuits_jax.evaluation import Evaluation, EvaluationOptions, evaluate, evaluation_from_json
-from circuits_jax.lock import one_at_a_time
+from circuits_jax.evaluation import stability
+from circuits_jax.evaluation.faithfulness import (
+    Evaluation,
+    EvaluationOptions,
+    evaluate,
+    evaluation_from_json,
+)
+from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.load import load_model
+from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
-from circuits_jax.models.language_model import LanguageModel
-from circuits_jax.models.load import load_model
-from circuits_jax.performance import Performance
-from circuits_jax.tasks import Task, make_task
-from circuits_jax.workdir import Workdir, open_workdir
+from circuits_jax.report import circuit_page
+from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs.command import check_values
+from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.lock import one_at_a_time
+from circuits_jax.runs.workdir import Workdir, open_workdir
+from circuits_jax.tasks import Task
 
 
 @one_at_a_time
@@ -70,7 +78,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage("evaluate"):
             evaluation = judge(workdir, config, model, task, circuit, measured)
     with workdir.stage("write report"):
-        results = report.Results(
+        results = circuit_page.Results(
             config=workdir.config,
             environment=files.read_json(workdir / "run.json"),
             task=task,
@@ -80,21 +88,9 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             stability=stable,
             token_strings=token_strings(model, task),
         )
-        files.write(workdir / "report.html", report.render(results))
+        files.write(workdir / "report.html", circuit_page.render(results))
     print(evaluation)
     return workdir / "report.html"
-
-
-def measured_performance(model: LanguageModel, task: Task) -> dict[str, Performance]:
-    """How the model does the task; what is wrong with that is said before any work is done.
-
-    Raises:
-        InputError: a task without contrast.
-    """
-    measured = performance.measure(model, task)
-    for sentence in (*performance.doubts(measured), *performance.remarks(measured)):
-        logging.warning("%s", sentence)
-    return measured
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -127,53 +123,11 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.evaluate.curve has {fraction}; allowed is 0 to 1")
 
 
-def check_fields(config: ml_collections.ConfigDict) -> None:
-    """Refuse a circuit that no job can use.
-
-    Raises:
-        InputError: a field, its value, and what is allowed.
-    """
-    if config.circuit.size is not None and config.circuit.threshold is not None:
-        raise InputError(
-            f"config.circuit has size ({config.circuit.size}) and threshold "
-            f"({config.circuit.threshold}); give one"
-        )
-    if not 0 <= config.circuit.fraction <= 1:
-        raise InputError(
-            f"config.circuit.fraction has {config.circuit.fraction}; allowed is 0 to 1"
-        )
-
-
-def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
-    """The config's task, in the model's tokens.
-
-    Raises:
-        InputError: a task that cannot be made, or a circuit larger than the model.
-    """
-    check_circuit_size(config, model)
-    given = {name: value for name, value in config.task.items() if value is not None}
-    return make_task(tokenizer=model.tokenizer, seed=config.seed, **given)
-
-
-def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) -> None:
-    """Refuse a circuit larger than the model.
-
-    Raises:
-        InputError: the size, and the number of heads.
-    """
-    size, n_heads = config.circuit.size, model.config.n_layers * model.config.n_heads
-    if size is not None and not 0 <= size <= n_heads:
-        raise InputError(
-            f"config.circuit.size is {size}; {config.model} has {n_heads} heads, so allowed is "
-            f"0 to {n_heads}"
-        )
-
-
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
     """Scores of all heads and edges by the config's method, found in the workdir or made."""
     found = workdir.has("scores.npz")
     if found:
-        scores = workdir.load_scores()
+        scores = load_scores(workdir / "scores.npz")
     else:
         options = method_options(config.method, **config[config.method])
         scores = METHODS[config.method].run(model, task, key, options)
@@ -182,17 +136,8 @@ def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
         steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
         workdir.add_metrics("fit", [{"step": s, "loss": float(losses[s])} for s in steps])
     if not found:
-        workdir.save_scores(scores)
+        scores.save(workdir / "scores.npz")
     return scores
-
-
-def cut(scores: Scores, options: ml_collections.ConfigDict) -> Circuit:
-    """The circuit: by threshold, else by size, else by fraction of all heads."""
-    if options.threshold is not None:
-        return scores.circuit(size=options.size, threshold=options.threshold)
-    n_heads = int(np.size(scores.head_scores))
-    size = options.size if options.size is not None else round(options.fraction * n_heads)
-    return scores.circuit(size=size)
 
 
 def bootstrapped(

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict, config_dict
 
-from foveation_jax.errors import InputError
-from foveation_jax.optimiser import Recipe
+from foveation_jax.runs.errors import InputError
+from foveation_jax.training.optimiser import Recipe
 from foveation_jax.transforms.matched import TOLERANCE
 
 # The 20 classes of arXiv 2006.07991, as MiniPlaces and places365 name them.

@@ -40,14 +40,14 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from foveation_jax import command
-from foveation_jax.errors import InputError
+from foveation_jax.runs import command
+from foveation_jax.runs.errors import InputError
 
 # `config.job` -> module whose run(config, workdir) does it
 JOBS = {
     "systems": "foveation_jax.pipeline",
-    "transforms": "foveation_jax.stage1",
-    "train_decoder": "foveation_jax.vgg_training",
+    "transforms": "foveation_jax.jobs.pictures",
+    "train_decoder": "foveation_jax.jobs.train_decoder",
 }
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment, configs/foveation/*.py.")

@@ -22,29 +22,31 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from foveation_jax import claims, probe_report
-from foveation_jax.checkpoints import epochs_saved, load_variables, weights_crc32
-from foveation_jax.command import check_values
+from foveation_jax.claims import verdicts
+from foveation_jax.claims.results import History, ProbeResults
+from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
-from foveation_jax.errors import InputError
-from foveation_jax.lock import one_at_a_time
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
-from foveation_jax.optimiser import Recipe
-from foveation_jax.perception import Seen, look
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
 from foveation_jax.probes.evaluate import mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
-from foveation_jax.results import History, ProbeResults
-from foveation_jax.results_files import mean_accuracy, write_results
-from foveation_jax.samples import sample_strips
-from foveation_jax.train_step import Perceive, Setup
-from foveation_jax.training import Keeping, train
+from foveation_jax.report import experiment_page
+from foveation_jax.report.samples import sample_strips
+from foveation_jax.runs.command import check_values
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.lock import one_at_a_time
+from foveation_jax.runs.workdir import check_workdir, claim_workdir, read_record, read_rows
+from foveation_jax.stage1.perceived import Perceive
+from foveation_jax.stage1.systems import Seen, look
+from foveation_jax.training.checkpoints import epochs_saved, load_variables, weights_crc32
+from foveation_jax.training.loop import Keeping, train
+from foveation_jax.training.optimiser import Recipe
+from foveation_jax.training.step import Setup
 from foveation_jax.transforms import SYSTEMS
 from foveation_jax.transforms.matched import Match
-from foveation_jax.windows import PoolingWindows, pooling_windows
-from foveation_jax.workdir import check_workdir, claim_workdir, read_record, read_rows
+from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 REFERENCE = "reference"
 WHEN = ("beforehand", "on_the_fly")
@@ -105,11 +107,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
         setup = set_up(config, images, system.see)
         train(setup, name, images, system.splits[TEST], workdir, keeping)
     results = gather(config, seen, workdir)
-    table = claims.judge(results)
+    table = verdicts.judge(results)
     write_results(results, table, workdir)
-    page = probe_report.write_report(results, table, workdir)
-    verdicts = {claim.name: claim.verdict for claim in table.claims}
-    return Finished(mean_accuracy(results), verdicts, page, results.matches)
+    page = experiment_page.write_report(results, table, workdir)
+    reached = {claim.name: claim.verdict for claim in table.claims}
+    return Finished(mean_accuracy(results), reached, page, results.matches)
 
 
 def check_config(config: ConfigDict) -> None:

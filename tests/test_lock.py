@@ -20,7 +20,7 @@ SHARED = ("command", "interrupt", "lock")  # modules of the same text
 HOLD = """
 import sys, time
 from pathlib import Path
-from circuits_jax.lock import locked
+from circuits_jax.runs.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -34,7 +34,7 @@ def package(request):
 
 @pytest.fixture
 def lock(package):
-    return importlib.import_module(f"{package.__name__}.lock")
+    return importlib.import_module(f"{package.__name__}.runs.lock")
 
 
 def contents(folder):
@@ -44,7 +44,8 @@ def contents(folder):
 @pytest.mark.parametrize("module", SHARED)
 def test_both_packages_have_the_same_text(module):
     texts = [
-        (ROOT / name / f"{module}.py").read_text() for name in ("circuits_jax", "foveation_jax")
+        (ROOT / name / "runs" / f"{module}.py").read_text()
+        for name in ("circuits_jax", "foveation_jax")
     ]
     assert texts[0].replace("circuits_jax", "foveation_jax") == texts[1]
 
@@ -77,7 +78,7 @@ def test_a_folder_that_nothing_came_into_goes(lock, tmp_path):
 
 
 def test_a_killed_run_frees_its_folder(tmp_path):
-    from circuits_jax.lock import InputError, locked
+    from circuits_jax.runs.lock import InputError, locked
 
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as holder:

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch
 from circuits_jax.interpose.heads import returns_heads
 from circuits_jax.interpose.interception import intercepted
 from circuits_jax.interpose.layers import final_logits, layer_of, post_normed, reading, run_layer
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Attention, Decoder, TokenBatch
 
 
 def replace_edges(

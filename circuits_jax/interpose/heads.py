@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Attention, Block, Decoder, TokenBatch
 from circuits_jax.interpose.interception import intercepted
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Attention, Block, Decoder, TokenBatch
 
 
 @struct.dataclass

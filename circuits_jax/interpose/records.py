@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.interception import intercepted
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import (
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import (
     MLP,
     Attention,
     Block,
@@ -20,6 +18,8 @@ from circuits_jax.models.decoder import (
     TokenBatch,
     layer_data,
 )
+from circuits_jax.interpose.heads import returns_heads
+from circuits_jax.interpose.interception import intercepted
 
 
 @struct.dataclass

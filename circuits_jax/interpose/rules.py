@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from circuits_jax.decoder.decoder import MLP, Norm
 from circuits_jax.interpose.heads import returns_heads
 from circuits_jax.interpose.interception import intercepted
-from circuits_jax.models.decoder import MLP, Norm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 import jax
 
-from circuits_jax import errors, keys, performance
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.lm import performance
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.acdc import Acdc, acdc
 from circuits_jax.methods.attribution import INTEGRATED, Attribution, attribution
 from circuits_jax.methods.cdt import Cdt, cdt
@@ -23,7 +23,8 @@ from circuits_jax.methods.random import Random, random
 from circuits_jax.methods.relp import Relp, relp
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.methods.subnetwork_probing import SubnetworkProbing, subnetwork_probing
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs import errors, keys
+from circuits_jax.runs.errors import InputError, unknown_name
 from circuits_jax.tasks import Task, make_task
 
 
@@ -118,7 +119,7 @@ def discover(
 
     Warns:
         TaskWarning: the model does the task no better than chance, or its metric is within noise
-            (`performance.py`).
+            (`lm/performance.py`).
     """
     errors.check_kind("model", model, LanguageModel, "as load_model gives it")
     settings = method_options(method, **options)

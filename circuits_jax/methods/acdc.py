@@ -2,8 +2,8 @@ r"""Automatic circuit discovery (ACDC): remove what can go, from the last head t
 
 ACDC (Conmy et al., arXiv 2304.14997, algorithm 1) at the level of heads. With C the heads that are
 kept, at first all, D(C) the mean over prompts of a divergence from the whole model
-(`divergence.py`) with heads outside C replaced (`ablation.trial`), and tau a threshold, for every
-head g in reverse topological order, and from high to low index within a layer,
+(`tasks/divergence.py`) with heads outside C replaced (`ablation.trial`), and tau a threshold, for
+every head g in reverse topological order, and from high to low index within a layer,
 
     remove g from C for good   if   D(C \ g) - D(C) < tau.
 
@@ -60,16 +60,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Ablation, Trial, trial
-from circuits_jax.circuit import Scores
-from circuits_jax.divergence import Divergence, divergences
-from circuits_jax.errors import InputError
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Ablation, Trial, trial
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.interpose import Added, Written
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs import mesh
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
+from circuits_jax.tasks.divergence import Divergence, divergences
 
 Edges = Literal["product", "pruned"]
 
@@ -80,7 +81,7 @@ class Acdc:
 
     Attributes:
         thresholds: of how much the divergence may rise, rising, from 0; in nats for `kl`.
-        divergence: `kl` or `metric`: see `divergence.py`.
+        divergence: `kl` or `metric`: see `tasks/divergence.py`.
         replacement: what removed heads say, `zero`, `mean` or `resample`.
         edges: remove heads, and score edges by the `product` of their heads' scores; or remove
             edges, so that what is left is `pruned`. See the module for the cost.
@@ -143,7 +144,7 @@ def acdc(model: LanguageModel, task: Task, key: jax.Array, options: Acdc | None 
         options.edges,
         options.thresholds_at_once,
     )
-    kept, rises, left = jax.tree.map(np.asarray, devices.gather(found, len(options.thresholds)))
+    kept, rises, left = jax.tree.map(np.asarray, mesh.gather(found, len(options.thresholds)))
     scores = _scores(options.thresholds, kept, rises)
     details = {
         "thresholds": np.asarray(options.thresholds, np.float32),
@@ -219,7 +220,7 @@ def _circuits(
         return keep > 0, rises, left
 
     constants = (params, trial, logits, streams)
-    return devices.spread(of_threshold, thresholds, constants, at_once)
+    return mesh.spread(of_threshold, thresholds, constants, at_once)
 
 
 State = tuple[Float[Array, "..."], Float[Array, ""]]  # what is kept, and its divergence

@@ -27,13 +27,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Trial, trial
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Trial, trial
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs import mesh
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, metric_values
 
 
@@ -94,7 +95,7 @@ def attributed_effects(
     Whatever the trial replaces heads by: the derivative by keep, at all heads kept if steps is 1.
     """
     effects = _effects(config, params, trial, metric, options)
-    return devices.gather(effects, len(trial.batch.tokens))
+    return mesh.gather(effects, len(trial.batch.tokens))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
@@ -119,4 +120,4 @@ def _effects(config, params, trial, metric, options):
 
         return jnp.mean(jax.lax.map(gradient, points), axis=0)
 
-    return devices.spread(of_one_prompt, rows, (params, points), options.prompts_at_once)
+    return mesh.spread(of_one_prompt, rows, (params, points), options.prompts_at_once)

@@ -46,15 +46,16 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Ablation, Trial, trial
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Ablation, Trial, trial
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import ACTIVATIONS, softcap
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import ACTIVATIONS, softcap
-from circuits_jax.models.language_model import LanguageModel
-from circuits_jax.passes import layer_run
+from circuits_jax.runs import mesh
+from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.passes import layer_run
 from circuits_jax.tasks import Task, metric_values
 
 Splitting = Literal["linear", "published"]
@@ -106,7 +107,7 @@ def cdt(model: LanguageModel, task: Task, key: jax.Array, options: Cdt | None = 
     options = options or Cdt()
     prepared = trial(model, task.learn, options.replacement)
     effects = _effects(model.config, model.params, prepared, task.metric, options)
-    effects = devices.gather(effects, model.config.n_heads).T
+    effects = mesh.gather(effects, model.config.n_heads).T
     head_scores = jnp.abs(effects)
     return Scores(head_scores, product_edges(head_scores), {"effects": effects})
 
@@ -144,7 +145,7 @@ def _effects(config: DecoderConfig, params: Any, trial: Trial, metric: str, opti
         return jax.lax.map(of_layer, jnp.arange(config.n_layers))
 
     constants = (params, trial, recorded)
-    return devices.spread(of_head, jnp.arange(config.n_heads), constants, options.heads_at_once)
+    return mesh.spread(of_head, jnp.arange(config.n_heads), constants, options.heads_at_once)
 
 
 def whole_pass(

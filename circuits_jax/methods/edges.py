@@ -2,7 +2,7 @@ r"""Scores of edges: products of head scores, and effects of edges to first orde
 
 Edge attribution patching (EAP; Syed et al., arXiv 2310.10348). With m the task's metric, out_u what
 writer u adds to the residual stream, and in_v the residual stream as reader v alone sees it, before
-its norm (`graph.py` lists both), the drop of m when v reads u from the paired negative is
+its norm (`circuits/graph.py` lists both), the drop of m when v reads u from the paired negative is
 
     effect(u -> v) = < out_u(positive) - out_u(negative), dm / d in_v >   summed over tokens,
 
@@ -30,14 +30,15 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from circuits_jax import devices, interpose
-from circuits_jax.circuit import Scores
-from circuits_jax.codes import directed
-from circuits_jax.graph import INPUTS, Graph, graph_of, head_edges
+from circuits_jax import interpose
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.circuits.graph import INPUTS, Graph, graph_of, head_edges
+from circuits_jax.codes.codes import directed
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Attention, Decoder, Norm, TokenBatch, stacked
 from circuits_jax.interpose import Added, Rules, Written
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Attention, Decoder, Norm, TokenBatch, stacked
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs import mesh
 from circuits_jax.tasks import PromptPairs, Targets, metric_values, targets
 
 
@@ -91,14 +92,14 @@ def edge_effects(
 ) -> Float[Array, "writers readers"]:
     """First-order drop of the metric by edge, mean over pairs; prompts are spread over devices.
 
-    Tokens without a partner in the other prompt of the pair do not move (`models/alignment.py`).
+    Tokens without a partner in the other prompt of the pair do not move (`lm/alignment.py`).
     """
     config, params = ungrouped(model.config, model.params)
     positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
     effects = _effects(
         config, params, positives, negatives, targets(pairs), points, metric, rules, prompts_at_once
     )
-    return jnp.mean(devices.gather(effects, len(pairs)), axis=0)
+    return jnp.mean(mesh.gather(effects, len(pairs)), axis=0)
 
 
 def scores_of(graph: Graph, effects: Float[Array, "writers readers"]) -> Scores:
@@ -131,7 +132,7 @@ def _effects(config, params, positives, negatives, targets, points, metric, rule
         prompt = jax.tree.unflatten(structure, [x[None] for x in rows])
         return _effects_of(config, *constants, *prompt, metric, rules)
 
-    return devices.spread(of_one_prompt, rows, (params, points), prompts_at_once)
+    return mesh.spread(of_one_prompt, rows, (params, points), prompts_at_once)
 
 
 def _effects_of(

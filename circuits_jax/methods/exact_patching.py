@@ -6,7 +6,7 @@ directions). With m the task's metric on a prompt, averaged over pairs:
     noising      effect_g = m(positive) - m(positive with head g as on the negative)
     denoising    effect_g = m(negative with head g as on the positive) - m(negative)
 
-A head is replaced at all tokens that have a partner in the other prompt (`models/alignment.py`), as
+A head is replaced at all tokens that have a partner in the other prompt (`lm/alignment.py`), as
 for the `resample` ablation of `ablation.trial`. Everything downstream of the head responds.
 Either effect is positive where the head serves the task and negative where it works against it, as
 negative name movers do; both kinds are part of the circuit, so the score is the absolute value.
@@ -30,14 +30,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Trial, trial
-from circuits_jax.circuit import Scores, best_first
-from circuits_jax.errors import InputError
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Trial, trial
+from circuits_jax.circuits.circuit import Scores, best_first
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.methods.path_patching import path_change
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs import mesh
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, metric_values
 
 Direction = Literal["noising", "denoising"]
@@ -145,7 +146,7 @@ def patched_change(
     layer by layer.
     """
     change = _patched_change(config, params, trial, metric, heads_at_once, positions)
-    return devices.gather(change, config.n_heads).transpose(2, 1, 0)
+    return mesh.gather(change, config.n_heads).transpose(2, 1, 0)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once", "positions"))
@@ -176,4 +177,4 @@ def _patched_change(config, params, trial, metric, heads_at_once, positions):
         return jax.lax.map(patch, jnp.arange(config.n_layers))
 
     constants = (params, trial, whole, streams, tokens)
-    return devices.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)
+    return mesh.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)

@@ -25,12 +25,12 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from circuits_jax.ablation import Ablation, trial
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
+from circuits_jax.capture.ablation import Ablation, trial
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.attribution import Attribution, attributed_effects
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
 Normalise = Literal["layer", "none"]

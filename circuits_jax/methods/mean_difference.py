@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from circuits_jax.activations import paired_outputs
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
+from circuits_jax.capture.head_outputs import paired_outputs
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
 Position = Literal["mean", "last"]

@@ -1,9 +1,10 @@
 r"""Exact path patching of single edges: what one head hears from another, and nothing else.
 
 Path patching (Wang et al., arXiv 2211.00593; Goldowsky-Dill et al., arXiv 2304.05969) of the direct
-edge g -> g', head g of an earlier layer, head g' of a later one, in the graph of `graph.py`: the
-queries, keys and values of g' alone are computed from the residual stream in which what g writes
-is that of the paired negative; all else up to g' is as on the positive; what comes after responds.
+edge g -> g', head g of an earlier layer, head g' of a later one, in the graph of
+`circuits/graph.py`: the queries, keys and values of g' alone are computed from the residual stream
+in which what g writes is that of the paired negative; all else up to g' is as on the positive; what
+comes after responds.
 
     effect(g -> g') = m(positive) - m(positive with g' so)
     direct_g        = m(positive) - m(positive with the logits alone reading the negative's g)
@@ -23,10 +24,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Trial
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import Decoder
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Trial
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Decoder
+from circuits_jax.runs import mesh
 from circuits_jax.tasks import metric_values
 
 
@@ -52,7 +54,7 @@ def path_change(
     layers, slots = _by_reader_layer(edges[:, 1] // config.n_heads, edges_at_once)
     change, direct = _path_change(config, params, trial, metric, layers, edges[slots])
     values = np.zeros(len(edges), np.float32)
-    values[slots.T] = np.asarray(devices.gather(change, slots.shape[1]))
+    values[slots.T] = np.asarray(mesh.gather(change, slots.shape[1]))
     return values, np.asarray(direct)
 
 
@@ -112,5 +114,5 @@ def _path_change(config, params, trial, metric, layers, edges):
         return change(interpose.final_logits(config, params, trial.batch, stream), trial, whole)
 
     constants = (params, trial, whole, streams, z, layers, edges)
-    slots = devices.spread(of_slot, jnp.arange(edges.shape[1]), constants, None)
+    slots = mesh.spread(of_slot, jnp.arange(edges.shape[1]), constants, None)
     return slots, jax.lax.map(direct, jnp.arange(z.shape[0] * z.shape[3])).reshape(config.heads)

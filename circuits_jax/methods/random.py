@@ -7,9 +7,9 @@ import dataclasses
 
 import jax
 
-from circuits_jax.circuit import Scores
-from circuits_jax.codes import directed
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.codes.codes import directed
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.tasks import Task
 
 

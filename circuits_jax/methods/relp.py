@@ -33,13 +33,13 @@ from typing import Literal, get_args
 
 import jax
 
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
-from circuits_jax.graph import graph_of
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.circuits.graph import graph_of
 from circuits_jax.interpose import Rules
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.eap import Eap
 from circuits_jax.methods.edges import edge_effects, positive_point, scores_of
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
 AttentionRule = Literal["gradient", "frozen", "half"]

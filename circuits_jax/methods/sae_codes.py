@@ -1,10 +1,10 @@
 r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to win.
 
 Cost: one forward pass over the B positive prompts and the endings of the negative ones, from where
-they differ (`models/forked.py`), and the reading of what it left behind at the endings
-(`reading.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no backward pass
-through the model; `steps` full batches of 2 B rows for each head's autoencoder. Not for heads that
-do the same on both prompts of a pair: what a pair shares is not looked at.
+they differ (`capture/forked.py`), and the reading of what it left behind at the endings
+(`capture/slope_attribution.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending; no
+backward pass through the model; `steps` full batches of 2 B rows for each head's autoencoder. Not
+for heads that do the same on both prompts of a pair: what a pair shares is not looked at.
 
 As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
 the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from circuits_jax import codes, fit, sae
-from circuits_jax.activations import paired_outputs, read_outputs
-from circuits_jax.circuit import Scores
-from circuits_jax.errors import InputError
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.capture.head_outputs import paired_outputs, read_outputs
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.codes import codes, fit, sae
+from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
 

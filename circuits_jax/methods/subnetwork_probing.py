@@ -13,8 +13,9 @@ makes
 
     mean over prompts of divergence(whole model, heads kept by keep)  +  l0 * mean_g P(keep_g > 0)
 
-small (`divergence.py`), one draw of u for every step. A head's score is P(keep > 0) in the end,
-averaged over seeds: in [0, 1]. ROC AUC against exact patching (SmolLM2-135M, IOI, 5 pairs): .91.
+small (`tasks/divergence.py`), one draw of u for every step. A head's score is P(keep > 0) in the
+end, averaged over seeds: in [0, 1]. ROC AUC against exact patching (SmolLM2-135M, IOI, 5 pairs):
+.91.
 
 Cost: two forward passes, then `steps` times `n_seeds` forward and backward passes over the
 positives. Of two heads that do the same it may keep either one; seeds tell. Not for a quick look,
@@ -32,15 +33,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from circuits_jax import devices, interpose
-from circuits_jax.ablation import Ablation, Trial, trial
-from circuits_jax.circuit import Scores
-from circuits_jax.divergence import Divergence, divergences
-from circuits_jax.errors import InputError
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Ablation, Trial, trial
+from circuits_jax.circuits.circuit import Scores
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.runs import mesh
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
+from circuits_jax.tasks.divergence import Divergence, divergences
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # of the hard concrete distribution
 START = 0.9  # P(keep > 0) of every head at first
@@ -52,7 +54,7 @@ class SubnetworkProbing:
 
     Attributes:
         l0: weight of the expected share of heads kept, in units of the divergence.
-        divergence: `kl` or `metric`: see `divergence.py`.
+        divergence: `kl` or `metric`: see `tasks/divergence.py`.
         replacement: what heads say that are not kept, `zero`, `mean` or `resample`.
         steps: of Adam.
         learning_rate: of Adam, in units of log alpha.
@@ -117,7 +119,7 @@ def subnetwork_probing(
     prepared = trial(model, task.learn, options.replacement)
     keys = jax.random.split(key, options.n_seeds)
     learnt = _learnt(model.config, model.params, prepared, keys, task.metric, options)
-    log_alpha, lost, kept = devices.gather(learnt, options.n_seeds)
+    log_alpha, lost, kept = mesh.gather(learnt, options.n_seeds)
     head_scores = jnp.mean(probability(log_alpha), axis=0)
     details = {"log_alpha": log_alpha, "divergences": lost, "kept": kept}
     return Scores(head_scores, product_edges(head_scores), details)
@@ -157,7 +159,7 @@ def _learnt(
         )
         return state[0], lost, kept
 
-    return devices.spread(of_seed, keys, (params, trial, whole), 1)
+    return mesh.spread(of_seed, keys, (params, trial, whole), 1)
 
 
 def _slope(config, constants, keep, metric, options):

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.runs.errors import InputError, unknown_name
 from circuits_jax.tasks.base import PromptPairs, Targets, Task, metric_values, targets
 from circuits_jax.tasks.compiled import compiled
 from circuits_jax.tasks.custom import custom

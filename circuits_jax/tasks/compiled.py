@@ -7,7 +7,7 @@ something else to say as well.
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.programs import Program, expression, find_program, word
 from circuits_jax.tasks.tokens import Tokenizer

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from circuits_jax.errors import InputError
-from circuits_jax.files import parse_json, reason
+from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.files import parse_json, reason
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
 
@@ -36,7 +36,7 @@ def custom(
 
     The seed chooses the lines of either part; both keep the order of the file. Blank lines are
     skipped. Positives and negatives may differ in their number of tokens: see
-    `models/alignment.py`.
+    `lm/alignment.py`.
 
     Args:
       tokenizer: answers and foils must be one token for it, after the positive prompt.

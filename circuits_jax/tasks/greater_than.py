@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.ground_truth import ground_truths
 from circuits_jax.tasks.tokens import (

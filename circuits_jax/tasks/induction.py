@@ -9,15 +9,9 @@ import re
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
-from circuits_jax.tasks.tokens import (
-    Tokenizer,
-    balanced,
-    next_token,
-    require_capacity,
-    token_ids,
-)
+from circuits_jax.tasks.tokens import Tokenizer, balanced, next_token, require_capacity, token_ids
 
 _WORD = re.compile(r" [a-z]{2,}")
 _POOL = 256

@@ -8,7 +8,7 @@ from its positive prompt in that one token.
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.ground_truth import ground_truths
 from circuits_jax.tasks.tokens import (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.tokens import Tokenizer
 from circuits_jax.tasks.words import made_for

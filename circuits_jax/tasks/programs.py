@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from circuits_jax.errors import InputError, unknown_name
+from circuits_jax.runs.errors import InputError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)

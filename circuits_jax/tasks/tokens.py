@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 
 
 @runtime_checkable

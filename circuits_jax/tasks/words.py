@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.ground_truth import GroundTruth
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 
 LONGEST_NAME = 230  # bytes; file systems take 255, and pictures in the making get an ending
 

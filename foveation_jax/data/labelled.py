@@ -23,9 +23,9 @@ from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
 from foveation_jax.data.sources import ImageSource, read_batches
 from foveation_jax.data.tfds import describe_tfds, open_tfds
-from foveation_jax.errors import InputError
-from foveation_jax.progress import progress
-from foveation_jax.workdir import fingerprint, read_record, write_record
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.progress import progress
+from foveation_jax.runs.workdir import fingerprint, read_record, write_record
 
 TRAIN, TEST, VALIDATION = "train", "test", "val"
 SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
 from foveation_jax.data.labelled import LabelledImages
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 
 READERS = 2  # threads that gather
 AHEAD = 4  # batches of all runs gathered in advance

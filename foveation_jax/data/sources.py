@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from foveation_jax.data.images import fit_image
-from foveation_jax.errors import InputError
-from foveation_jax.levels import check_colours
+from foveation_jax.metrics.levels import check_colours
+from foveation_jax.runs.errors import InputError
 
 READERS = 4  # threads; decoding releases the interpreter lock
 AHEAD = 2  # batches read in advance

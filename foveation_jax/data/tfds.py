@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from foveation_jax.data.sources import ImageSource
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ tables and for `--config` fields.
 import jax
 import jax.numpy as jnp
 
-from foveation_jax.errors import InputError
 from foveation_jax.metrics.features import gmsd, vif
 from foveation_jax.metrics.information import mutual_information
 from foveation_jax.metrics.pointwise import mae, mse, psnr
 from foveation_jax.metrics.structural import ms_ssim, ssim, ssim_map
+from foveation_jax.runs.errors import InputError
 
 METRICS = {
     "mse": mse,

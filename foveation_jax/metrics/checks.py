@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Array, Float
 
-from foveation_jax.errors import InputError
-from foveation_jax.levels import colours
+from foveation_jax.metrics.levels import colours
+from foveation_jax.runs.errors import InputError
 
 
 def check_pair(

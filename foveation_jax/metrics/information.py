@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from foveation_jax.levels import Images
 from foveation_jax.metrics.checks import check_pair
+from foveation_jax.metrics.levels import Images
 
 BINS = 256
 

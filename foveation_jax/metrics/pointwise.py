@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax.levels import Images
 from foveation_jax.metrics.checks import check_pair
+from foveation_jax.metrics.levels import Images
 
 
 def mse(a: Images, b: Images) -> Float[Array, " N"]:

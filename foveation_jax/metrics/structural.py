@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax.levels import Images
 from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix, valid_matrix
+from foveation_jax.metrics.levels import Images
 
 TAPS = 11
 WINDOW = gaussian_taps(TAPS, sigma=1.5)

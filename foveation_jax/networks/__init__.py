@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from foveation_jax.errors import InputError
 from foveation_jax.networks.alexnet import AlexNet
 from foveation_jax.networks.resnet import ResNet18
 from foveation_jax.networks.torch_names import from_torch
 from foveation_jax.networks.vgg11 import VGG11
-from foveation_jax.vgg_weights import IMAGENET_DEVIATION, IMAGENET_MEAN
+from foveation_jax.runs.errors import InputError
+from foveation_jax.vgg.weight_files import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 __all__ = ["NETWORKS", "first_layer_filters", "flops", "from_torch", "make_network", "normalise"]
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from foveation_jax.errors import InputError
 from foveation_jax.networks.convolution import convolve
+from foveation_jax.runs.errors import InputError
 
 # (fan in, fan out) -> initialisers of kernel and bias
 Initialisers = Callable[[int, int], tuple[Callable, Callable]]

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
-from foveation_jax.errors import InputError
 from foveation_jax.networks import alexnet, vgg11
+from foveation_jax.runs.errors import InputError
 
 ALEXNET = {
     "conv1": "features.0",

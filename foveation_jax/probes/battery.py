@@ -18,13 +18,13 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, UInt8
 
-from foveation_jax.errors import InputError
-from foveation_jax.prediction import compiled_logits
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.probes.evaluate import evaluate
 from foveation_jax.probes.generalization import generalize
-from foveation_jax.windows import PoolingWindows
-from foveation_jax.workdir import whole
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.workdir import whole
+from foveation_jax.training.prediction import compiled_logits
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,16 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from foveation_jax.errors import InputError
-from foveation_jax.levels import Images
-from foveation_jax.probes.occlusion import (
-    Level,
-    check_level,
-    hidden_areas,
-    hidden_mask,
-)
+from foveation_jax.metrics.levels import Images
+from foveation_jax.probes.occlusion import Level, check_level, hidden_areas, hidden_mask
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import check_images
-from foveation_jax.windows import PoolingWindows, pooling_windows
+from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 SCALE = 0.4
 DECOYS = ("window", "square")

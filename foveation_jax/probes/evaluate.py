@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from foveation_jax.errors import InputError
-from foveation_jax.prediction import delay
 from foveation_jax.probes import cue_conflict, frequency, occlusion
 from foveation_jax.probes.curves import Curve
-from foveation_jax.progress import progress
-from foveation_jax.windows import PoolingWindows
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.progress import progress
+from foveation_jax.training.prediction import delay
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 # levels [B, Y, X, 3] on the device -> logits [V, B, L] of all runs; B is the same in every call
 Predict = Callable[[UInt8[Array, "B Y X 3"]], Float[Array, "V B L"]]

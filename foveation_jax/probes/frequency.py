@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from foveation_jax.errors import InputError
-from foveation_jax.levels import Images, check_colours
 from foveation_jax.metrics.features import LUMA
+from foveation_jax.metrics.levels import Images, check_colours
 from foveation_jax.probes.occlusion import PUBLISHED_SIDE
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import check_images
 
 LOW_PASS = (0.0, 1.0, 3.0, 5.0, 7.0, 9.0, 15.0, 40.0)  # sigma in pixels of a width of 256

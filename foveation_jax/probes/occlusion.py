@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from foveation_jax.errors import InputError
-from foveation_jax.levels import Images
+from foveation_jax.metrics.levels import Images
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import check_images
 
 KINDS = ("scotoma", "glaucoma", "left_to_right", "top_to_bottom")

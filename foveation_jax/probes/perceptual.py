@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from foveation_jax.errors import InputError
 from foveation_jax.metrics import METRICS
 from foveation_jax.probes.evaluate import batch_rows
+from foveation_jax.runs.errors import InputError
 
 
 def perceptual_panel(

@@ -18,13 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from foveation_jax.errors import InputError
-from foveation_jax.levels import colours
-from foveation_jax.transforms.controls import (
-    contrast_sensitivity_blur,
-    cortical_magnification,
-    raw,
-)
+from foveation_jax.metrics.levels import colours
+from foveation_jax.runs.errors import InputError
+from foveation_jax.transforms.controls import contrast_sensitivity_blur, cortical_magnification, raw
 from foveation_jax.transforms.foveated_blur import foveation_blur
 from foveation_jax.transforms.foveation_texture import foveation_texture
 from foveation_jax.transforms.reference import reference

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax import geometry
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.foveated_blur import blend_blurs
+from foveation_jax.windows import geometry
 
 BLUR_LEVELS = 8
 SUPERSAMPLING = 4

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax import geometry
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.matched import Match, choose
 from foveation_jax.transforms.uniform_blur import blur
-from foveation_jax.windows import PoolingWindows, pooling_windows
+from foveation_jax.windows import geometry
+from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 
 def blend_blurs(

@@ -8,11 +8,12 @@ A system of your own goes beside these by `register` and is called by its own na
 import jax
 from jaxtyping import Array, Float
 
-from foveation_jax import geometry, pyramid
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
+from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.noise import check_key, coral, regional_coral, white_noise
 from foveation_jax.transforms.texture import pyramid_texture
-from foveation_jax.windows import PoolingWindows, pooling_windows
+from foveation_jax.windows import geometry
+from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 ROUTES = ("pyramid", "vgg")
 COLOURS = {  # (white noise, image, windows) -> noise in the image's colours

@@ -17,8 +17,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from foveation_jax.errors import InputError
-from foveation_jax.workdir import write_text
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.workdir import write_text
 
 ASSETS = Path(__file__).parent.parent / "assets"
 TOLERANCE = 0.01  # largest gap, whole and in each zone, that counts as matched; in mean SSIM

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from foveation_jax.errors import InputError
-from foveation_jax.pooling import cells, pool, spread
-from foveation_jax.windows import PoolingWindows
+from foveation_jax.runs.errors import InputError
+from foveation_jax.windows.pooling import cells, pool, spread
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 # Added to the products of z-scored colours summed over pixels, as the published code does: beside
 # so many pixels it only guards the inverse.

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax import pyramid
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
+from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.foveation_texture import ROUTES
 
 
@@ -32,7 +32,7 @@ def reference(
         raise InputError(f"route is {route!r}: reference takes {' or '.join(ROUTES)}.")
     if route == "vgg":
         from foveation_jax.transforms.vgg_texture import load_networks
-        from foveation_jax.vgg import reconstruct
+        from foveation_jax.vgg.encoder_decoder import reconstruct
 
         encoder, decoder = load_networks(weights)
         return reconstruct(encoder, decoder, images)

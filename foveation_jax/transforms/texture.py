@@ -29,10 +29,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from foveation_jax import pyramid
-from foveation_jax.pooling import Cells, cells, pool, spread
+from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.noise import cholesky, white_noise
-from foveation_jax.windows import PoolingWindows
+from foveation_jax.windows.pooling import Cells, cells, pool, spread
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 FLOOR = 1e-7  # added to variances of bands: a twelfth of a grey level
 PRIOR_SAMPLES = 16.0  # samples of the whole band that each window's noise moments count for

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax import geometry
-from foveation_jax.errors import InputError
+from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.matched import Match, choose
+from foveation_jax.windows import geometry
 
 SMALLEST_SIGMA = 0.05  # pixels; below it a sampled Gaussian is the identity
 

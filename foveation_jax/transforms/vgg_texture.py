@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from foveation_jax.errors import InputError
-from foveation_jax.vgg import STRIDE, Network, decode, encode
-from foveation_jax.vgg_weights import load_decoder, load_encoder
-from foveation_jax.windows import PoolingWindows
+from foveation_jax.runs.errors import InputError
+from foveation_jax.vgg.encoder_decoder import STRIDE, Network, decode, encode
+from foveation_jax.vgg.weight_files import load_decoder, load_encoder
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 BLENDS = ("partition", "overwrite")
 HIGHEST = jax.lax.Precision.HIGHEST

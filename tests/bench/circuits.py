@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 import circuits_jax as cj
-from circuits_jax import codes, fit, interpose, sae
+from circuits_jax import interpose
+from circuits_jax.codes import codes, fit, sae
 from circuits_jax.methods.sae_codes import PUBLISHED, inputs
 
 EXAMPLES, HEADS, WIDTH = 10, 144, 768

@@ -54,15 +54,15 @@ def random_weights(folder: str) -> str:
     """A file of a VGG19 encoder and decoder with random weights: time does not depend on them."""
     import jax
 
-    from foveation_jax import vgg, vgg_weights
+    from foveation_jax.vgg import encoder_decoder, weight_files
 
     key = jax.random.key(0)
     encoder = {"color": {"kernel": jax.numpy.eye(3)[None, None], "bias": jax.numpy.zeros(3)}}
-    for name, (inputs, outputs) in vgg.layer_shapes((2, 2, 4)).items():
+    for name, (inputs, outputs) in encoder_decoder.layer_shapes((2, 2, 4)).items():
         kernel = jax.random.normal(key, (3, 3, inputs, outputs)) / (3 * inputs**0.5)
         encoder[name] = {"kernel": kernel, "bias": jax.numpy.zeros(outputs)}
     path = Path(folder) / "random.safetensors"
-    vgg_weights.save_weights(path, encoder, vgg.init_decoder(key, encoder))
+    weight_files.save_weights(path, encoder, encoder_decoder.init_decoder(key, encoder))
     return str(path)
 
 
@@ -72,9 +72,9 @@ def make_race(options: argparse.Namespace):
     import numpy as np
 
     from foveation_jax.networks import flops, make_network
-    from foveation_jax.optimiser import Recipe
-    from foveation_jax.runs import runs_mesh, shard_runs
-    from foveation_jax.train_step import Setup, init_state, make_step
+    from foveation_jax.runs.mesh import runs_mesh, shard_runs
+    from foveation_jax.training.optimiser import Recipe
+    from foveation_jax.training.step import Setup, init_state, make_step
 
     size = (options.size, options.size)
     network = make_network(options.network, 20)
@@ -168,8 +168,9 @@ def race_stage1(options: argparse.Namespace) -> None:
         print(f"pyramid against it: {rival / texture:.1f} times faster", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             weights = random_weights(folder)
-            vgg = seconds_an_image("foveation_texture", 512, 2, route="vgg", weights=weights)
-        print(f"vgg route, 512 x 512: {vgg:.2f} s an image, {rival / vgg:.2f} times faster")
+            options_of = {"route": "vgg", "weights": weights}
+            spent = seconds_an_image("foveation_texture", 512, 2, **options_of)
+        print(f"vgg route, 512 x 512: {spent:.2f} s an image, {rival / spent:.2f} times faster")
     for size in (128, 256, 512):
         spent = seconds_an_image("foveation_texture", size, options.batch)
         print(f"pyramid texture, {size}: {spent * 1e9 / size**2:.0f} ns a pixel", flush=True)

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from circuits_jax import command, pipeline
+from circuits_jax import pipeline
 from circuits_jax.config import comparison, experiment, paper_table, sweeps
-from circuits_jax.errors import InputError
-from circuits_jax.models.load import load_model
+from circuits_jax.lm.load import load_model
+from circuits_jax.runs import command
+from circuits_jax.runs.errors import InputError
 
 CONFIG = "from circuits_jax.config import experiment\ndef get_config():\n    config = "
 CONFIG_FILES = {
@@ -112,11 +113,11 @@ def test_all_jobs_check_their_values():
         config = make("ioi")
         config.seed = 2**32
         with pytest.raises(InputError, match=r"config\.seed is 4294967296; allowed are 0 to"):
-            importlib.import_module(f"circuits_jax.{job}").check(config)
+            importlib.import_module(f"circuits_jax.jobs.{job}").check(config)
     config = paper_table()
     config.trained = 2**70
     with pytest.raises(InputError, match=r"config\.trained is "):
-        importlib.import_module("circuits_jax.paper_table").check(config)
+        importlib.import_module("circuits_jax.jobs.paper_table").check(config)
 
 
 @pytest.mark.parametrize("name", ["/nope", "./nope", "../nope/", "~/no/pe", "a/b/c", "nope/"])

@@ -30,7 +30,7 @@ def test_import_is_quick_and_light():
 
 OPTIMISED = """
 import numpy as np
-from circuits_jax.models.planted import load
+from circuits_jax.lm.made.planted import load
 from circuits_jax import interpose
 from flax.linen.module import _global_interceptor_stack
 assert False, "assertions are to be off"

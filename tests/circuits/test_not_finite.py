@@ -9,11 +9,12 @@ import pytest
 from flax import traverse_util
 
 import circuits_jax as cj
-from circuits_jax import interpose, judging, methods
-from circuits_jax.ablation import trial
-from circuits_jax.errors import InputError
+from circuits_jax import interpose, methods
+from circuits_jax.capture.ablation import trial
+from circuits_jax.evaluation import masked_passes
 from circuits_jax.methods import METHODS
 from circuits_jax.methods.acdc import acdc
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import metric_values, targets
 from tests.circuits import tiny
 
@@ -169,4 +170,4 @@ def test_replacements_that_break_a_pass_are_told(task):
     keep = np.ones((2, L, H), bool)
     keep[1, 0] = False
     with pytest.raises(InputError, match=r"metric of held-out prompt 0 is not finite .*choice"):
-        judging.judged(model, prepared, keep, "logit_diff")
+        masked_passes.judged(model, prepared, keep, "logit_diff")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from circuits_jax import config, evaluation, pipeline
+from circuits_jax import config, pipeline
+from circuits_jax.evaluation import faithfulness
 from tests.circuits import tiny
 
 
@@ -32,18 +33,18 @@ def test_a_stopped_evaluation_goes_on_at_its_part(settings, tmp_path, monkeypatc
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     pipeline.run(settings, whole)
     printed = capsys.readouterr().out
-    judged, calls = evaluation.judged, []
+    judged, calls = faithfulness.judged, []
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "edges_judged", stop)
+        patch.setattr(faithfulness, "edges_judged", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(settings, stopped)
     assert {p.name for p in (stopped / "evaluation").iterdir()} == {"mean.json", "mean-curve.json"}
     assert not (stopped / "circuit.json").exists()
-    monkeypatch.setattr(evaluation, "judged", lambda *a: calls.append(a) or judged(*a))
+    monkeypatch.setattr(faithfulness, "judged", lambda *a: calls.append(a) or judged(*a))
     pipeline.run(settings, stopped)
     assert len(calls) == 1  # heads, with others set to zero
     assert results(stopped) == results(whole)

@@ -12,9 +12,9 @@ import tokenizers
 from safetensors.numpy import save_file
 from tokenizers import models, pre_tokenizers
 
-from circuits_jax.models.config import DecoderConfig
-from circuits_jax.models.decoder import initial_params
-from circuits_jax.models.language_model import LanguageModel
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import initial_params
+from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task
 
 NAMES = ("Ann", "Bob", "Cid", "Dee", "Eve", "Fay", "Gus", "Hal")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from foveation_jax.claims.results import History, ProbeResults, Strip
 from foveation_jax.probes.curves import Confusion, Curve
-from foveation_jax.results import History, ProbeResults, Strip
 
 SYSTEMS = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
 SKILL = dict(zip(SYSTEMS, (0.52, 0.515, 0.43, 0.46), strict=True))  # accuracy on the own transform

@@ -12,19 +12,13 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from foveation_jax import command as foveation_command
-from foveation_jax import (
-    pipeline,
-    progress,
-    stage1,
-    vgg,
-    vgg_training,
-    vgg_weights,
-    winograd,
-    workdir,
-)
+from foveation_jax import pipeline
 from foveation_jax.data import read_image, render_scenes, write_png
-from foveation_jax.errors import InputError
+from foveation_jax.jobs import pictures, train_decoder
+from foveation_jax.runs import command as foveation_command
+from foveation_jax.runs import progress, workdir
+from foveation_jax.runs.errors import InputError
+from foveation_jax.vgg import encoder_decoder, weight_files, winograd
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "foveation"
@@ -60,7 +54,7 @@ def finished(folder, tmp_path_factory):
     config = load_config(
         "transforms", images=str(folder), size=(64, 64), batch_size=4, report_images=2, records=True
     )
-    return config, out, stage1.run(config, out)
+    return config, out, pictures.run(config, out)
 
 
 def test_run_writes_every_picture_rows_records_and_the_page(finished):
@@ -98,7 +92,7 @@ def test_second_run_does_nothing_again_and_a_missing_picture_comes_back(finished
     others = {p: p.stat().st_mtime_ns for p in out.rglob("*.png") if p != gone}
     rows = (out / "metrics.jsonl").read_text()
     gone.unlink()
-    stage1.run(config, out)
+    pictures.run(config, out)
     assert gone.read_bytes() == content
     assert gone.stat().st_mtime_ns > before
     assert all(p.stat().st_mtime_ns == time for p, time in others.items())
@@ -118,7 +112,7 @@ def test_damaged_pictures_rows_and_records_are_made_again(finished):
     rows = before[out / "metrics.jsonl"].splitlines(keepends=True)
     damaged = [rows[0][:30] + rows[1], b"\xff\xfe\n", *rows[3:]]
     (out / "metrics.jsonl").write_bytes(b"".join(damaged))
-    stage1.run(config, out)
+    pictures.run(config, out)
     after = {path: path.read_bytes() for path in kept if path.suffix == ".png"}
     assert after == {path: before[path] for path in after}
     assert sorted((out / "metrics.jsonl").read_bytes().splitlines(keepends=True)) == sorted(rows)
@@ -133,16 +127,16 @@ def test_picture_replaced_in_place_is_noticed(finished, folder):
     before = path.read_bytes()
     write_png(path, np.zeros((64, 64, 3)))
     with pytest.raises(InputError, match=r"other files: what images=.* names has changed since"):
-        stage1.run(config, out)
+        pictures.run(config, out)
     path.write_bytes(before)
-    stage1.run(config, out)
+    pictures.run(config, out)
 
 
 def test_workdir_of_another_experiment_is_refused(finished):
     config, out, _ = finished
     other = load_config("transforms", **(config.to_dict() | {"scale": 0.5}))
     with pytest.raises(InputError, match=r"holds a run with scale=0\.4, not 0\.5"):
-        stage1.run(other, out)
+        pictures.run(other, out)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +156,7 @@ def test_workdir_of_another_experiment_is_refused(finished):
 def test_bad_fields_stop_before_any_output(fields, message, folder, tmp_path):
     config = load_config("transforms", **({"images": str(folder), "size": (64, 64)} | fields))
     with pytest.raises(InputError, match=message):
-        stage1.run(config, tmp_path / "out")
+        pictures.run(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -171,16 +165,16 @@ def test_folder_without_one_picture_is_refused(tmp_path):
     (tmp_path / "photographs" / "letter.txt").write_text("no picture")
     config = load_config("transforms", images=str(tmp_path / "photographs"), size=(64, 64))
     with pytest.raises(InputError, match=r"none of the files can be read; .*letter\.txt"):
-        stage1.run(config, tmp_path / "out")
+        pictures.run(config, tmp_path / "out")
 
 
 @pytest.fixture(scope="module")
 def encoder_file(tmp_path_factory):
     """A random encoder of VGG11's depth."""
     random, tensors = np.random.RandomState(0), {}
-    blocks = vgg.BLOCKS["vgg11"]
-    shapes = {"color": (3, 3)} | vgg.layer_shapes(blocks)
-    for name, module in vgg_weights.encoder_table(blocks).items():
+    blocks = encoder_decoder.BLOCKS["vgg11"]
+    shapes = {"color": (3, 3)} | encoder_decoder.layer_shapes(blocks)
+    for name, module in weight_files.encoder_table(blocks).items():
         inputs, outputs = shapes[name]
         side = 1 if name == "color" else 3
         kernel = random.randn(outputs, inputs, side, side) * np.sqrt(2 / (inputs * side**2))
@@ -216,15 +210,15 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
         "images": str(folder), "encoder": str(encoder_file), "size": (64, 64), "batch_size": 2,
         "checkpoint_every": 2, "learning_rate": 1e-3,
     }  # fmt: skip
-    vgg_training.run(load_config("train_decoder", steps=2, **fields), tmp_path / "run")
-    resumed = vgg_training.run(load_config("train_decoder", steps=4, **fields), tmp_path / "run")
+    train_decoder.run(load_config("train_decoder", steps=2, **fields), tmp_path / "run")
+    resumed = train_decoder.run(load_config("train_decoder", steps=4, **fields), tmp_path / "run")
     rows = workdir.read_rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 4]
     assert rows[1]["loss"] < rows[0]["loss"]
     assert resumed.loss == rows[1]["loss"]
     config = load_config("train_decoder", steps=4, **fields)
     workdir.append_rows(tmp_path / "run" / "metrics.jsonl", [{"step": 5, "loss": 0.0}])  # undone
-    assert vgg_training.run(config, tmp_path / "run").loss == resumed.loss
+    assert train_decoder.run(config, tmp_path / "run").loss == resumed.loss
     assert workdir.read_rows(tmp_path / "run" / "metrics.jsonl") == rows
     for name, sentence in (
         (
@@ -240,18 +234,18 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
         content = (damaged / name).read_bytes()
         (damaged / name).write_bytes(content[: -len(content) // 3])
         with pytest.raises(InputError, match=sentence):
-            vgg_training.run(config, damaged)
+            train_decoder.run(config, damaged)
     other = tmp_path / "other.npz"
     np.savez(other, **{k: v + 1 for k, v in np.load(encoder_file).items()})
     shutil.copy(other, encoder_file)
     with pytest.raises(InputError, match=r"what encoder=.* names has changed since"):
-        vgg_training.run(config, tmp_path / "run")
+        train_decoder.run(config, tmp_path / "run")
 
     config = load_config(
         "transforms", images=str(folder), size=(64, 64), route="vgg", weights=str(resumed.weights),
         systems=("reference", "foveation_texture"), batch_size=4, limit=4,
     )  # fmt: skip
-    stage1.run(config, tmp_path / "seen")
+    pictures.run(config, tmp_path / "seen")
     assert len(list((tmp_path / "seen" / "foveation_texture").rglob("*.png"))) == 3
 
 
@@ -259,10 +253,10 @@ def test_training_stops_at_a_loss_that_is_not_finite(encoder_file, folder, tmp_p
     def make_step(*_):
         return lambda state, *_: (state, {"loss": np.float32(np.nan)})
 
-    monkeypatch.setattr(vgg_training, "make_step", make_step)
+    monkeypatch.setattr(train_decoder, "make_step", make_step)
     fields = {"images": str(folder), "encoder": str(encoder_file), "size": (64, 64), "steps": 2}
     with pytest.raises(InputError, match="the loss is not finite at step 2; lower learning_rate"):
-        vgg_training.run(load_config("train_decoder", batch_size=2, **fields), tmp_path / "run")
+        train_decoder.run(load_config("train_decoder", batch_size=2, **fields), tmp_path / "run")
     assert not list((tmp_path / "run").rglob("vgg*"))
 
 
@@ -277,7 +271,7 @@ def test_training_stops_at_a_loss_that_is_not_finite(encoder_file, folder, tmp_p
 def test_training_refuses_bad_fields(fields, message, encoder_file, folder, tmp_path):
     fields = {"images": str(folder), "encoder": str(encoder_file)} | fields
     with pytest.raises(InputError, match=message):
-        vgg_training.run(load_config("train_decoder", **fields), tmp_path / "out")
+        train_decoder.run(load_config("train_decoder", **fields), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

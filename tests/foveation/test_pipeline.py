@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from foveation_jax import pipeline, workdir
-from foveation_jax.checkpoints import load_variables
-from foveation_jax.errors import InputError
+from foveation_jax import pipeline
+from foveation_jax.claims.results_files import read_results
 from foveation_jax.probes.battery import load_battery
-from foveation_jax.results_files import read_results
+from foveation_jax.runs import workdir
+from foveation_jax.runs.errors import InputError
+from foveation_jax.training.checkpoints import load_variables
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "foveation"

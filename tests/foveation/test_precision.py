@@ -14,14 +14,13 @@ import skimage.data
 from jax.extend import core
 
 import foveation_jax as fj
-from foveation_jax import pyramid
-from foveation_jax.match import _blur_moments, _target_moments
-from foveation_jax.pooling import cells, pool, spread
-from foveation_jax.transforms import noise
+from foveation_jax.transforms import noise, pyramid
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
+from foveation_jax.transforms.matching import _blur_moments, _target_moments
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.transforms.vgg_texture import cell_regions, vgg_texture
-from foveation_jax.vgg import reconstruct
+from foveation_jax.vgg.encoder_decoder import reconstruct
+from foveation_jax.windows.pooling import cells, pool, spread
 
 KEY = jax.random.key(0)
 IMAGES = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)

@@ -12,13 +12,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from foveation_jax import training
 from foveation_jax.data.labelled import LabelledImages
-from foveation_jax.optimiser import Recipe
-from foveation_jax.train_step import Setup
+from foveation_jax.training import loop
+from foveation_jax.training.optimiser import Recipe
+from foveation_jax.training.step import Setup
 
 CLASSES, SIZE, RUNS, BATCH, N = 3, (16, 16), 2, 4, 26
-KEEPING = training.Keeping(epochs=(0, 2), steps=3)
+KEEPING = loop.Keeping(epochs=(0, 2), steps=3)
 
 
 class TinyNetwork(nn.Module):
@@ -65,16 +65,16 @@ def batch(seed=0):
 def main(workdir, cache):
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    run_steps = training.run_steps
+    run_steps = loop.run_steps
 
     def announced(*arguments):
         for step, state in run_steps(*arguments):
             print(step, flush=True)
             yield step, state
 
-    training.run_steps = announced
+    loop.run_steps = announced
     path = pathlib.Path(workdir)
-    training.train(setup(), "reference", images(), images(12, 1), path, KEEPING)
+    loop.train(setup(), "reference", images(), images(12, 1), path, KEEPING)
 
 
 if __name__ == "__main__":

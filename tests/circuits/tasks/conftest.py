@@ -110,7 +110,7 @@ def seven_words():
 @pytest.fixture(scope="session")
 def smollm2():
     """Where its package is absent tests fail, with how to install it, and are not skipped."""
-    from circuits_jax.models.gguf import smollm2_path
-    from circuits_jax.models.tokenizers import load_tokenizer
+    from circuits_jax.lm.files.gguf import smollm2_path
+    from circuits_jax.lm.tokenizers import load_tokenizer
 
     return load_tokenizer(smollm2_path())

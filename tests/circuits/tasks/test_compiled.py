@@ -1,6 +1,6 @@
 import pytest
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import GroundTruth, make_task
 from circuits_jax.tasks.programs import PROGRAMS, expression, numbers, word
 from circuits_jax.tasks.words import WordTokenizer

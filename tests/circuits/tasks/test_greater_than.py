@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import make_task
 from circuits_jax.tasks.tokens import changed_positions, token_ids
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits_jax.errors import InputError
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import make_task
 from circuits_jax.tasks.ioi import NAMES, OBJECTS, PLACES, TEMPLATES
 from circuits_jax.tasks.tokens import changed_positions, token_ids

@@ -1,7 +1,7 @@
 import pytest
 
-from circuits_jax.errors import InputError
-from circuits_jax.models.planted import KINDS, WORDS
+from circuits_jax.lm.made.planted import KINDS, WORDS
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import GroundTruth, make_task
 from circuits_jax.tasks.words import WordTokenizer
 

@@ -1,0 +1,74 @@
+"""What heads are replaced by where they are ablated, on pairs of prompts.
+
+`zero` their outputs, replace them by their `mean` over the negative prompts, or `resample` them
+from the matched negative prompt. A `Trial` holds all that a pass with heads replaced needs.
+"""
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from circuits_jax import interpose
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import TokenBatch, stacked
+from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.tasks import PromptPairs, Targets, targets
+
+Ablation = Literal["zero", "mean", "resample"]
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample")
+
+
+@struct.dataclass
+class Trial:
+    """Prompts and what their heads are replaced by: all that is needed to judge circuits."""
+
+    batch: TokenBatch
+    targets: Targets
+    replacement: Float[Array, "L #B #T H K"]
+
+
+def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation) -> Trial:
+    """Prepare pairs for judging circuits by one kind of ablation.
+
+    `resample` takes what heads say at the partner of each token in the matched negative prompt, and
+    on the positive one where there is no partner (`lm/alignment.py`). `mean` is that, averaged
+    over pairs: one vector for each column of the aligned prompts, counted from the first token.
+    """
+    positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    gaps = bool(np.any(positives.mask & ~negatives.mask))
+    replacement = _replacement(model.config, model.params, positives, negatives, ablation, gaps)
+    return Trial(positives, targets(pairs), replacement)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "ablation", "gaps"))
+def _replacement(
+    config: DecoderConfig,
+    params: Any,
+    positives: TokenBatch,
+    negatives: TokenBatch,
+    ablation: Ablation,
+    gaps: bool,
+) -> Float[Array, "L #B #T H K"]:
+    """With `gaps`, some negative lacks a token, so that the positives have to be run as well."""
+    if ablation == "zero":
+        return jnp.zeros((config.n_layers, 1, 1, config.n_heads, config.head_width))
+    batch = stacked((negatives, positives)) if gaps else negatives
+
+    def said(heads):
+        if not gaps:
+            return heads.z
+        negative, positive = jnp.split(heads.z, 2)
+        return jnp.where(negatives.mask[:, :, None, None], negative, positive)
+
+    real = (positives.mask | negatives.mask).astype(jnp.float32)
+    share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
+
+    def mean(heads):
+        return jnp.einsum("bthk,bt->thk", said(heads), share)[None]
+
+    return interpose.capture(config, params, batch, mean if ablation == "mean" else said)[1]

@@ -1,0 +1,197 @@
+"""Step 2 of the method: what every attention head writes, for every prompt (arXiv 2405.12522).
+
+Head g of a prompt has the output `z_g W_O_g` in R^D. Pooling over tokens commutes with the
+multiplication, so z is pooled inside the forward pass, to [B L H K], and multiplied once.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from circuits_jax import interpose
+from circuits_jax.capture import slope_attribution
+from circuits_jax.capture.forked import ForkedBatch, fork
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import TokenBatch, stacked
+from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
+from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks import PromptPairs
+
+Position = Literal["last", "mean", "all"]
+POSITIONS = ("last", "mean", "all")
+
+
+def head_outputs(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    position: Position = "mean",
+    *,
+    relative: bool = False,
+    batch_size: int = 32,
+) -> Float[Array, "B L H D"] | Float[Array, "B T L H D"]:
+    """The output z W_O of every attention head, without the bias that the heads share.
+
+    Args:
+        model: a loaded model.
+        prompts: B strings.
+        position: `last` token, `mean` over the prompt's tokens, or `all` tokens ([B T L H D], zero
+            at padding, which is on the right).
+        relative: measure outputs, token by token, in units of the residual stream: its root mean
+            square before the layer.
+        batch_size: prompts in one forward pass.
+
+    Returns:
+        [B L H D], float32 (a [B T L H D] array for `all`). Summed over H, and with the bias added,
+        a layer's outputs are what its attention writes to the residual stream.
+
+    Raises:
+        InputError: an unknown position, unusable prompts, or an output that is not finite.
+    """
+    if position not in POSITIONS:
+        raise InputError(f"position is {position!r}; allowed are {', '.join(POSITIONS)}")
+    batch = model.tokenize(prompts)
+    return _outputs(model, prompts, batch, batch.mask, position, relative, batch_size)
+
+
+def paired_outputs(
+    model: LanguageModel, pairs: PromptPairs, position: Literal["last", "mean"] = "mean"
+) -> Float[Array, "B L H D"]:
+    """`head_outputs` of the positives and then of the negatives of pairs.
+
+    The mean is over the tokens that have a partner in the other prompt (`lm/alignment.py`), so
+    that what a pair has in common counts as much in both, whatever the prompts' lengths.
+    """
+    sides = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    both = stacked(sides)
+    partnered = jnp.tile(sides[0].mask & sides[1].mask, (2, 1))
+    prompts = [*pairs.positives, *pairs.negatives]
+    return _outputs(model, prompts, both, partnered, position)
+
+
+def _outputs(
+    model: LanguageModel,
+    prompts: Sequence[str],
+    batch: TokenBatch,
+    counted: Bool[Array, "B T"],
+    position: Position,
+    relative: bool = False,
+    batch_size: int = 32,
+) -> Float[Array, "B L H D"] | Float[Array, "B T L H D"]:
+    """Outputs of checked prompts, pooled over the tokens that are `counted`."""
+    weights = token_weights(batch.replace(mask=counted), position)
+    rows = [
+        _project(*_pooled(model.config, model.params, *part, position == "all", relative))
+        for part in split((batch, weights), batch_size)
+    ]
+    outputs = jnp.concatenate(rows)[: len(prompts)]
+    check_finite(outputs, prompts)
+    return outputs
+
+
+def read_outputs(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    read_weight: float = 0.65,
+    batch_size: int = 32,
+) -> Float[Array, "B L H D"]:
+    """How each head's output moves from the negative to the positive, where that matters most.
+
+    At every token a movement has a length, relative to the residual stream, and a flow: how much of
+    it is read, on to the prediction (`slope_attribution.py`), as a share of the pair's flow over
+    all heads and tokens. What matters is their weighted geometric mean,
+
+        flow^a distance^(1 - a),   a = `read_weight`;
+
+    a head's peak is the token at which it is largest. Tokens that only one prompt of the pair has
+    are not looked at (`lm/alignment.py`).
+
+    Args:
+        model: a loaded model.
+        pairs: B pairs.
+        read_weight: a in [0, 1]; 0 looks at the movement alone, 1 at the flow alone.
+        batch_size: prompts in one forward pass.
+
+    Returns:
+        For each pair the movement at the peak, with the length of what matters there; 0 where the
+        two prompts are the same. Float32. Not yet computed, and so not checked, on return.
+    """
+    batches = split(forked(model, pairs), max(batch_size // 2, 1))
+    rows = [_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
+    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)[: len(pairs)]
+
+
+def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
+    """B rows, a positive and the ending of its negative in each."""
+    sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
+    whole = sides[0].tokens.shape[1]
+    return fork(stacked(sides), LENGTH_MULTIPLE if model.config.causal else whole)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _at_peak(
+    config: DecoderConfig,
+    params: Any,
+    batch: ForkedBatch,
+    read_weight: float | Float[Array, ""],
+) -> Float[Array, "B L H D"]:
+    """`read_outputs` of one batch."""
+    flow = slope_attribution.flows(config, params, batch)
+    read = jnp.abs(flow.read)
+    share = read / jnp.maximum(jnp.sum(read, axis=(0, 2, 3), keepdims=True), 1e-30)
+    matters = share**read_weight * flow.distance ** (1 - read_weight)
+    peak = jnp.argmax(matters, axis=2, keepdims=True)
+
+    def at_peak(x):
+        return jnp.take_along_axis(x, peak, axis=2)[:, :, 0]
+
+    length = at_peak(matters) / jnp.maximum(at_peak(flow.distance), 1e-30)
+    moved = jnp.take_along_axis(flow.moved, peak[..., None], axis=2)[:, :, 0] * length[..., None]
+    return _project(moved, params["layers"]["attention"]["o"])
+
+
+def token_weights(batch: TokenBatch, position: Position) -> Float[Array, "B T"]:
+    """How much each token counts; sums to 1 over tokens, or is 1 at each real token for `all`."""
+    if position == "last":
+        return jax.nn.one_hot(batch.last, batch.mask.shape[1])
+    weights = batch.mask.astype(jnp.float32)
+    return weights if position == "all" else weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "every", "relative"))
+def _pooled(
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    weights: Float[Array, "B T"],
+    every: bool,
+    relative: bool,
+) -> tuple[Float[Array, "L B ... H K"], Float[Array, "L H K D"]]:
+    """Weighted z, of `every` token or summed over them; and W_O, which turns it into outputs."""
+    subscripts = "bthk,bt->bthk" if every else "bthk,bt->bhk"
+
+    def pool(heads):
+        weight = weights / jnp.maximum(heads.scale, 1e-6) if relative else weights
+        return jnp.einsum(subscripts, heads.z.astype(jnp.float32), weight)
+
+    _, z = interpose.capture(config, params, batch, pool)
+    return z, params["layers"]["attention"]["o"]
+
+
+@jax.jit
+def _project(z: Array, w_o: Float[Array, "L H K D"]) -> Float[Array, "B ... L H D"]:
+    return jnp.einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
+
+
+def check_finite(outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Sequence[str]) -> None:
+    """Raise InputError, naming prompt and head, where an output is NaN or infinite."""
+    finite = np.isfinite(outputs).all(axis=-1)
+    if not finite.all():
+        index = np.argwhere(~finite)[0]
+        part = f"the output of layer {index[-2]} head {index[-1]}"
+        raise InputError(not_finite(part, int(index[0]), prompts[index[0]]))

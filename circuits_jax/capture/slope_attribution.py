@@ -1,0 +1,315 @@
+r"""What later layers read of a head, on to the prediction: one pass over kept activations.
+
+The two prompts of a pair differ by d z_g(t) in what head g says at token t, and in the prediction
+by p+ - p-, the difference of the two next-token distributions after the last token. How much of the
+one is due to the other is read off what the forward pass computed for the positive prompt, from
+the last layer to the first, with no label and no gradient of the model. A weight w(t) in R^D says
+how much of the residual stream at token t is read after a layer:
+
+    start      w = W_U (p+ - p-) at the last token, through the final norm, its scale held still
+    head       what is read of z:  R(t) = W_O w(t);  flow_g(t) = < d z_g(t), R(t) >
+    values     a head hands on what it attends to: token s gets  W_V sum_t A(t, s) R(t)
+    patterns   and where it attends: with c(t, s) = < R(t), v(s) > and
+               a(t, s) = M(t, s) (c(t, s) - sum_s M(t, s) c(t, s) / sum_s M(t, s)), queries get
+               W_Q sum_s a k(s) and keys W_K sum_t a q(t), turned back by their rotary angles
+    norm       a multiplication by what it multiplied by, held still
+    MLP        every neuron by the slope d act(u) / d u, and each factor of a gated product gets
+               half (arXiv 2508.21258)
+
+d is positive minus negative, and 0 at tokens without a partner (`lm/alignment.py`). A pair's
+prompts begin alike, and nothing moves there in a causal model: what is kept and read is of the
+endings, the last Q columns of T (`forked.py`).
+
+Functions of one number or one row are read by their slope between the two prompts, so that a step
+that was taken, or an all but hard pattern that turned, counts in full. For the softmax that is
+exact with M the logarithmic mean of A and the other pattern, (A - A') / (log A - log A'); M is the
+mean of three, A' by the negative prompt's queries, by its keys, and by both. Products are read at
+the positive prompt, which patching starts from. In a model whose norms, patterns and activations
+are linear or the same in both prompts, flow summed over tokens is the exact effect of patching the
+head, measured along p+ - p-.
+
+Cost: the weights of attention and MLPs once more, on the endings of the positive prompts, and their
+patterns three times; no backward pass. The memory is that of what is kept of the endings, [L B Q E]
+above all. Not for models whose attention scores or logits are capped far from linearly: caps are
+read as if they were not there.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from circuits_jax import interpose
+from circuits_jax.capture.forked import ForkedBatch
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Attention, LayerData, TokenBatch, layer_data, rotate
+from circuits_jax.runs.passes import layer_run
+
+NEVER = 1e-30  # a pattern's share that counts as none
+
+
+@struct.dataclass
+class Moved:
+    """Of one layer and B pairs: what differs in a pair, and what the positive prompts computed.
+
+    Attributes:
+        z: difference of what each head says; 0 at a token without a partner.
+        relative: the same, each prompt in units of its residual stream.
+        q, k, v: of the positive prompts; queries of their endings.
+        other_q, other_k: of the negative prompts; the positive ones' where there is no partner.
+        pattern: of the positive prompts.
+        slopes: by the name of a weight of the MLP: how much more its neurons say for being given
+            more through it.
+        inverse_scales: of each norm of the layer, by name: what it multiplied the endings by.
+    """
+
+    z: Float[Array, "*L B Q H K"]
+    relative: Float[Array, "*L B Q H K"]
+    q: Float[Array, "*L B Q H K"]
+    k: Float[Array, "*L B T J K"]
+    v: Float[Array, "*L B T J K"]
+    other_q: Float[Array, "*L B Q H K"]
+    other_k: Float[Array, "*L B T J K"]
+    pattern: Float[Array, "*L B J I Q T"]
+    slopes: dict[str, Float[Array, "*L B Q E"]]
+    inverse_scales: dict[str, Array]
+
+
+@struct.dataclass
+class Flow:
+    """Of one layer, or of all on a leading axis: how heads moved, and how much of it is read.
+
+    Attributes:
+        moved: the movement, relative to the residual stream, as z.
+        distance: its norm as an output, |moved W_O|.
+        read: the flow, in units of p+ - p-.
+    """
+
+    moved: Float[Array, "*L B Q H K"]
+    distance: Float[Array, "*L B Q H"]
+    read: Float[Array, "*L B Q H"]
+
+
+def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
+    """How every head moves at every token of the endings, and how much of that is read.
+
+    Args:
+        config: the decoder's settings.
+        params: its parameters.
+        batch: B pairs, the positive prompts first.
+
+    Returns:
+        [L B Q H] arrays, 0 at tokens without a partner. All 0 where the two prompts are the same.
+    """
+    stream, moved = interpose.record(
+        config, params, batch, lambda record: movement(config, record, batch)
+    )
+    last = jnp.concatenate([x[:, -1:] for x in batch.endings(stream)], axis=1)
+    logits, scales = interpose.record_final(config, params, last)
+    start = prediction_weight(config, params, logits, scales[:, 0])
+    weight = jnp.zeros((len(start), batch.n_ending, config.d_model)).at[:, -1].set(start)
+
+    def step(weight, layer):
+        own, data, moved = layer
+        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
+        return read_layer(config, own, data, batch.first, moved, weight)
+
+    layers = params["layers"], layer_data(config), moved
+    return jax.lax.scan(step, weight, layers, reverse=True)[1]
+
+
+def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch) -> Moved:
+    """What is kept of a layer."""
+    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None, None]
+    whole_shared = (batch.first.mask & batch.second(batch.mask))[..., None, None]
+    record = jax.tree.map(lambda x: x.astype(jnp.float32), record)
+    scale = jnp.sqrt(jnp.mean(record.stream**2, axis=-1))
+    relative = record.z / jnp.maximum(scale, 1e-6)[..., None, None]
+
+    def difference(x):
+        positive, negative = batch.endings(x)
+        return jnp.where(shared, positive - negative, 0)
+
+    neurons, other = _sides(record.neurons, batch)
+    other = {name: jnp.where(shared[..., 0], x, neurons[name]) for name, x in other.items()}
+    q, other_q = batch.endings(record.q)
+    k, other_k = record.k[:, : batch.length], batch.second(record.k)
+    ending = slice(batch.length - batch.n_ending, batch.length)
+    return Moved(
+        z=difference(record.z),
+        relative=difference(relative),
+        q=q,
+        k=k,
+        v=record.v[:, : batch.length],
+        other_q=jnp.where(shared, other_q, q),
+        other_k=jnp.where(whole_shared, other_k, k),
+        pattern=record.pattern[..., ending, : batch.length],
+        slopes=neuron_slopes(neurons, other) if config.d_mlp else {},
+        inverse_scales=_sides(record.inverse_scales, batch)[0],
+    )
+
+
+def _sides(arrays: dict[str, Array], batch: ForkedBatch) -> tuple[dict[str, Array], ...]:
+    """Endings of the positive prompts, and of the negative ones."""
+    return tuple({name: batch.endings(x)[i] for name, x in arrays.items()} for i in (0, 1))
+
+
+def neuron_slopes(
+    positive: dict[str, Float[Array, "B Q E"]], negative: dict[str, Float[Array, "B Q E"]]
+) -> dict[str, Float[Array, "B Q E"]]:
+    """How much more neurons say for being given more, by the name of the weight that gives it.
+
+    Both as `interpose.Record` has them.
+    """
+    given = positive["given"], negative["given"]
+    slopes = activation_slopes(*given, positive["active"], negative["active"])
+    if "up" not in positive:
+        return {"up": slopes}
+    return {"gate": positive["up"] * slopes / 2, "up": positive["active"] / 2}
+
+
+def activation_slopes(
+    u: Float[Array, "*shape"],
+    other: Float[Array, "*shape"],
+    y: Float[Array, "*shape"],
+    other_y: Float[Array, "*shape"],
+) -> Float[Array, "*shape"]:
+    """How much more neurons are active, y, for being given more, u, than with the other prompt.
+
+    Where both are given the same: what they are active for all that they are given.
+    """
+    same = jnp.abs(u - other) < 1e-4 * (jnp.abs(u) + jnp.abs(other)) + 1e-6
+    tiny = jnp.abs(u) < 1e-6
+    whole = jnp.where(tiny, 0.5, y / jnp.where(tiny, 1, u))
+    return jnp.where(same, whole, (y - other_y) / jnp.where(same, 1, u - other))
+
+
+def logarithmic_mean(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """(a - b) / (log a - log b), between the geometric and the arithmetic mean; a where a = b."""
+    a, b = jnp.maximum(a, NEVER), jnp.maximum(b, NEVER)
+    logs = jnp.log(a) - jnp.log(b)
+    same = jnp.abs(logs) < 1e-3
+    return jnp.where(same, (a + b) / 2, (a - b) / jnp.where(same, 1, logs))
+
+
+def prediction_weight(
+    config: DecoderConfig,
+    params: Any,
+    logits: Float[Array, "B 2 V"],
+    inverse_scale: Float[Array, "B 1"],
+) -> Float[Array, "B D"]:
+    """How the last token's residual stream is read by the difference of the predictions."""
+    positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
+    unembedding = params["embedding"] if config.tied else params["unembedding"].T
+    weight = (positive - negative) @ unembedding.astype(jnp.float32)
+    return through_norm(params, "final_norm", {"final_norm": inverse_scale}, weight)
+
+
+def through_norm(own: Any, name: str, inverse_scales: dict[str, Array], weight: Array) -> Array:
+    """How a norm's input is read, given how its output is; what it multiplies by is held still.
+
+    `own` are parameters of the module that holds the norm; a norm without any leaves things alone.
+    """
+    if name not in own:
+        return weight
+    scale = own[name]["scale"].astype(jnp.float32)
+    weight = weight * scale.reshape(*(1,) * (weight.ndim - 1), -1) * inverse_scales[name]
+    if "bias" in own[name]:  # a layer norm takes the mean away
+        weight = weight - jnp.mean(weight, axis=-1, keepdims=True)
+    return weight
+
+
+def read_layer(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    moved: Moved,
+    weight: Float[Array, "B Q D"],
+) -> tuple[Float[Array, "B Q D"], Flow]:
+    """How the stream before a layer is read, given how it is after; and the flow of its heads.
+
+    `batch` are the positive prompts.
+    """
+    scales = moved.inverse_scales
+    mlp = read_mlp(own, moved, weight) if config.d_mlp else 0.0
+    after_attention = weight if config.parallel else weight + mlp
+    written = through_norm(own, "attention_post_norm", scales, after_attention)
+    w_o = own["attention"]["o"]
+    heads = jnp.einsum("hkd,bqd->bqhk", w_o, written)
+    between = patterns_between(config, own["attention"], data, batch, moved)
+    reads = read_attention(config, own["attention"], data, batch, moved, between, heads)
+    reads = through_norm(own, "attention_norm", scales, reads)
+    gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
+    square = jnp.einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
+    flow = Flow(
+        moved=moved.relative,
+        distance=jnp.sqrt(jnp.maximum(square, 0)),
+        read=jnp.sum(moved.z * heads, axis=-1),
+    )
+    return layer_run(config, weight + mlp + reads), flow
+
+
+def patterns_between(
+    config: DecoderConfig, own: Any, data: LayerData, batch: TokenBatch, moved: Moved
+) -> Float[Array, "B J I Q T"]:
+    """M of the module: the positive prompts' patterns, on the way to the negative ones'."""
+    own = {"params": own}
+    queries = jnp.concatenate([moved.other_q, moved.q, moved.other_q])
+    keys = jnp.concatenate([moved.k, moved.other_k, moved.other_k])
+    three = jax.tree.map(lambda x: jnp.tile(x, (3, 1)), batch)
+    others = Attention(config).apply(own, queries, keys, data, three, method="pattern")
+    others = others.reshape(3, *moved.pattern.shape)
+    return jnp.mean(logarithmic_mean(moved.pattern[None], others), axis=0)
+
+
+def read_attention(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    moved: Moved,
+    between: Float[Array, "B J I Q T"],
+    heads: Float[Array, "B Q H K"],
+) -> Float[Array, "B Q D"]:
+    """How attention reads its input, as values and through its patterns, given what is read of z.
+
+    For the values alone this is exact: with patterns held still z is linear in the input. With
+    the pattern itself for `between`, it is the transpose of the derivative.
+    """
+    b, n_ending, _, width = heads.shape
+    grouped = (b, n_ending, config.n_kv_heads, -1, width)
+    heads = heads.reshape(grouped)
+    values = jnp.einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
+    credit = jnp.einsum("bqjik,bsjk->bjiqs", heads, moved.v)
+    mean = jnp.sum(between * credit, axis=-1, keepdims=True)
+    mean = mean / jnp.maximum(jnp.sum(between, axis=-1, keepdims=True), NEVER)
+    scores = between * (credit - mean) * config.attention_scale
+    queries = jnp.einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
+    keys = jnp.einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
+    if config.rotary_width:
+        turn = -batch.positions[:, -n_ending:], data.frequencies, data.rotary_scale
+        queries, keys = (rotate(x, *turn) for x in (queries, keys))
+    queries = through_norm(own, "q_norm", moved.inverse_scales, queries)
+    keys = through_norm(own, "k_norm", moved.inverse_scales, keys)
+    read = {"q": queries, "k": keys, "v": values}
+    # Weights first: with them second, XLA transposes them on a CPU.
+    total = sum(jnp.einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
+    return jnp.moveaxis(total, 0, -1)
+
+
+def read_mlp(own: Any, moved: Moved, weight: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
+    """How the MLP reads the stream.
+
+    Not gated < d x, what is read > = < d mlp, weight >, but for the norms: nothing gets lost.
+    """
+    scales = moved.inverse_scales
+    written = through_norm(own, "mlp_post_norm", scales, weight)
+    hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"])
+    read = sum(
+        jnp.einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
+        for name, slopes in moved.slopes.items()
+    )
+    return through_norm(own, "mlp_norm", scales, read)

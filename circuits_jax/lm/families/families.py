@@ -1,0 +1,246 @@
+"""Every model family that the decoder can be: how to read its config and where its weights are.
+
+`read_config` turns a Hugging Face config.json into a `DecoderConfig`, `read_params` a state dict
+with Hugging Face names into the parameters of `decoder.Decoder`. A new family is a config reader
+and a table of tensor names; the decoder does not know where its weights came from.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import initial_params
+from circuits_jax.lm.families import configs, tensors
+from circuits_jax.lm.families.tensors import Row
+from circuits_jax.lm.files.checkpoints import RawCheckpoint
+from circuits_jax.runs.errors import InputError, unknown_name
+
+DTYPES = ("float32", "bfloat16")
+STORED_DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A model type of Hugging Face.
+
+    Attributes:
+        read: config.json -> the fields of `DecoderConfig`.
+        rows: where each parameter is; rows that a config does not need are passed over.
+        norms_from_one: RMS norms multiply by 1 + the stored weight (Gemma).
+    """
+
+    read: Callable[[configs.Fields], dict[str, Any]]
+    rows: tuple[Row, ...]
+    norms_from_one: bool = False
+
+
+FAMILIES = {
+    "gpt2": Family(configs.read_gpt2, tensors.GPT2),
+    "gpt_neox": Family(configs.read_gpt_neox, tensors.GPT_NEOX),
+    "opt": Family(configs.read_opt, tensors.OPT),
+    "llama": Family(configs.read_llama, tensors.LLAMA),
+    "mistral": Family(configs.read_mistral, tensors.LLAMA),
+    "qwen2": Family(configs.read_qwen2, tensors.LLAMA),
+    "qwen3": Family(configs.read_qwen3, tensors.LLAMA),
+    "gemma2": Family(configs.read_gemma2, tensors.GEMMA, norms_from_one=True),
+    "gemma3_text": Family(configs.read_gemma3, tensors.GEMMA, norms_from_one=True),
+}
+_WRAPPED = {"gemma3": "gemma3_text"}  # models whose decoder is their `text_config`
+
+
+def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
+    """The decoder's settings from a Hugging Face config.json.
+
+    Args:
+        config: the file's contents; `model_type` names the family.
+        source: the path or hub id it came from, for messages.
+
+    Raises:
+        InputError: unknown `model_type`, a field missing or out of range, an option that the
+            decoder does not have.
+    """
+    model_type = config.get("model_type")
+    if model_type in _WRAPPED:
+        inner = configs.Fields(dict(config), source).table("text_config")
+        text = configs.Fields(inner, f"{source}: text_config")
+        text.only("model_type", _WRAPPED[model_type])
+        return read_config(inner | {"model_type": _WRAPPED[model_type]}, source)
+    if model_type not in FAMILIES:
+        known = {*FAMILIES, *_WRAPPED}
+        raise InputError(f"{source}: {unknown_name('model_type', str(model_type), known)}")
+    fields = configs.Fields(dict(config), source)
+    return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
+
+
+def with_stored_head(raw: RawCheckpoint, config: DecoderConfig) -> DecoderConfig:
+    """The config, untied where the checkpoint stores an unembedding that is not its embedding.
+
+    Whatever the config says of tying, a stored unembedding is the model's, as in transformers 5.
+    """
+    stored = _stored_names(raw)
+    both = [stored.get(name) for name in _head_and_embedding(config)]
+    if not (config.tied and all(both)):
+        return config
+    return dataclasses.replace(config, tied=np.array_equal(*(raw.tensors[name] for name in both)))
+
+
+def read_params(
+    raw: RawCheckpoint, config: DecoderConfig, dtype: str = "float32"
+) -> dict[str, Any]:
+    """The decoder's parameters from a checkpoint with Hugging Face names.
+
+    Args:
+        raw: the checkpoint; its tensors are read one at a time.
+        config: what `read_config` and `with_stored_head` made of its config.
+        dtype: `float32` or `bfloat16`; norms are float32 either way.
+
+    Returns:
+        A tree with the names and shapes of `decoder.initial_params(config, key)`, all finite.
+
+    Raises:
+        InputError: a tensor missing, of the wrong shape or type, with a number that is not finite
+            in `dtype`, or stored and neither used nor equal to what is used; an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not supported; allowed: {', '.join(DTYPES)}")
+    family = FAMILIES[config.family]
+    shapes = _param_shapes(config)
+    rows = {row.path: row for row in family.rows if row.path in shapes}
+    stored = _stored_names(raw)
+    head, embedding = _head_and_embedding(config)
+    if config.tied and embedding not in stored and head in stored:
+        stored[embedding] = stored[head]  # of two tied tensors a file may hold either
+    _check_names(rows.values(), stored, raw, config)
+    params = {}
+    for path, shape in shapes.items():
+        is_norm = path.endswith(("norm/scale", "norm/bias"))
+        read = np.empty(shape.shape, jnp.float32 if is_norm else dtype)
+        _fill(read, rows[path], raw, stored, config)
+        if family.norms_from_one and is_norm:
+            read += 1
+        params[path] = jnp.asarray(read)
+    return traverse_util.unflatten_dict(params, sep="/")
+
+
+def _layer_names(row: Row, n_layers: int) -> list[str]:
+    """Names of a row's tensors in the tables' spelling, one a layer or just one."""
+    layers = range(n_layers) if row.per_layer else range(1)
+    return [row.name.format(layer=layer) for layer in layers]
+
+
+@functools.lru_cache(maxsize=32)
+def _param_shapes(config: DecoderConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `decoder.initial_params` gives, by path."""
+    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
+    return traverse_util.flatten_dict(shapes, sep="/")
+
+
+def _stored_names(raw: RawCheckpoint) -> dict[str, str]:
+    """The checkpoint's own names by the names inside the decoder; no two may mean the same."""
+    stored = {}
+    for name in raw.tensors:
+        first = stored.setdefault(tensors.canonical_name(name), name)
+        if first != name:
+            raise InputError(
+                f"{raw.tensor(first)} and {name!r} are both there for one parameter; remove the one"
+                " that is not the model's"
+            )
+    return stored
+
+
+def _head_and_embedding(config: DecoderConfig) -> list[str]:
+    """The names inside the decoder of the tensors that may be tied."""
+    names = {row.path: row.name for row in FAMILIES[config.family].rows}
+    return [tensors.canonical_name(names[path]) for path in ("unembedding", "embedding")]
+
+
+def _check_names(
+    rows: Iterable[Row], stored: dict[str, str], raw: RawCheckpoint, config: DecoderConfig
+) -> None:
+    """Raise InputError where a needed tensor is missing, or one is there that nothing would use."""
+    needed = {
+        tensors.canonical_name(name): name
+        for row in rows
+        for name in _layer_names(row, config.n_layers)
+    }
+    missing = [name for canonical, name in needed.items() if canonical not in stored]
+    if missing:
+        raise InputError(
+            f"{raw.source}: tensor {missing[0]!r} is missing; {len(missing)} of the {len(needed)}"
+            f" that a {config.family} model needs are not there"
+        )
+    used = {stored[canonical] for canonical in needed}
+    extra = {c: name for c, name in stored.items() if name not in used}
+    if raw.config.get("model_type") in _WRAPPED:
+        extra = {c: n for c, n in extra.items() if not tensors.OF_IMAGES.search(c)}
+    extra = [n for c, n in extra.items() if not _is_what_is_used(c, n, stored, raw, config)]
+    if extra:
+        raise InputError(
+            f"{raw.tensor(extra[0])} has no place in this {config.family} model, or is"
+            f" not what it uses there ({len(extra)} such); its config and its weights disagree"
+        )
+
+
+def _is_what_is_used(
+    canonical: str, name: str, stored: dict[str, str], raw: RawCheckpoint, config: DecoderConfig
+) -> bool:
+    """Whether a tensor that is not read holds what the decoder computes, or reads elsewhere."""
+    head, embedding = _head_and_embedding(config)
+    if canonical == head:
+        return np.array_equal(raw.tensors[name], raw.tensors[stored[embedding]])
+    check = tensors.buffer_check(canonical)
+    return check is not None and check(raw.tensors[name], canonical, config)
+
+
+def _fill(
+    out: np.ndarray, row: Row, raw: RawCheckpoint, stored: dict[str, str], config: DecoderConfig
+) -> None:
+    """Copy a parameter out of the checkpoint into `out`, holding one tensor of it at a time."""
+    sizes = tensors.axis_sizes(config)
+    for layer, name in enumerate(_layer_names(row, config.n_layers)):
+        found = stored[tensors.canonical_name(name)]
+        place = out[layer] if row.per_layer else out
+        with np.errstate(over="ignore"):
+            place[...] = _read(found, row, raw, sizes)
+        if not is_finite(place):
+            raise InputError(
+                f"{raw.tensor(found)} has a number that is not finite in {out.dtype};"
+                " a model with such weights says nothing"
+            )
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether no number of a float32 or bfloat16 array is NaN or infinite.
+
+    Those are the largest of their sign, read as whole numbers, and whole numbers are compared
+    without a copy; both types have 8 bits of exponent after the sign.
+    """
+    bits = 8 * x.itemsize
+    infinity = 0xFF << (bits - 9)
+    return bool(
+        x.view(f"int{bits}").max() < infinity
+        and x.view(f"uint{bits}").max() < infinity + (1 << (bits - 1))
+    )
+
+
+def _read(name: str, row: Row, raw: RawCheckpoint, sizes: dict[str, int]) -> np.ndarray:
+    """One tensor with our axes, once its shape and type are those that the config implies."""
+    tensor = raw.tensors[name]
+    want = tensors.stored_shape(row, sizes)
+    if tuple(tensor.shape) != want:
+        raise InputError(
+            f"{raw.tensor(name)} has shape {list(tensor.shape)}; its config needs {list(want)}"
+        )
+    if tensor.dtype.name not in STORED_DTYPES:
+        raise InputError(
+            f"{raw.tensor(name)} is stored as {tensor.dtype.name};"
+            f" allowed: {', '.join(STORED_DTYPES)}"
+        )
+    return tensors.to_ours(tensor, row, sizes)

@@ -1,0 +1,131 @@
+"""The GGUF container, as the `gguf` package reads it: metadata and a table of stored tensors.
+
+The package's reader trusts its file: past the end it reads nothing and goes on, so that one wrong
+count can keep it busy for ever. Here it is bounded, and whatever it raises becomes one sentence.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from circuits_jax.runs.errors import InputError
+
+if TYPE_CHECKING:
+    import gguf
+
+# A text or number of the header takes one or two reads; the largest vocabularies need 1.5 million.
+_MAX_READS = 2**22
+
+
+@dataclasses.dataclass(frozen=True)
+class GgufFile:
+    """An opened GGUF file.
+
+    Attributes:
+        path: of the file.
+        metadata: values by key; arrays are lists.
+        entries: the tensors as stored, by their GGUF names; shapes have the fastest axis first.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any]
+    entries: Mapping[str, "gguf.ReaderTensor"] = dataclasses.field(repr=False)
+
+
+def open_gguf(path: str | Path) -> GgufFile:
+    """Maps a GGUF file into memory and reads its header, once for as long as it stays unchanged.
+
+    Args:
+        path: the file; version 2 or 3, little-endian.
+
+    Returns:
+        The metadata and the table of tensors, every one of which lies inside the file.
+
+    Raises:
+        InputError: no such file, not GGUF, another version or byte order, damaged or truncated.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        state = path.stat()
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened as a GGUF file: {error.strerror}.") from None
+    magic, version = start[:4], int.from_bytes(start[4:], "little")
+    if magic != b"GGUF":
+        raise InputError(f"{path} is not a GGUF file: it starts with {magic!r}, not b'GGUF'.")
+    if len(start) == 8 and version not in (2, 3):
+        raise InputError(
+            f"{path} is GGUF version {version}; little-endian files of version 2 or 3 are read."
+        )
+    found = _read_header(path.absolute(), state.st_mtime_ns, state.st_size)
+    return dataclasses.replace(found, path=path)
+
+
+def read_tensor(file: GgufFile, name: str) -> Float[np.ndarray, "..."]:
+    """Dequantises one tensor of an opened file.
+
+    Args:
+        file: from `open_gguf`.
+        name: GGUF name of the tensor.
+
+    Returns:
+        float32, slowest axis first.
+
+    Raises:
+        KeyError: no such tensor.
+        InputError: a type that the `gguf` package does not dequantise.
+    """
+    from gguf.quants import dequantize
+
+    entry = file.entries[name]
+    try:
+        values = dequantize(entry.data, entry.tensor_type)
+    except NotImplementedError:
+        raise InputError(
+            f"{file.path}: tensor '{name}' is stored as {entry.tensor_type.name}, which the gguf "
+            "package cannot dequantise; use a file in another quantisation, such as Q8_0 or Q4_K."
+        ) from None
+    return np.asarray(values, np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _read_header(path: Path, modified: int, size: int) -> GgufFile:
+    """What a file holds; the time of its last change and its size say when to read it anew."""
+    try:
+        with np.errstate(over="raise"):
+            reader = _bounded_reader(path)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+    except (ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{path} is truncated or damaged: {error!s:.200}.") from None
+    for entry in reader.tensors:
+        # numpy's product wraps around where Python's does not.
+        if not entry.shape.size or not 0 < entry.n_elements == math.prod(entry.shape.tolist()):
+            raise InputError(f"{path}: tensor '{entry.name}' has the shape {entry.shape}.")
+    return GgufFile(path, metadata, {entry.name: entry for entry in reader.tensors})
+
+
+def _bounded_reader(path: Path) -> "gguf.GGUFReader":
+    """The package's reader, which stops at the end of the file and at too many reads."""
+    import gguf
+
+    class BoundedReader(gguf.GGUFReader):
+        reads = 0
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, *order: Any, **named: Any) -> Any:
+            self.reads += 1
+            self.data = np.asarray(self.data)  # slicing a np.memmap takes twice as long
+            if self.reads > _MAX_READS:
+                raise ValueError(f"its header has more than {_MAX_READS} parts")
+            end = int(offset) + int(count) * np.dtype(dtype).itemsize
+            if end > len(self.data):
+                raise ValueError(f"what it states ends at byte {end} of {len(self.data)}")
+            return super()._get(offset, dtype, count, *order, **named)
+
+    return BoundedReader(path)

@@ -1,0 +1,187 @@
+"""A loaded language model: config, parameters and tokenizer, with logits for lists of prompts."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from circuits_jax import interpose
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import TokenBatch
+from circuits_jax.lm.alignment import aligned_columns
+from circuits_jax.lm.tokenizers import prompt_ids
+from circuits_jax.runs.errors import InputError
+
+LENGTH_MULTIPLE = 4  # prompts are padded to a multiple of this, so that few shapes are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A decoder with its weights and tokenizer.
+
+    Attributes:
+        name: what the user asked for, such as `smollm2` or a hub id.
+        config: the decoder's settings.
+        params: its parameters, as `lm/families/families.py` fills them.
+        tokenizer: Hugging Face style: `tokenizer(text, add_special_tokens=True).input_ids`,
+            `tokenizer.decode(ids)`.
+    """
+
+    name: str
+    config: DecoderConfig
+    params: Any = dataclasses.field(repr=False)
+    tokenizer: Any = dataclasses.field(repr=False)
+
+    def tokenize(
+        self, prompts: Sequence[str], length: int = 0, side: Literal["left", "right"] = "right"
+    ) -> TokenBatch:
+        """Prompts as tokens, padded on one side to one length, at least `length`.
+
+        Raises:
+            InputError: a prompt is no string, has no tokens, or is longer than the context.
+        """
+        rows = self._rows(prompts)
+        return self._laid_out(rows, [np.arange(len(row)) for row in rows], length, side)
+
+    def tokenize_pairs(
+        self,
+        positives: Sequence[str],
+        negatives: Sequence[str],
+        side: Literal["left", "right"] = "right",
+    ) -> tuple[TokenBatch, TokenBatch]:
+        """Pairs as two batches of one shape: partners are in the same column (`alignment.py`).
+
+        Raises:
+            InputError: as `tokenize`.
+        """
+        rows = self._rows([*positives, *negatives])
+        pairs = zip(*np.split(np.arange(len(rows)), 2), strict=True)
+        columns = zip(*(aligned_columns(rows[i], rows[j]) for i, j in pairs), strict=True)
+        both = self._laid_out(rows, list(itertools.chain(*columns)), 0, side)
+        halves = (np.split(np.asarray(x), 2) for x in (both.tokens, both.mask))
+        return tuple(TokenBatch(*side) for side in jax.device_put(tuple(zip(*halves, strict=True))))
+
+    def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        rows = [self._token_ids(index, prompt) for index, prompt in enumerate(prompts)]
+        if not rows:
+            raise InputError("no prompts were given; at least one is needed")
+        return rows
+
+    def _laid_out(
+        self,
+        rows: Sequence[Sequence[int]],
+        columns: Sequence[np.ndarray],
+        length: int,
+        side: Literal["left", "right"],
+    ) -> TokenBatch:
+        """Tokens in their columns, in a batch of at least `length`, padded on one side."""
+        needed = max(length, *(row[-1] + 1 for row in columns))
+        width = min(-(-needed // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, self.config.n_positions)
+        width = max(width, needed)  # padding between partners may take more than the context
+        tokens = np.zeros((len(rows), width), np.int32)
+        mask = np.zeros((len(rows), width), bool)
+        for index, (row, at) in enumerate(zip(rows, columns, strict=True)):
+            shifted = at + (0 if side == "right" else width - 1 - at[-1])
+            tokens[index, shifted], mask[index, shifted] = row, True
+        return TokenBatch(*jax.device_put((tokens, mask)))
+
+    def _token_ids(self, index: int, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt {index} is a {type(prompt).__name__}; a string is needed")
+        ids = prompt_ids(self.tokenizer, prompt)
+        limit = self.config.n_positions
+        if not 0 < len(ids) <= limit:
+            raise InputError(
+                f"prompt {index} ({prompt[:40]!r}) has {len(ids)} tokens; "
+                f"{self.name} takes 1 to {limit}"
+            )
+        return ids
+
+    def logits(self, prompts: Sequence[str], batch_size: int = 32) -> Float[Array, "B V"]:
+        """Logits of the next token after each prompt, float32.
+
+        Other prompts in the list, and so padding, change a prompt's logits by rounding only.
+
+        Raises:
+            InputError: as `tokenize`, or a logit is not finite.
+        """
+        batches = split(self.tokenize(prompts), batch_size)
+        rows = [interpose.last_logits(self.config, self.params, batch) for batch in batches]
+        logits = jnp.concatenate(rows)[: len(prompts)]
+        if not jnp.isfinite(logits).all():
+            raise InputError(self.first_not_finite(prompts) or "a logit is not finite")
+        return logits
+
+    def first_not_finite(self, prompts: Sequence[str], batch_size: int = 32) -> str | None:
+        """One sentence on the first part of the model that says NaN or infinity; None if none does.
+
+        First by prompt, and then in the order in which a forward pass computes.
+        """
+        batches = split(self.tokenize(prompts), batch_size)
+        rows = [_finite(self.config, self.params, batch) for batch in batches]
+        streams, heads, between, mlps, logits = map(np.concatenate, zip(*rows, strict=True))
+        wrong = np.flatnonzero(~logits[: len(prompts)])
+        if not len(wrong):
+            return None
+        index = int(wrong[0])
+        layer = int(np.argmin(np.append(streams[index, 1:], False)))  # the first that says it
+        if not streams[index, 0]:
+            part = "the embedding"
+        elif layer == self.config.n_layers:
+            part = "a logit"
+        elif not heads[index, layer].all():
+            part = f"the output of layer {layer} head {np.argmin(heads[index, layer])}"
+        else:
+            attention = mlps[index, layer] or not between[index, layer]
+            part = f"the output of layer {layer}'s {'attention' if attention else 'MLP'}"
+        return not_finite(part, index, prompts[index])
+
+
+def not_finite(part: str, index: int, prompt: str) -> str:
+    """The sentence for a part of the model that says what is no number."""
+    return (
+        f"{part} is not finite on prompt {index} ({prompt[:40]!r}); check the model's weights, or "
+        "load it in float32"
+    )
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _finite(config: DecoderConfig, params: Any, batch: TokenBatch):
+    """Whether all is finite at a prompt's tokens.
+
+    Streams before each layer and at the end [B, L + 1], heads [B L H], what MLPs read and write
+    [B L], and the whole [B], logits included.
+    """
+
+    def at_tokens(x):
+        real = batch.mask.reshape(*batch.mask.shape, *[1] * (x.ndim - 2))
+        return jnp.all(jnp.isfinite(x) | ~real, axis=(1, x.ndim - 1))
+
+    def of_layer(record):
+        return jax.tree.map(at_tokens, (record.stream, record.z, record.mlp_stream, record.mlp))
+
+    stream, (streams, heads, between, mlps) = interpose.record(config, params, batch, of_layer)
+    logits = jnp.isfinite(interpose.final_logits(config, params, batch, stream)).all(axis=1)
+    streams = jnp.concatenate([streams, at_tokens(stream)[None]]).T
+    return streams, heads.swapaxes(0, 1), between.T, mlps.T, logits & streams[:, -1]
+
+
+def split(batch: Any, batch_size: int) -> Iterator[Any]:
+    """A TokenBatch, or any tree of rows, in parts of one shape; the first rows fill up the last.
+
+    Concatenated results of the batches therefore begin with those of the rows of `batch`.
+    """
+    n = len(jax.tree.leaves(batch)[0])
+    if n <= batch_size:
+        yield batch
+        return
+    size = batch_size
+    for start in range(0, n, size):
+        rows = np.arange(start, start + size) % n
+        yield jax.tree.map(lambda x, rows=rows: x[rows], batch)

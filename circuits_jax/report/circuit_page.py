@@ -1,0 +1,284 @@
+"""The page on a finished run, `report.html`: what was found, and how we know.
+
+One self-contained file: no script, style, font or picture is loaded from anywhere. Everything is
+readable without JavaScript, which only lets a reader select another head. Prompts and names are
+escaped. All scores have one sign: higher = in the circuit.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from circuits_jax.circuits.circuit import Circuit, Scores, best_first
+from circuits_jax.evaluation.faithfulness import Evaluation, by_ablation, edges_between
+from circuits_jax.evaluation.stability import Stability
+from circuits_jax.lm.performance import labelled
+from circuits_jax.report import figures
+from circuits_jax.runs import files
+from circuits_jax.tasks import PromptPairs, Task
+
+N_HUES = 7  # colours of codes in the style sheet
+N_NEIGHBOURS = 5  # edges listed for a selected head, in and out
+TASKS = {
+    "ioi": "Indirect object identification",
+    "greater_than": "Greater-than",
+    "docstring": "Docstring completion",
+    "induction": "Induction",
+}
+METRICS = {"logit_diff": "logit difference", "prob_diff": "probability difference"}
+ABLATIONS = {
+    "mean": "replaced by its mean over the negative prompts",
+    "zero": "set to zero",
+    "resample": "replaced by its output on the paired negative prompt",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All that the page shows.
+
+    Attributes:
+        config: the resolved configuration; `model` and `method` are names.
+        environment: versions, devices, git revision; the title line shows `date` (a string) and the
+            sum of `seconds` (stage -> seconds) where they are there.
+        task: the pairs that learned and the pairs held out.
+        scores: of all heads. Where `details` has `codes` and `strengths` [2 B, G], positives of
+            `task.learn` first, the page shows which prompts got which code.
+        circuit: cut from the scores.
+        evaluation: of the circuit, on held-out pairs.
+        token_strings: the text of every answer's and foil's token, by id.
+        stability: bootstraps of the circuit, where there are any.
+    """
+
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    task: Task
+    scores: Scores
+    circuit: Circuit
+    evaluation: Evaluation
+    token_strings: Mapping[int, str]
+    stability: Stability | None = None
+
+
+def render(results: Results) -> str:
+    """The page as HTML.
+
+    It holds every head of the model, all prompts (escaped), and no address of another resource.
+    """
+    return environment_of_templates().get_template("report.html").render(_context(results))
+
+
+def environment_of_templates() -> Any:
+    """Where templates are found, and how numbers are written in them."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("circuits_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": figures.number,
+        "fixed": figures.fixed,
+        "percent": "{:.0%}".format,
+    }
+    return environment
+
+
+def _context(results: Results) -> dict[str, Any]:
+    """What the templates read."""
+    task, circuit, evaluation = results.task, results.circuit, results.evaluation
+    shape = circuit.heads.shape
+    own = by_ablation(evaluation.judgements, circuit.size)
+    curve = [
+        j
+        for j in evaluation.judgements
+        if j.ablation == evaluation.judgements[0].ablation and "edges" not in j.kept
+    ]
+    heads = _heads(results)
+    graph = figures.grid(shape, 380, (20, 40))
+    return {
+        "task": task,
+        "title": TASKS.get(task.name, task.name.replace("_", " ").capitalize()),
+        "metric": METRICS.get(task.metric, task.metric),
+        "model": str(results.config["model"]).rstrip("/").split("/")[-1],
+        "config": results.config,
+        "environment": results.environment,
+        "seconds": sum(results.environment.get("seconds", {}).values()),
+        "settings": _settings(results.config),
+        "recorded": _settings(results.environment),
+        "circuit": circuit,
+        "evaluation": evaluation,
+        "performance": labelled(evaluation.performance),
+        "warnings": evaluation.warnings,
+        "stability": results.stability,
+        "own": own,
+        "first": next(iter(own.values()), {}),
+        "n_edges": (int(circuit.edges.sum()), int(edges_between(circuit.heads).sum())),
+        "ablations": ABLATIONS,
+        "truths": [truth for truth in task.truths if truth.name in evaluation.truths],
+        "heads": heads,
+        "records": [head.record() for head in heads],
+        "best": best_first(circuit.head_scores)[0],
+        "top": float(np.max(np.abs(circuit.head_scores))),
+        "signed": bool((circuit.head_scores < 0).any()),
+        "map": figures.grid(shape, 250, (11, 26)),
+        "graph": graph,
+        "edges": figures.edges(circuit, graph),
+        "max_edges": figures.MAX_EDGES,
+        "plot": figures.faithfulness_plot(curve, circuit.size, circuit.heads.size),
+        "has_codes": _has_codes(results.scores),
+        "pairs": _pairs(task.learn, results.token_strings),
+        "held_out": _pairs(task.held_out, results.token_strings),
+    }
+
+
+def _settings(record: Mapping[str, Any]) -> str:
+    """Nested settings as indented JSON."""
+    return json.dumps(files.plain(dict(record)), indent=2, ensure_ascii=False, default=str)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """One head in the figures and in the panel of the selected head."""
+
+    number: int
+    layer: int
+    head: int
+    name: str
+    heat: float
+    score: str
+    rank: int
+    inside: bool
+    known: bool
+    tip: str
+    sources: list[tuple[int, str]]
+    targets: list[tuple[int, str]]
+    codes: list[tuple[str, int, str, float]]
+
+    def record(self) -> dict[str, Any]:
+        """What the script shows when the head is selected."""
+        names = ("name", "score", "rank", "inside", "sources", "targets", "codes")
+        return {name: getattr(self, name) for name in names}
+
+
+def _heads(results: Results) -> list[Head]:
+    """Every head, in the order of their numbers."""
+    circuit, (_, width) = results.circuit, results.circuit.heads.shape
+    known = {
+        head
+        for truth in results.task.truths
+        if truth.name in results.evaluation.truths
+        for head in truth.heads
+    }
+    n = circuit.heads.size
+    heat = figures.heat(circuit.head_scores).reshape(-1)
+    scores = [figures.number(float(score)) for score in circuit.head_scores.reshape(-1)]
+    ranks, inside = figures.ranks(circuit.head_scores), circuit.heads.reshape(-1)
+    edge_scores = np.asarray(results.scores.edge_scores)
+    codes = _codes(results.scores) if _has_codes(results.scores) else [[]] * n
+    return [
+        Head(
+            number=g,
+            layer=g // width,
+            head=g % width,
+            name=f"{g // width}.{g % width}",
+            heat=round(float(heat[g]), 3),
+            score=scores[g],
+            rank=ranks[g],
+            inside=bool(inside[g]),
+            known=divmod(g, width) in known,
+            tip=f"{g // width}.{g % width}: score {scores[g]}, rank {ranks[g]} of {n}"
+            + (", in the circuit" if inside[g] else "")
+            + (", in a published circuit" if divmod(g, width) in known else ""),
+            sources=_strongest(edge_scores[:, g]),
+            targets=_strongest(edge_scores[g]),
+            codes=codes[g],
+        )
+        for g in range(n)
+    ]
+
+
+def _strongest(edge_scores: np.ndarray) -> list[tuple[int, str]]:
+    """Heads at the other end of the strongest edges, with the edges' scores."""
+    best = best_first(edge_scores)[:N_NEIGHBOURS]
+    return [(int(g), figures.number(float(edge_scores[g]))) for g in best if edge_scores[g] > 0]
+
+
+def _has_codes(scores: Scores) -> bool:
+    return "codes" in scores.details and "strengths" in scores.details
+
+
+def _codes(scores: Scores) -> list[list[tuple[str, int, str, float]]]:
+    """For every head and prompt (positives first): code, hue, activation, share of the largest.
+
+    Hue 0 is for a code that one prompt alone used, 1 to N_HUES for codes that several share, by
+    order of appearance. A code that both kinds of prompts use ends in a plus-minus sign; one that
+    no prompt activated is an en dash.
+    """
+    codes, strengths = np.asarray(scores.details["codes"]), np.asarray(scores.details["strengths"])
+    tops = np.maximum(np.max(strengths, axis=0, keepdims=True), 1e-30)
+    shares = np.clip(strengths / tops, 0, 1).round(3)
+    columns = zip(codes.T.tolist(), strengths.T.tolist(), shares.T.tolist(), strict=True)
+    return [_head_codes(*column) for column in columns]
+
+
+def _head_codes(
+    codes: list[int], strengths: list[float], shares: list[float]
+) -> list[tuple[str, int, str, float]]:
+    active = [
+        code if strength > 0 else None for code, strength in zip(codes, strengths, strict=True)
+    ]
+    half = len(active) // 2
+    uses = Counter(active)
+    both = set(active[:half]) & set(active[half:]) - {None}
+    shared = [code for code in uses if code is not None and uses[code] > 1]
+    hues = {code: 1 + i % N_HUES for i, code in enumerate(shared)} | {None: 0}
+    return [
+        (
+            "\u2013" if code is None else f"{code}{' ±' if code in both else ''}",
+            hues.get(code, 0),
+            figures.number(strength),
+            share,
+        )
+        for code, strength, share in zip(active, strengths, shares, strict=True)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A pair of prompts as (text, differs) pieces, with the text of its answers and foils."""
+
+    positive: list[tuple[str, bool]]
+    negative: list[tuple[str, bool]]
+    answers: list[str]
+    foils: list[str]
+
+
+def _pairs(pairs: PromptPairs, token_strings: Mapping[int, str]) -> list[Pair]:
+    rows = zip(pairs.positives, pairs.negatives, pairs.answers, pairs.foils, strict=True)
+    return [
+        Pair(
+            *_differences(positive, negative),
+            [token_strings.get(token, f"token {token}") for token in answers],
+            [token_strings.get(token, f"token {token}") for token in foils],
+        )
+        for positive, negative, answers, foils in rows
+    ]
+
+
+def _differences(a: str, b: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Both texts in pieces that are the same in both or that differ; joined, a text is whole."""
+    words_a, words_b = (re.findall(r"\s+|\w+|[^\w\s]", text) for text in (a, b))
+    steps = difflib.SequenceMatcher(None, words_a, words_b, autojunk=False).get_opcodes()
+    left = [("".join(words_a[i:j]), tag != "equal") for tag, i, j, _, _ in steps if j > i]
+    right = [("".join(words_b[i:j]), tag != "equal") for tag, _, _, i, j in steps if j > i]
+    return left, right

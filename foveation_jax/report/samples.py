@@ -1,0 +1,72 @@
+"""Sample stimuli for the page: images as every system lets them through, and every probe.
+
+Strips of 8-bit pictures, made of the first test images of different classes.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from foveation_jax.claims.results import Strip, title
+from foveation_jax.probes import cue_conflict
+from foveation_jax.probes.evaluate import PROBES, first_of_each_class, show, thin
+from foveation_jax.windows.pooling_windows import PoolingWindows
+
+SHOWN_LEVELS = 5
+
+
+def sample_strips(
+    shown: Mapping[str, UInt8[np.ndarray, "N Y X 3"]],
+    labels: Int[np.ndarray, " N"],
+    class_names: tuple[str, ...],
+    *,
+    mean: Float[np.ndarray, "3"],
+    windows: PoolingWindows,
+    n_images: int,
+) -> tuple[Strip, ...]:
+    """Strips of `n_images` images by system, then of the first one by probe and level.
+
+    Args:
+        shown: system -> the same images as it lets them through; probes are of the first system.
+        labels: classes of the images.
+        class_names: of the classes.
+        mean: colour in [0, 1] of high-pass stimuli.
+        windows: pooling windows of the images' size.
+        n_images: classes that are shown, one image each; 0 for no strips.
+    """
+    rows = first_of_each_class(labels, 1)
+    rows = rows[np.linspace(0, len(rows) - 1, min(n_images, len(rows))).astype(int)]
+    strips = [
+        Strip(
+            class_names[labels[row]],
+            tuple(map(title, shown)),
+            np.stack([images[row] for images in shown.values()]),
+        )
+        for row in rows
+    ]
+    images = next(iter(shown.values()))
+    return (*strips, *(_of_probe(name, images, labels, rows[0], mean, windows)
+                       for name in PROBES if n_images))  # fmt: skip
+
+
+def _of_probe(name, images, labels, row, mean, windows) -> Strip:
+    """Some levels of a probe, on one image."""
+    kind, axis = PROBES[name].decoys, PROBES[name].axis(windows)
+    decoy = cue_conflict.decoy_indices(labels, kind)[row] if kind else row
+    places = thin(len(axis), -(-(len(axis) - 1) // (SHOWN_LEVELS - 1)))
+    levels = PROBES[name].levels(windows)[places]
+    pair = (jnp.asarray(images[i][None]) for i in (row, decoy))
+    image, other = pair
+    stimuli = [show(name, image, level, other, jnp.asarray(mean), windows)[0] for level in levels]
+    return Strip(
+        name, tuple(_caption(name, x) for x in axis[places]), np.asarray(jnp.stack(stimuli))
+    )
+
+
+def _caption(probe: str, x: float) -> str:
+    """A level in words, with its unit; x is of the probe's axis."""
+    if probe.startswith("frequency"):
+        return "whole" if x in (0, np.inf) else f"sigma {x:g} px"
+    return f"{x:.0%} {'decoy' if probe.endswith('conflict') else 'hidden'}"

@@ -1,0 +1,187 @@
+"""The page of a stage-1 run: one HTML file that opens from disk, everything embedded.
+
+It shows how the systems see each picture, side by side at full size; the pooling windows over one
+picture; how much each system loses, by metric and by eccentricity; and the matched blurs.
+"""
+
+import base64
+import json
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from foveation_jax import metrics
+from foveation_jax.data.images import read_image
+from foveation_jax.data.sources import ImageSource
+from foveation_jax.report import stage1_figures
+from foveation_jax.runs.workdir import write_text
+from foveation_jax.transforms.matched import Match
+from foveation_jax.windows import geometry
+from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
+
+TITLES = {
+    "reference": ("Reference", "nothing removed"),
+    "foveation_texture": ("Foveation-Texture", "clear centre, texture-like periphery"),
+    "uniform_blur": ("Uniform-Blur", "one Gaussian, matched in mean SSIM"),
+    "foveation_blur": ("Foveation-Blur", "one Gaussian a ring, matched in each"),
+}
+METRIC_TITLES = {
+    "mse": ("MSE", "lower is closer", "{:.5f}"),
+    "mae": ("MAE", "lower is closer", "{:.4f}"),
+    "psnr": ("PSNR, dB", "higher is closer", "{:.2f}"),
+    "ssim": ("SSIM", "1 is equal", "{:.4f}"),
+    "ms_ssim": ("MS-SSIM", "1 is equal", "{:.4f}"),
+    "gmsd": ("GMSD", "lower is closer", "{:.4f}"),
+    "vif": ("VIF", "1 is equal", "{:.4f}"),
+    "mutual_information": ("Mutual information, bits", "higher is closer", "{:.3f}"),
+}
+
+
+def write_report(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    systems: tuple[str, ...],
+    source: ImageSource,
+    rows: list[dict],
+    failures: dict[str, str],
+    matches: dict[str, Match],
+) -> pathlib.Path:
+    """Writes WORKDIR/report.html from the pictures and rows of a run; returns its path.
+
+    Args:
+        workdir: holds SYSTEM/NAME.png and experiment.json.
+        config: of the run.
+        systems: those to show, Reference and Foveation-Texture among them.
+        source: the pictures that could be read.
+        rows: metrics, one a picture and system.
+        failures: name -> sentence of the others.
+        matches: sigmas of the blurs among the systems.
+    """
+    import jinja2
+
+    shown = source.names[: config.report_images]
+    windows = pooling_windows(
+        config.scale, tuple(config.size), config.fixation, config.published, config.field_of_view
+    )
+    curves, middles = ssim_by_eccentricity(workdir, systems, source.names, windows)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("foveation_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        config=config,
+        size=tuple(config.size),
+        count=len(source.names),
+        systems=[(name, *_title(name)) for name in systems],
+        pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
+        overlay=windows_svg(windows),
+        table=metric_table(rows, systems, config.metrics),
+        ssim_figure=stage1_figures.ssim_figure(
+            {_title(n)[0]: c for n, c in curves.items()}, middles
+        ),
+        sigma_figure=stage1_figures.sigma_figure({_title(n)[0]: m for n, m in matches.items()}),
+        matches=[(_title(name)[0], match) for name, match in matches.items()],
+        regions=int(np.asarray(windows.kept).sum()) + 1,
+        failures=sorted(failures.items()),
+        experiment=json.loads((workdir / "experiment.json").read_text()),
+    )
+    path = workdir / "report.html"
+    write_text(path, page)
+    return path
+
+
+def _title(system: str) -> tuple[str, str]:
+    """Name and one line for a system; a registered one goes by its own name."""
+    return TITLES.get(system, (system.replace("_", " "), ""))
+
+
+def _picture_uri(path: pathlib.Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def metric_table(
+    rows: list[dict], systems: tuple[str, ...], names: tuple[str, ...]
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """(metric, hint, [mean and deviation a system]) for every metric that the rows hold."""
+    table = []
+    systems = [name for name in systems if name != "reference"]
+    for metric in names:
+        title, hint, form = METRIC_TITLES[metric]
+        cells = []
+        for system in systems:
+            values = [row[metric] for row in rows if row["system"] == system and metric in row]
+            values = np.asarray([v for v in values if math.isfinite(v)])
+            if len(values):
+                cells.append((form.format(values.mean()), form.format(values.std())))
+        if len(cells) == len(systems):
+            table.append((title, hint, cells))
+    return table
+
+
+def ssim_by_eccentricity(
+    workdir: pathlib.Path,
+    systems: tuple[str, ...],
+    names: tuple[str, ...],
+    windows: PoolingWindows,
+    most: int = 64,
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Mean SSIM to Reference in the fovea and in each ring, over at most `most` pictures.
+
+    Returns:
+        System -> means, fovea first, and the mean eccentricity in degrees of each; rings with less
+        than one per mille of the image's area are left out.
+    """
+    rings, _ = windows.pixel_factors()
+    zones = jnp.concatenate([jnp.clip(1 - rings.sum(0, keepdims=True), 0, 1), rings])
+    mass = zones.sum((1, 2))
+    large = np.asarray(mass) > 1e-3 * math.prod(windows.size)
+    log_ecc, _ = geometry.polar(
+        *(jnp.arange(n, dtype=jnp.float32) for n in windows.size),
+        windows.fixation,
+        windows.pixels_per_degree,
+    )
+
+    def by_mass(values):
+        sums = jnp.einsum("eyx,yx->e", zones, values, precision="highest")
+        return sums / jnp.maximum(mass, 1e-9)
+
+    @jax.jit
+    def by_zone(picture, reference):
+        per_pixel = metrics.ssim_map(picture[None], reference[None])[0].mean(-1)
+        return by_mass(per_pixel)
+
+    means = {}
+    for system in (name for name in systems if name != "reference"):
+        values = [
+            by_zone(*(read_image(workdir / s / f"{n}.png") for s in (system, "reference")))
+            for n in names[:most]
+        ]
+        means[system] = np.mean(values, axis=0)[large]
+    eccentricity = np.asarray(by_mass(jnp.exp(log_ecc)))[large]
+    return means, eccentricity
+
+
+def windows_svg(windows: PoolingWindows) -> str:
+    """The windows' borders (where neighbours weigh one half) as an SVG to lay over a picture."""
+    height, width = windows.size
+    y, x = (float(v) for v in windows.fixation)
+    y, x = y + 0.5, x + 0.5  # SVG counts from the corner of the first pixel
+    radii = [float(edge * windows.pixels_per_degree) for edge in windows.ring_edges()]
+    circles = [f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r:.2f}"/>' for r in radii]
+    step = 2 * math.pi / windows.n_wedges
+    spokes = []
+    for wedge in range(windows.n_wedges):
+        angle = (wedge + 0.25) * step - math.pi
+        ends = [(x + r * math.cos(angle), y + r * math.sin(angle)) for r in (radii[0], radii[-1])]
+        (x1, y1), (x2, y2) = ends
+        spokes.append(f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}"/>')
+    cross = f'<path class="cross" d="M{x - 4:.2f} {y:.2f}h8M{x:.2f} {y - 4:.2f}v8"/>'
+    shapes = "".join([*circles, *spokes, cross])
+    return f'<svg class="windows" viewBox="0 0 {width} {height}">{shapes}</svg>'

@@ -1,0 +1,240 @@
+"""What a stage-1 system lets through, beforehand to disk or on the fly within a training step.
+
+The four systems of arXiv 2006.07991 are fixed transforms: their outputs are made once, 8 bits a
+level, and every run trains on the same ones. With eye movements, a fixation an image and a step,
+outputs cannot be made beforehand; `perceive_batch` is the same transform as a pure function of the
+batch that the step calls on the device. Images are [N, Y, X, 3] uint8, fixations (y, x) in pixels.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import pathlib
+from collections.abc import Callable, Hashable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
+
+from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.labelled import LabelledImages
+from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.progress import progress
+from foveation_jax.runs.workdir import fingerprint
+from foveation_jax.stage1.export import on_all_devices, whole_batches
+from foveation_jax.transforms import SYSTEMS, transform
+from foveation_jax.windows import geometry
+
+# (images, key) -> what stage 1 lets through; what `on_the_fly` makes
+Perceive = Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Shaped[Array, "B Y X 3"]]
+BATCH = 32  # images that share one field of noise
+EYE_MOVEMENTS = ("fixed", "uniform", "gaussian")
+
+
+def perceive(
+    labelled: LabelledImages,
+    system: str,
+    key: PRNGKeyArray,
+    path: pathlib.Path,
+    options: Mapping[str, Hashable] | None = None,
+) -> LabelledImages:
+    """All images as `system` sees them, written to `path`; found there by the next call.
+
+    Batch b of 32 images is seen with the noise of fold_in(key, b), so the result depends neither on
+    the number of devices nor on stops: a run that was killed goes on with the batch it was at.
+
+    Args:
+        labelled: the images.
+        system: name of a registered system.
+        key: of the noise.
+        path: of the .npy file.
+        options: of the system.
+
+    Returns:
+        The same labels with the images that the system lets through, a memory map.
+
+    Raises:
+        InputError: an unknown system or option, a `path` that holds images of another making, or
+            an image that comes out of the system with values that are not finite.
+    """
+    options = dict(options or {})
+    made_of = {
+        "system": system,
+        "options": repr(sorted(options.items())),
+        "key": jax.random.key_data(key).tolist(),
+        "images": labelled.fingerprint or _hash(labelled),
+    }
+    if options.get("weights"):
+        files = map(pathlib.Path, filter(None, str(options["weights"]).split(",")))
+        made_of["weights"] = fingerprint(files)["content"]
+    if found := find_array(path, made_of):
+        _, images = found
+    else:
+        images = _write(labelled, system, key, path, options, made_of)
+    known_by = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+    return dataclasses.replace(labelled, images=images, fingerprint=known_by)
+
+
+def perceive_batch(
+    system: str,
+    options: Mapping[str, Hashable],
+    images: UInt8[Array | np.ndarray, "B Y X 3"],
+    key: PRNGKeyArray,
+    fixations: Float[Array, "B 2"] | None = None,
+    at_once: int = 1,
+) -> UInt8[Array, "B Y X 3"]:
+    """One batch as `system` sees it; pure, for use under jit.
+
+    Args:
+        system: name of a registered system.
+        options: of the system.
+        images: levels.
+        key: of the noise, one field for the batch.
+        fixations: one an image, on the image; by default that of `options`.
+        at_once: images with fixations of their own that are worked on together, for memory.
+
+    Property: equal fixations give what the option `fixation` gives, to a level.
+    """
+    return _levels(system, options, images, key, fixations, at_once).astype(jnp.uint8)
+
+
+def _levels(system, options, images, key, fixations=None, at_once=1) -> Float[Array, "B Y X 3"]:
+    """`perceive_batch` before its cast: whole numbers, or NaN where a system gives no number."""
+    values = jnp.asarray(images).astype(jnp.float32) / 255
+    if fixations is None:
+        seen = transform(system, values, key, **options)
+    else:
+
+        def one(image_and_fixation):
+            image, fixation = image_and_fixation
+            return transform(system, image[None], key, **options, fixation=fixation)[0]
+
+        seen = jax.lax.map(one, (values, fixations), batch_size=at_once)
+    return jnp.round(jnp.where(jnp.isfinite(seen), jnp.clip(seen, 0, 1), jnp.nan) * 255)
+
+
+def draw_fixations(
+    key: PRNGKeyArray,
+    count: int,
+    size: tuple[int, int],
+    deviation: int | float | None = None,
+    field_of_view: float = geometry.FIELD_OF_VIEW,
+) -> Float[Array, "B 2"]:
+    """Fixations on the image: uniform, or Gaussian about its centre and moved to the edge if off.
+
+    Args:
+        key: draws them.
+        count: B.
+        size: (Y, X) of the image.
+        deviation: degrees, of each coordinate of a Gaussian; None for uniform.
+        field_of_view: degrees that the width subtends.
+    """
+    last = jnp.asarray(size, jnp.float32)[None] - 1
+    if deviation is None:
+        return jax.random.uniform(key, (2 * count,)).reshape(count, 2) * last
+    spread = deviation * geometry.pixels_per_degree(size, field_of_view)
+    offsets = jax.random.normal(key, (2 * count,)).reshape(count, 2) * spread
+    return jnp.clip(last / 2 + offsets, 0, last)
+
+
+def on_the_fly(
+    system: str,
+    options: Mapping[str, Hashable] | None = None,
+    eye_movements: str = "fixed",
+    deviation: int | float = 2.0,
+    at_once: int = 1,
+) -> Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Float[Array, "B Y X 3"]]:
+    """Stage 1 for the training step of one run: (images, key) -> what it lets through.
+
+    That is in levels, as whole numbers of type float32, so that what is not finite stays so and
+    stops the training.
+
+    Args:
+        system: name of a registered system.
+        options: of the system.
+        eye_movements: "fixed", the fixation of `options`; "uniform" or "gaussian", one drawn for
+            each image and call. A system without fixation sees the same under all three.
+        deviation: of the Gaussian, degrees.
+        at_once: as of `perceive_batch`.
+
+    Raises:
+        InputError: another kind of eye movements, a deviation that is not positive, or a fixation
+            in `options` beside eye movements.
+    """
+    options = dict(options or {})
+    if eye_movements not in EYE_MOVEMENTS:
+        raise InputError(
+            f"eye_movements is {eye_movements!r}: it must be one of {', '.join(EYE_MOVEMENTS)}."
+        )
+    if not (math.isfinite(deviation) and deviation > 0):
+        raise InputError(f"deviation is {deviation}: it must be above 0 degrees.")
+    moving = eye_movements != "fixed"
+    if moving and options.pop("fixation", None) is not None:
+        raise InputError(f"fixation is set: with eye_movements={eye_movements!r} it is drawn.")
+    moving = moving and _has_fixation(system)
+    spread = deviation if eye_movements == "gaussian" else None
+    view = options.get("field_of_view", geometry.FIELD_OF_VIEW)
+
+    def see(images, key):
+        noise_key, eye_key = jax.random.split(key)
+        count, size = len(images), images.shape[1:3]
+        fixations = draw_fixations(eye_key, count, size, spread, view) if moving else None
+        return _levels(system, options, images, noise_key, fixations, at_once)
+
+    return see
+
+
+def _has_fixation(system: str) -> bool:
+    if system not in SYSTEMS:
+        return False  # `transform` says so
+    return "fixation" in inspect.signature(SYSTEMS[system]).parameters
+
+
+def _hash(labelled: LabelledImages) -> str:
+    """Hash of the pixels: arrays made by hand have no record."""
+    return hashlib.sha256(np.ascontiguousarray(labelled.images)).hexdigest()
+
+
+def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "N Y X 3"]:
+    """Makes the images of `perceive` batch by batch over all devices, with progress."""
+    see = _compiled(system, tuple(sorted(options.items())))
+    jax.eval_shape(see, _batch(labelled, 0), key)  # bad options stop before any output
+
+    def make(numbers: range) -> Iterator[np.ndarray]:
+        for number in numbers:
+            length = min(BATCH, len(labelled.images) - number * BATCH)
+            seen = see(_batch(labelled, number), jax.random.fold_in(key, number))
+            levels, finite = (np.asarray(part)[:length] for part in seen)
+            if not finite.all():
+                image = number * BATCH + int(np.argmin(finite))
+                raise InputError(
+                    f"{system}: image {image} of {path.stem} comes out with values that are not "
+                    "finite numbers."
+                )
+            yield levels
+
+    with progress(f"{system}, {path.stem}", len(labelled.images)) as advance:
+        record = {"made_of": made_of}
+        return write_array(path, record, labelled.images.shape, BATCH, make, advance)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
+    """(images, key) -> levels and whether each image is finite, compiled once for all splits."""
+
+    def see(images, key):
+        levels = _levels(system, dict(options), images, key)
+        return levels.astype(jnp.uint8), jnp.isfinite(levels).all((1, 2, 3))
+
+    return on_all_devices(see)
+
+
+def _batch(labelled: LabelledImages, number: int) -> UInt8[np.ndarray, "B Y X 3"]:
+    """Batch `number`, filled up with black to a whole number of images a device."""
+    images = labelled.images[number * BATCH : (number + 1) * BATCH]
+    filling = whole_batches(BATCH) - len(images)
+    return np.concatenate([images, np.zeros((filling, *images.shape[1:]), np.uint8)])

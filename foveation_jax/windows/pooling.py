@@ -1,0 +1,117 @@
+"""Window-weighted means over pooling windows, and their spreading back, by factored contractions.
+
+A sum over the window of ring e and wedge t, sum_yx g_e h_t v, is a contraction with the wedges of
+maps that the rings have weighed: N_rings + N_wedges maps are read, never N_rings * N_wedges.
+Windows vary slowly, so maps are first averaged over square cells no wider than the narrowest
+window, and what is spread back is interpolated linearly between the centres of cells; the windows
+still add to 1 at every pixel. `pool` of a constant map and `spread` of a constant table return the
+constant.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from foveation_jax.metrics.levels import check_finite
+from foveation_jax.windows.pooling_windows import INNER_DEG, PoolingWindows
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cells:
+    """Windows on the cells of one grid; a pytree.
+
+    Attributes:
+        rings, wedges: factors at the centres of cells.
+        mass: cells that each window covers.
+        side: samples of the grid along the side of a cell.
+    """
+
+    rings: Float[Array, "E Yc Xc"]
+    wedges: Float[Array, "T Yc Xc"]
+    mass: Float[Array, "E T"]
+    side: int = field(metadata={"static": True})
+
+
+def cells(windows: PoolingWindows, grid: tuple[int, int]) -> Cells:
+    """Windows on the cells of a grid whose sample i of n lies at pixel i size / n (a band).
+
+    Args:
+        windows: of an image of any size.
+        grid: samples (rows, columns) along the image's sides.
+    """
+    side = _cell_side(windows, grid)
+    centres = [
+        (jnp.arange(samples // side) * side + (side - 1) / 2) * (pixels / samples)
+        for samples, pixels in zip(grid, windows.size, strict=True)
+    ]
+    rings, wedges = windows.factors(*centres)
+    return Cells(rings, wedges, jnp.einsum("eyx,tyx->et", rings, wedges, precision=HIGHEST), side)
+
+
+def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
+    """Mean of K maps over every window; 0 for a window that lies off the image."""
+    check_finite("maps", maps)
+    count, rows, columns = maps.shape
+    side = cells.side
+    maps = maps.reshape(count, rows // side, side, columns)
+    maps = sum(maps[:, :, i] for i in range(side))
+    maps = maps.reshape(count, rows // side, columns // side, side)
+    means = sum(maps[..., i] for i in range(side)).reshape(count, -1) / side**2
+
+    def one_ring(ring):
+        weighed = (cells.wedges * ring[None]).reshape(len(cells.wedges), -1)
+        return jnp.matmul(weighed, means.T, precision=HIGHEST)
+
+    sums = jax.lax.map(one_ring, cells.rings)
+    return sums / jnp.maximum(cells.mass, 1e-3)[..., None]
+
+
+def spread(cells: Cells, table: Float[Array, "E T K"]) -> Float[Array, "K Y X"]:
+    """One value a window back to the grid: sum over windows of table * window; 0 in the fovea."""
+    check_finite("table", table)
+    wedges = cells.wedges.reshape(len(cells.wedges), -1)
+
+    def add_ring(maps, ring_and_row):
+        ring, row = ring_and_row
+        return maps + jnp.matmul(row.T, wedges, precision=HIGHEST) * ring.reshape(1, -1), None
+
+    maps = jnp.zeros((table.shape[-1], wedges.shape[-1]), table.dtype)
+    maps, _ = jax.lax.scan(add_ring, maps, (cells.rings, table))
+    return _refine(maps.reshape(-1, *cells.rings.shape[1:]), cells.side)
+
+
+def _refine(maps: Float[Array, "K Yc Xc"], side: int) -> Float[Array, "K Y X"]:
+    """`side` samples a cell, linear between the centres of cells, constant beyond the outermost.
+
+    Columns by a product with the matrix of interpolation weights, then rows by their three taps:
+    at any row two of before, here and after count.
+    """
+    if side == 1:
+        return maps
+    count, rows, columns = maps.shape
+    weights = jax.image.resize(jnp.eye(columns), (columns, columns * side), "linear")
+    maps = jnp.matmul(maps, weights, precision=HIGHEST)
+    before = jnp.concatenate([maps[:, :1], maps[:, :-1]], 1)[:, :, None]
+    after = jnp.concatenate([maps[:, 1:], maps[:, -1:]], 1)[:, :, None]
+    offset = (((jnp.arange(side) + 0.5) / side - 0.5)[None, None, :, None]).astype(maps.dtype)
+    fine = maps[:, :, None] * (1 - jnp.abs(offset))
+    fine = fine + before * jnp.maximum(-offset, 0) + after * jnp.maximum(offset, 0)
+    return fine.reshape(count, rows * side, columns * side)
+
+
+def _cell_side(windows, grid):
+    """The widest power of two that divides the grid and fits in the narrowest window."""
+    scale = 4 * math.pi / windows.n_wedges  # the scale may be traced; its wedges are not
+    edge = INNER_DEG * math.exp(2 * math.asinh(scale / 2) * (windows.first_ring + 0.5))
+    samples = 2 * math.pi / windows.n_wedges * edge * windows.pixels_per_degree
+    samples *= min(n / pixels for n, pixels in zip(grid, windows.size, strict=True))
+    side = 1
+    while 2 * side <= samples and not any(n % (2 * side) for n in grid):
+        side *= 2
+    return side

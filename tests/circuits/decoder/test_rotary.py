@@ -1,0 +1,60 @@
+"""Rotary frequencies: against transformers' functions, and what the formulas imply."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuits_jax.decoder.rotary import rotary_frequencies
+from circuits_jax.runs.errors import InputError
+
+GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
+SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
+MAKER = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(MAKER)
+
+
+@pytest.mark.parametrize("name", MAKER.ROPES)
+def test_frequencies_equal_transformers(name):
+    with np.load(GOLDENS / "decoder.npz") as file:
+        *want, want_scale = file[f"rope/{name}"]
+    got, scale = rotary_frequencies(
+        MAKER.ROPES[name], MAKER.ROPE_WIDTH, MAKER.ROPE_POSITIONS, "tiny"
+    )
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(scale, want_scale, rtol=1e-6)
+
+
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(sorted(MAKER.ROPES)),
+    width=st.integers(1, 64).map(lambda half: 2 * half),
+    factor=st.floats(1.0, 64.0),
+)
+def test_scaling_never_speeds_up_and_divides_by_the_factor_at_most(name, width, factor):
+    rope = MAKER.ROPES[name] | {"factor": factor}
+    plain, _ = rotary_frequencies({"rope_theta": rope["rope_theta"]}, width, 4096, "tiny")
+    scaled, scale = rotary_frequencies(rope, width, 4096, "tiny")
+    ratio = np.array(scaled) / np.array(plain)
+    assert len(scaled) == width // 2
+    assert np.all(ratio <= 1 + 1e-12)
+    assert np.all(ratio >= 1 / factor - 1e-12)
+    assert np.all(np.diff(scaled) <= 0)
+    assert scale > 0
+
+
+def test_null_fields_count_as_absent():
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    nulls = dict.fromkeys(("attention_factor", "beta_fast", "mscale"))
+    want = rotary_frequencies(rope, 64, 4096, "tiny")
+    assert rotary_frequencies(rope | nulls, 64, 4096, "tiny") == want
+    named = rope | {"original_max_position_embeddings": 4096}
+    assert rotary_frequencies(named, 64, 99, "tiny") == want
+
+
+def test_unknown_scalings_are_refused():
+    with pytest.raises(InputError, match=r"^tiny: rope_type 'longrope'.*default, linear, llama3"):
+        rotary_frequencies({"rope_theta": 1e4, "rope_type": "longrope"}, 64, 4096, "tiny")

@@ -1,0 +1,92 @@
+"""Planted models do their task, by the planted heads alone."""
+
+import jax
+import numpy as np
+import pytest
+
+import circuits_jax as cj
+from circuits_jax.evaluation.faithfulness import against_truth
+from circuits_jax.lm.made.planted import KINDS, Plant, places
+from circuits_jax.runs.errors import InputError
+
+
+def _mask(model):
+    mask = np.zeros(model.config.heads, bool)
+    for head in model.tokenizer.truth.heads:
+        mask[head] = True
+    return mask
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def made(request):
+    model = cj.load_model(f"planted:6x12:{request.param}:3")
+    return model, cj.make_task("planted", model.tokenizer, n=5, n_held_out=40)
+
+
+def test_answer_beats_every_other_token_on_all_prompts(made):
+    model, task = made
+    best = np.argmax(model.logits(task.held_out.positives), axis=-1)
+    assert [(i,) for i in best.tolist()] == list(task.held_out.answers)
+    best = np.argmax(model.logits(task.held_out.negatives), axis=-1)
+    assert all(
+        (i,) != answer for i, answer in zip(best.tolist(), task.held_out.answers, strict=True)
+    )
+
+
+def test_exact_patching_finds_the_circuit_and_nothing_else(made):
+    model, task = made
+    effects = np.asarray(cj.discover(model, task, "exact_patching").details["effects"])
+    mask = _mask(model)
+    assert np.all(effects[mask] > 5)
+    np.testing.assert_allclose(effects[~mask], 0, atol=1e-4)
+
+
+def test_decoys_write_as_much_as_the_circuit_and_differ_within_pairs(made):
+    model, task = made
+    mask = _mask(model)
+    both = [
+        np.asarray(cj.head_outputs(model, prompts, "all"))
+        for prompts in (task.held_out.positives, task.held_out.negatives)
+    ]
+    norm = np.sqrt(np.mean(np.sum(both[0] ** 2, axis=-1), axis=(0, 1)))
+    assert np.all((norm[~mask] > 0.6) & (norm[~mask] < 1.6))
+    assert np.all((norm[mask] > 0.5) & (norm[mask] < 1.1))
+    moved = np.linalg.norm(both[0] - both[1], axis=-1).max(axis=1).mean(axis=0)
+    assert np.all(moved[~mask] > 0.02)
+
+
+@pytest.mark.parametrize("made", ["induction"], indirect=True)
+def test_codes_find_the_circuit_among_decoys(made):
+    model, task = made
+    scores = np.asarray(cj.discover(model, task).head_scores)
+    mask = _mask(model)
+    assert against_truth(scores, mask, mask).roc_auc > 0.95
+
+
+def test_places_are_drawn_by_the_seed():
+    drawn = [places(Plant(12, 12, seed=seed)) for seed in range(30)]
+    assert all(heads["before"][0] < heads["induction"][0] for heads in drawn)
+    assert len({tuple(heads.values()) for heads in drawn}) == 30
+
+
+def test_a_model_of_a_name_is_always_the_same(made):
+    model, _ = made
+    again = cj.load_model(model.name)
+    assert jax.tree.all(jax.tree.map(np.array_equal, again.params, model.params))
+    other = cj.load_model(f"{model.name}1")
+    assert not np.array_equal(other.params["embedding"], model.params["embedding"])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "message"),
+    [
+        ("planted:4", "float32", "planted:LAYERSxHEADS"),
+        ("planted:4x4:sorting", "float32", "allowed are induction"),
+        ("planted:1x9", "float32", "at least 2x1"),
+        ("planted:0x9:previous", "float32", "at least 1x1"),
+        ("planted:4x4", "bfloat16", "float32 alone"),
+    ],
+)
+def test_refuses(name, dtype, message):
+    with pytest.raises(InputError, match=message):
+        cj.load_model(name, dtype)

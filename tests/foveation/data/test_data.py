@@ -1,0 +1,465 @@
+"""Pictures of every kind, read as a person sees them; folders, TFDS, export; hostile files."""
+
+import dataclasses
+import os
+import struct
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from foveation_jax.data import (
+    embedded_images,
+    fit_image,
+    open_folder,
+    open_tfds,
+    read_batches,
+    read_image,
+    write_png,
+)
+from foveation_jax.data.images import to_levels
+from foveation_jax.runs.errors import InputError
+from foveation_jax.stage1.export import export_pictures, pack_records, shard_images, whole_batches
+
+
+def levels(seed=0, shape=(20, 30, 3)) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tiff", "ppm", "webp"])
+def test_lossless_colour_is_read_exactly(extension, tmp_path):
+    options = {"lossless": True} if extension == "webp" else {}
+    Image.fromarray(levels()).save(tmp_path / f"a.{extension}", **options)
+    image = read_image(tmp_path / f"a.{extension}")
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(np.round(image * 255), levels())
+
+
+def test_grey_of_8_16_bit_and_float_keeps_its_levels(tmp_path):
+    ramp = np.linspace(0, 1, 20 * 30).reshape(20, 30)
+    Image.fromarray(np.round(ramp * 255).astype(np.uint8)).save(tmp_path / "g8.png")
+    Image.fromarray(np.round(ramp * 65535).astype(np.uint16)).save(tmp_path / "g16.png")
+    Image.fromarray(np.round(ramp * 65535).astype(np.uint16)).save(tmp_path / "g16.tiff")
+    Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tiff")
+    Image.fromarray(ramp > 0.5).save(tmp_path / "bits.png")
+    expected = np.repeat(ramp[..., None], 3, 2)
+    for name, step in (("g8.png", 255), ("g16.png", 65535), ("g16.tiff", 65535)):
+        np.testing.assert_allclose(read_image(tmp_path / name), expected, atol=0.51 / step)
+    np.testing.assert_allclose(read_image(tmp_path / "float.tiff"), expected, atol=1e-6)
+    np.testing.assert_array_equal(read_image(tmp_path / "bits.png"), expected > 0.5)
+
+
+def test_transparent_parts_show_mid_grey(tmp_path):
+    rgba = np.concatenate([levels(), np.full((20, 30, 1), 255, np.uint8)], -1)
+    rgba[:10, :, 3] = 0
+    rgba[10:, :15, 3] = 51  # one fifth
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_allclose(image[:10], 128 / 255, atol=1e-6)
+    expected = (0.2 * levels()[10:, :15] + 0.8 * 128) / 255
+    np.testing.assert_allclose(image[10:, :15], expected, atol=1.01 / 255)
+    np.testing.assert_allclose(image[10:, 15:], levels()[10:, 15:] / 255, atol=1e-6)
+
+
+def test_palette_with_a_transparent_entry(tmp_path):
+    picture = Image.fromarray(np.repeat([[0, 1]], 20, 0).repeat(15, 1).astype(np.uint8), "P")
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.save(tmp_path / "a.gif", transparency=1)
+    image = read_image(tmp_path / "a.gif")
+    np.testing.assert_allclose(image[0, 0], [1, 0, 0])
+    np.testing.assert_allclose(image[0, -1], [128 / 255] * 3, atol=1e-6)
+
+
+def test_cmyk_is_seen_in_its_colours(tmp_path):
+    cyan = np.zeros((20, 30, 4), np.uint8)
+    cyan[..., 0] = 255
+    Image.fromarray(cyan, "CMYK").save(tmp_path / "a.jpg", quality=95)
+    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[10, 10], [0, 1, 1], atol=0.03)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_camera_rotation_is_undone(orientation, tmp_path):
+    upright = levels()
+    as_stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.swapaxes(0, 1), 6: np.rot90(upright, 1), 7: upright[::-1, ::-1].swapaxes(0, 1),
+        8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(as_stored)).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(np.round(read_image(tmp_path / "a.png") * 255), upright)
+
+
+def test_colour_profile_is_applied_and_a_broken_one_ignored(tmp_path):
+    lab_like = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(levels()).save(tmp_path / "srgb.png", icc_profile=srgb)
+    Image.fromarray(levels()).save(tmp_path / "broken.png", icc_profile=srgb[:100])
+    Image.fromarray(levels()).save(tmp_path / "other.png", icc_profile=lab_like)
+    plain = levels() / 255
+    np.testing.assert_allclose(read_image(tmp_path / "srgb.png"), plain, atol=2.01 / 255)
+    np.testing.assert_allclose(read_image(tmp_path / "broken.png"), plain, atol=1e-6)
+    assert read_image(tmp_path / "other.png").shape == (20, 30, 3)
+
+
+def _png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds hardly a pixel."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+GREY16 = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 109  # 0 to 65291
+
+
+def _png_of_16_bits(levels) -> bytes:
+    """A PNG of big-endian levels [Y, X, C]: Pillow writes none with colours of 16 bits."""
+    (height, width, channels), kinds = levels.shape, {1: 0, 2: 4, 3: 2, 4: 6}
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_levels_of_fewer_bits_in_16_are_refused_and_not_black(bits, channels, tmp_path):
+    levels = np.repeat((GREY16 >> (16 - bits))[..., None], channels, 2)
+    if channels in (2, 4):
+        levels[..., -1] = 65535
+    (tmp_path / "deep.png").write_bytes(_png_of_16_bits(levels))
+    if bits == 16:
+        seen = read_image(tmp_path / "deep.png")
+        np.testing.assert_allclose(seen, np.repeat(GREY16[..., None] / 65535, 3, 2), atol=1 / 255)
+        return
+    with pytest.raises(InputError, match=rf"deep\.png: .* of {bits} bits: scale the levels"):
+        read_image(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "words"),
+    [
+        ("float255.tif", GREY16.astype(np.float32) / 257, "span 0 to 254.05.*divide .* by 255"),
+        ("negative.tif", GREY16.astype(np.float32) / 65535 - 0.5, "span -0.5 to 0.49"),
+        ("bright.tif", GREY16.astype(np.float32) / 40000, "span 0 to 1.6"),
+        ("inf.tif", np.where(GREY16 == 109, np.inf, 0.5).astype(np.float32), r"inf at \[0, 1, 0\]"),
+        ("long.tif", GREY16.astype(np.int32), "32-bit integers, 0 to 65291"),
+        ("raw.jp2", GREY16 >> 4, "of 12 bits"),
+        ("times16.png", (GREY16 >> 8) * 16, "above 4080 of 65535"),
+    ],
+)
+def test_levels_whose_scale_is_unknown_are_refused(name, levels, words, tmp_path):
+    Image.fromarray(levels).save(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: .*{words}"):
+        read_image(tmp_path / name)
+
+
+def test_levels_with_their_own_white_are_scaled_to_it(tmp_path):
+    head = b"P5\n30 20\n4095\n"
+    (tmp_path / "a.pgm").write_bytes(head + (GREY16 >> 4).astype(">u2").tobytes())
+    grey = np.repeat(GREY16[..., None] / 65535, 3, 2)
+    np.testing.assert_allclose(read_image(tmp_path / "a.pgm"), grey, atol=1 / 4095)
+    Image.fromarray(0 * GREY16).save(tmp_path / "black.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "black.png"), 0)
+    Image.fromarray(65535 - GREY16).save(tmp_path / "white.tif", tiffinfo={262: 0})
+    np.testing.assert_allclose(read_image(tmp_path / "white.tif"), grey, atol=1e-6)
+    clear = GREY16.copy()
+    clear[3, 4] = 7
+    Image.fromarray(clear).save(tmp_path / "clear.png", transparency=7)
+    assert read_image(tmp_path / "clear.png")[3, 4, 0] == pytest.approx(128 / 255)
+
+
+def test_pictures_that_are_not_finite_or_on_another_scale_are_not_written(tmp_path):
+    for value, words in ((np.nan, "nan at"), (-np.inf, "-inf at"), (255.0, "span 0.5 to 255")):
+        image = np.full((20, 20, 3), 0.5, np.float32)
+        image[4, 5, 2] = value
+        with pytest.raises(InputError, match=rf"a\.png.*{words}"):
+            write_png(tmp_path / "new" / "a.png", image)
+        with pytest.raises(InputError, match=words):
+            to_levels(image)
+    assert not list(tmp_path.iterdir())
+    write_png(tmp_path / "levels.png", levels())
+    np.testing.assert_array_equal(np.round(read_image(tmp_path / "levels.png") * 255), levels())
+
+
+def test_a_source_of_wrong_values_fails_by_name(folder):
+    source = open_folder(folder)
+    for value in (np.nan, 17.0):
+        wrong = dataclasses.replace(
+            source, read=lambda i, v=value: np.full((20, 20, 3), v if i == 1 else 0.5, np.float32)
+        )
+        (batch,) = read_batches(wrong, (16, 24), 8, [0])
+        assert list(batch.failures) == ["attic/1"]
+        assert "attic/1: the picture's levels" in batch.failures["attic/1"]
+        np.testing.assert_array_equal(batch.images, 0.5)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"sub/\xe9t\xe9.png", b"n" * 240 + b".png"])
+def test_names_that_no_page_can_hold_are_refused_before_any_work(name, tmp_path):
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        Image.fromarray(levels()).save(file, "PNG")
+    with pytest.raises(InputError, match=r"images: .*(is not UTF-8|over 230 bytes)") as refusal:
+        open_folder(tmp_path)
+    str(refusal.value).encode()
+
+
+def test_odd_names_come_through(tmp_path):
+    names = ["a\nb.png", 'it\'s "so" & <b>.png', "x..png", "#1?.png", "日本.png", "a.png.jpg"]
+    names += ["a.png", "a.jpg", "c.jpg", "c.png/d.jpg", ".hidden.png"]
+    (tmp_path / "c.png").mkdir()
+    for name in names:
+        Image.fromarray(levels()).save(tmp_path / name)
+    source = open_folder(tmp_path)
+    assert len(set(source.names)) == len(names) - 1
+    assert {"a.png", "a.jpg", "a.png.jpg", "a\nb", "x.", "日本"} < set(source.names)
+    failures = export_pictures(
+        source, {"raw": lambda x, n: x}, tmp_path / "out", (20, 30), whole_batches(4)
+    )
+    assert not failures
+    for name in source.names:
+        assert (tmp_path / "out" / "raw" / f"{name}.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a picture"),
+        (b"Dear reader, this is text.", "not a picture"),
+        (_png_of_size(1, 1), "1 x 1 pixels, 16 x 16 is the least"),
+        (_png_of_size(5000, 10), "5000 x 10 pixels, 16 x 16 is the least"),
+        (_png_of_size(9000, 9000), "9000 x 9000 pixels, 67108864"),
+        (_png_of_size(60_000, 60_000), "the most"),
+        (_png_of_size(40, 40), "damaged or cut short"),
+    ],
+)
+def test_files_that_are_no_usable_picture(content, message, tmp_path):
+    (tmp_path / "bad.png").write_bytes(content)
+    with pytest.raises(InputError, match=rf"bad\.png: .*{message}"):
+        read_image(tmp_path / "bad.png")
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "gif", "tiff", "webp"])
+@pytest.mark.parametrize("keep", [0.2, 0.6])
+def test_truncated_files_are_refused(extension, keep, tmp_path):
+    path = tmp_path / f"cut.{extension}"
+    Image.fromarray(levels(0, (64, 64, 3))).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    with pytest.raises(InputError, match=rf"cut\.{extension}"):
+        read_image(path)
+
+
+def test_values_that_are_not_finite_and_missing_files_are_refused(tmp_path):
+    Image.fromarray(np.full((20, 20), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    with pytest.raises(InputError, match=r"nan\.tiff: .* not finite"):
+        read_image(tmp_path / "nan.tiff")
+    with pytest.raises(InputError, match=r"none\.png: there is no such file"):
+        read_image(tmp_path / "none.png")
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    shape=st.tuples(st.integers(16, 70), st.integers(16, 70)),
+    size=st.tuples(st.integers(16, 50), st.integers(16, 50)),
+)
+def test_fitting_keeps_constants_range_and_centre(shape, size):
+    constant = np.full((*shape, 3), 0.3, np.float32)
+    np.testing.assert_allclose(fit_image(constant, size), 0.3, atol=1e-5)
+    image = np.random.RandomState(0).uniform(size=(*shape, 3)).astype(np.float32)
+    fitted = fit_image(image, size)
+    assert fitted.shape == (*size, 3)
+    assert 0 <= fitted.min() <= fitted.max() <= 1
+    mirrored = fit_image(image[::-1, ::-1], size)
+    np.testing.assert_allclose(fitted, mirrored[::-1, ::-1], atol=2e-3)
+
+
+def test_png_comes_back_to_within_half_a_level_and_leaves_no_other_file(tmp_path):
+    image = np.random.RandomState(0).uniform(-0.1, 1.1, (20, 30, 3)).astype(np.float32)
+    write_png(tmp_path / "deep" / "a.png", image)
+    again = read_image(tmp_path / "deep" / "a.png")
+    np.testing.assert_allclose(again, np.clip(image, 0, 1), atol=0.501 / 255)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.png"]
+    np.testing.assert_array_equal(to_levels(again), to_levels(image))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of three pictures, one file that is none, and a hidden file."""
+    root = tmp_path / "photographs"
+    for label in ("kitchen", "attic"):
+        for number in range(3):
+            seed = number + 10 * len(label)
+            write_png(root / label / f"{number}.png", levels(seed, (20, 20, 3)) / 255)
+    (root / "kitchen" / "notes.txt").write_text("no picture")
+    (root / ".DS_Store").write_text("")
+    return root
+
+
+def test_folder_with_classes(folder):
+    source = open_folder(folder)
+    assert source.class_names == ("attic", "kitchen")
+    assert source.names[:2] == ("attic/0", "attic/1")
+    assert source.names[-1] == "kitchen/notes"
+    np.testing.assert_array_equal(source.labels, [0, 0, 0, 1, 1, 1, 1])
+    np.testing.assert_allclose(source.read(3) * 255, levels(70, (20, 20, 3)), atol=1e-3)
+
+
+def test_folder_without_classes_and_names_that_would_clash(tmp_path):
+    for name in ("a.png", "a.bmp", "sub/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(levels()).save(tmp_path / name)
+    source = open_folder(tmp_path)
+    assert source.names == ("a.bmp", "a.png", "sub/b")
+    assert source.class_names == ()
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        open_folder(tmp_path / "absent")
+    with pytest.raises(InputError, match="holds no files"):
+        open_folder(tmp_path)
+
+
+def test_batches_have_one_shape_and_keep_their_places(folder):
+    batches = list(read_batches(open_folder(folder), (16, 24), 4))
+    assert [b.images.shape for b in batches] == [(4, 16, 24, 3)] * 2
+    np.testing.assert_array_equal(batches[1].indices, [4, 5, 6, -1])
+    np.testing.assert_array_equal(batches[1].present, [True, True, False, False])
+    assert list(batches[1].failures) == ["kitchen/notes"]
+    np.testing.assert_array_equal(batches[1].images[2:], 0.5)
+    (second,) = read_batches(open_folder(folder), (16, 24), 4, [1])
+    np.testing.assert_array_equal(second.images, batches[1].images)
+
+
+def _inverted(calls):
+    def apply(images, digests):
+        calls.append(len(digests))
+        return 1 - images
+
+    return apply
+
+
+def test_export_writes_all_but_the_failures_and_goes_on_where_it_stopped(folder, tmp_path):
+    source, out, calls, steps = open_folder(folder), tmp_path / "out", [], []
+    systems = {"inverted": _inverted(calls)}
+    failures = export_pictures(source, systems, out, (20, 20), 3, steps.append)
+    assert list(failures) == ["kitchen/notes"]
+    assert sum(steps) == 7
+    seen = read_image(out / "inverted" / "attic" / "1.png")
+    np.testing.assert_allclose(seen, 1 - levels(51, (20, 20, 3)) / 255, atol=1e-6)
+    pictures = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert len(pictures) == 6
+    assert all(p.endswith(".png") for p in pictures)
+
+    calls.clear()
+    (out / "inverted" / "attic" / "1.png").unlink()
+    export_pictures(source, systems, out, (20, 20), 3)
+    assert calls == [jax.device_count()]  # one picture a device, once
+    np.testing.assert_array_equal(read_image(out / "inverted" / "attic" / "1.png"), seen)
+
+
+def test_images_are_split_over_devices():
+    assert whole_batches(3) % jax.device_count() == 0
+    images = shard_images(np.zeros((2 * jax.device_count(), 16, 16, 3), np.float32))
+    assert len(images.sharding.device_set) == jax.device_count()
+    assert images.addressable_shards[0].data.shape[0] == 2
+
+
+def test_records_hold_names_labels_and_pictures(folder, tmp_path):
+    from array_record.python.array_record_module import ArrayRecordReader
+    from flax.serialization import msgpack_restore
+
+    source, out = open_folder(folder), tmp_path / "out"
+    export_pictures(source, {"inverted": _inverted([])}, out, (20, 20), 4)
+    (path,) = pack_records(source, out / "inverted")
+    assert path.name == "inverted-00000-of-00001.array_record"
+    reader = ArrayRecordReader(str(path))
+    records = [msgpack_restore(r) for r in reader.read_all()]
+    reader.close()
+    assert [r["name"] for r in records] == list(source.names[:-1])
+    assert records[4]["class"] == "kitchen"
+    assert records[4]["label"] == 1
+    assert records[4]["png"] == (out / "inverted" / "kitchen" / "1.png").read_bytes()
+    written = path.stat().st_mtime_ns
+    pack_records(source, out / "inverted")
+    assert path.stat().st_mtime_ns == written
+
+
+def test_embedded_pictures_are_named_and_readable():
+    source = embedded_images(0, (32, 32))
+    assert len(set(source.names)) == len(source.names) >= 10
+    assert source.names[-1] == "scenes/room"
+    assert source.read(0).shape[2] == source.read(len(source.names) - 1).shape[2] == 3
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A TFDS data set of four pictures, prepared as array_record without TensorFlow."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    root = tmp_path_factory.mktemp("tfds")
+    for number in range(4):
+        Image.fromarray(np.full((20, 24, 3), 60 * number, np.uint8)).save(root / f"{number}.png")
+
+    class TinyScenes(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["attic", "kitchen"]),
+            }
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number in range(4):
+                yield number, {"image": str(root / f"{number}.png"), "label": number % 2}
+
+    TinyScenes(data_dir=root / "data", file_format="array_record").download_and_prepare()
+    return root / "data"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tfds_is_read_without_tensorflow(prepared):
+    import sys
+
+    source = open_tfds("tiny_scenes", "train[:3]", str(prepared))
+    assert len(source.names) == 3
+    assert source.class_names == ("attic", "kitchen")
+    for index, label in enumerate(source.labels):
+        level = round(float(source.read(index)[0, 0, 0]) * 255)
+        assert source.read(index).shape == (20, 24, 3)
+        assert level in range(0, 240, 60)
+        assert level // 60 % 2 == label
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tfds_sets_that_do_not_exist(prepared):
+    with pytest.raises(InputError, match="images=tfds:no_such_set, split train: "):
+        open_tfds("no_such_set", "train", str(prepared))
+    with pytest.raises(InputError, match="images=tfds:tiny_scenes, split validation: "):
+        open_tfds("tiny_scenes", "validation", str(prepared))

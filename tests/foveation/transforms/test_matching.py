@@ -1,0 +1,269 @@
+"""Matching: known blurs are found, what cannot be reached is refused, records survive."""
+
+import dataclasses
+import importlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+import foveation_jax as fj
+from foveation_jax.transforms import matched
+from foveation_jax.transforms.foveated_blur import ring_centres
+from foveation_jax.transforms.uniform_blur import blur_batch
+
+KEY = jax.random.key(0)
+module = importlib.import_module("foveation_jax.transforms.matching")  # `fj.match` is the function
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Smooth random images: blurs of many widths change them."""
+    noise = jax.random.normal(KEY, (4, 64, 64, 3))
+    mixed = sum(blur_batch(noise, jnp.float32(s)) * s for s in (1.0, 3.0, 8.0))
+    return jnp.clip(0.5 + mixed / 4, 0, 1)
+
+
+@pytest.mark.parametrize(("metric", "sigma"), [("ssim", 2.5), ("mse", 1.3), ("ssim", 0.8)])
+def test_a_uniform_blur_is_found(images, metric, sigma):
+    target = fj.transform("uniform_blur", images, KEY, sigma=sigma)
+    record = fj.match(images, target, KEY, metric=metric, tolerance=1e-4)
+    assert record.sigma_deg[0] * 64 / 26 == pytest.approx(sigma, rel=0.02)
+    low, high = record.interval[0]
+    assert low - 2e-6 <= record.gap[0] <= high + 2e-6  # records are rounded
+    assert high - low < 1e-2
+
+
+def test_rings_are_found(images):
+    large = jax.image.resize(images, (4, 192, 192, 3), "linear")
+    rings = fj.pooling_windows(0.7, (192, 192), published=False).n_rings
+    sigmas = tuple(np.linspace(1, 4, rings))
+    target = fj.transform("foveation_blur", large, KEY, sigma=sigmas, scale=0.7)
+    record = fj.match(large, target, KEY, system="foveation_blur", scale=0.7, tolerance=2e-4)
+    found = np.asarray(record.sigma_deg) * 192 / 26
+    np.testing.assert_allclose(found[1:-1], sigmas[1 : len(found) - 1], rtol=0.1)
+    assert max(abs(g) for g in record.gap) < 2e-4
+
+
+def test_what_no_sigma_reaches_is_refused(images):
+    with pytest.raises(fj.InputError, match="no sigma within"):
+        fj.match(images, 1 - images, KEY)
+
+
+def test_a_start_that_is_the_answer_stays(images):
+    target = fj.transform("uniform_blur", images, KEY, sigma=2.0)
+    record = fj.match(images, target, KEY)
+    assert fj.match(images, target, KEY, start=record).sigma_deg == record.sigma_deg
+
+
+def test_records_survive_the_disk(tmp_path, images):
+    target = fj.transform("uniform_blur", images, KEY, sigma=2.0)
+    record = fj.match(images, target, KEY, description="blur")
+    matched.save(record, tmp_path / "match.json")
+    assert matched.load(tmp_path / "match.json") == record
+    seen = fj.transform("uniform_blur", images, KEY, matched=tmp_path / "match.json")
+    np.testing.assert_allclose(seen, target, atol=0.01)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"sigma_deg": 1}', "\x00"])
+def test_files_that_are_no_record_are_refused(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(fj.InputError, match=r"bad\.json"):
+        matched.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"system": "reference"}, {"metric": "ssi"}, {"system": "foveation_blur", "metric": "psnr"}],
+)
+def test_unknown_names_are_refused(images, options):
+    with pytest.raises(fj.InputError):
+        fj.match(images, images, KEY, **options)
+    with pytest.raises(fj.InputError, match="shape"):
+        fj.match(images, images[:2], KEY)
+
+
+@pytest.mark.parametrize(
+    "field", [{"sigma_deg": [float("nan")]}, {"sigma_deg": [-1.0]}, {"sigma_deg": [1.0, 2.0]},
+              {"target_value": ["0.5"]}, {"interval": [[0.0]]}, {"size": [64]}, {"share": []},
+              {"fixation": [1.0]}, {"sigma_px": 1.0}],
+)  # fmt: skip
+def test_records_that_hold_what_they_cannot_are_refused(tmp_path, field):
+    fields = dataclasses.asdict(matched.shipped("uniform_blur")) | field
+    (tmp_path / "bad.json").write_text(json.dumps(fields))
+    with pytest.raises(fj.InputError, match=r"bad\.json: not a record"):
+        matched.load(tmp_path / "bad.json")
+
+
+GRAIN = jnp.linspace(0, 1, 64)[None, :, None, None] ** 2  # more is lost below
+
+
+def grainy(images, amount=0.4, key=KEY):
+    """A texture's stand-in: noise that grows towards the bottom."""
+    noise = jax.random.uniform(key, images.shape) - 0.5
+    return jnp.clip(images + amount * GRAIN * noise, 0, 1)
+
+
+@pytest.mark.parametrize(("fixation", "field_of_view"), [((0.0, 0.0), 26.0), ((-9.0, 70.0), 13.0)])
+def test_zones_that_match_make_a_whole_that_matches(images, fixation, field_of_view):
+    target, view = grainy(images), {"fixation": fixation, "field_of_view": field_of_view}
+    record = fj.match(images, target, KEY, system="foveation_blur", **view)
+    assert record.largest_gap < 2e-4
+    assert sum(record.share) == pytest.approx(1, abs=1e-5)
+    seen = np.asarray(fj.transform("foveation_blur", images, KEY, matched=record, **view))
+    options = {"channel_axis": 2, "gaussian_weights": True, "sigma": 1.5, "data_range": 1.0}
+    for population in (False, True):
+        gap = [
+            structural_similarity(a, b, use_sample_covariance=population, **options)
+            - structural_similarity(a, t, use_sample_covariance=population, **options)
+            for a, b, t in zip(np.asarray(images), seen, np.asarray(target), strict=True)
+        ]
+        assert np.mean(gap) == pytest.approx(record.whole_gap, abs=5e-4)
+    low, high = record.whole_interval
+    assert low - 2e-6 <= record.whole_gap <= high + 2e-6
+    assert np.asarray(gap).std() / 2 / 4 < high - low < 8 * np.asarray(gap).std() / 2
+
+
+def test_a_record_says_what_it_was_matched_on_and_achieves_on_others(images):
+    view = {"fixation": (0.0, 0.0), "field_of_view": 26.0}
+    target = fj.transform("uniform_blur", images, KEY, sigma=2.0)
+    record = fj.match(images, target, KEY, **view)
+    assert (record.size, record.fixation, record.field_of_view) == ((64, 64), (0.0, 0.0), 26.0)
+    assert record.origin == "sigmas matched on 4 pictures"
+    same = fj.check_match(record, images, target, KEY)
+    assert same.achieved == pytest.approx(record.achieved, abs=1e-5)
+    other = fj.check_match(record, images[::-1], images[::-1], KEY)  # nothing is lost there
+    assert other.n_images == 4
+    assert other.sigma_deg == record.sigma_deg
+    assert other.whole[1] == pytest.approx(1, abs=1e-5)
+    assert f"gap {other.whole_gap:+.4f}" in other.sentence()
+    assert "on 4 pictures" in other.sentence()
+    with pytest.raises(fj.InputError, match="64 x 64"):
+        fj.check_match(record, images[:, :32], images[:, :32], KEY)
+
+
+SETTINGS = {"route": "pyramid", "scale": 0.4, "fixation": None, "field_of_view": 26.0}
+
+
+def of(images, target, name="these", fixations=None):
+    """A run's pictures; what is read of them is noted in `.reads`."""
+    reads = []
+
+    def read(places):
+        reads.append(list(places))
+        found = (np.asarray(x)[places] for x in (images, images, target))
+        return *found, None if fixations is None else fixations[places]
+
+    pictures = module.Pictures(len(images), read, lambda: name)
+    object.__setattr__(pictures, "reads", reads)
+    return pictures
+
+
+def settle(pictures, kept=None, n_match=4, system="uniform_blur", **settings):
+    tolerance, drawn = settings.pop("tolerance", 0.01), settings.pop("drawn", False)
+    return module.settle_sigmas(
+        system, SETTINGS | settings, (64, 64), KEY, kept, pictures, n_match, tolerance, drawn
+    )
+
+
+@pytest.fixture
+def fitting(images, monkeypatch):
+    """Sigmas ship that were matched at 64 x 64; those of a blur of 2 px."""
+    target = fj.transform("uniform_blur", images, KEY, sigma=2.0)
+    record = dataclasses.replace(fj.match(images, target, KEY), origin="shipped sigmas")
+    monkeypatch.setattr(matched, "shipped", lambda system: record)
+    return record, target
+
+
+def test_shipped_sigmas_are_taken_where_they_hold_and_matched_anew_elsewhere(images, fitting):
+    shipped, target = fitting
+    nearly = jnp.concatenate([target[:3], images[3:] * 0.98 + target[3:] * 0.02])
+    record = settle(of(images, nearly), tolerance=0.5)
+    assert record.sigma_deg == shipped.sigma_deg
+    assert record.origin == "shipped sigmas"
+    assert record.whole_gap < shipped.whole_gap - 0.02  # what was achieved is of these pictures
+    assert settle(of(images, nearly)).origin == "sigmas matched here, on 4"
+    for options in ({"fixation": (0.0, 0.0)}, {"field_of_view": 13.0}, {"route": "vgg"}):
+        assert settle(of(images, target), **options).origin == "sigmas matched here, on 4"
+    others = fj.transform("uniform_blur", images, KEY, sigma=1.0)
+    record = settle(of(images, others))
+    assert record.sigma_deg[0] * 64 / 26 == pytest.approx(1.0, rel=0.02)
+    assert abs(record.whole_gap) < 1e-3
+    with pytest.raises(module.NoSigma, match="no sigma within"):
+        settle(of(images, 1 - images))
+
+
+def test_a_kept_record_is_taken_for_its_own_pictures_alone(images, fitting):
+    others = fj.transform("uniform_blur", images, KEY, sigma=1.0)
+    kept = settle(of(images, others))
+    found = of(images, others)
+    assert settle(found, kept) == kept
+    assert not found.reads
+    order = jnp.array([2, 0, 1, 3])
+    more = settle(of(images[order], others[order], "others"), kept)  # the sigmas hold: they stay
+    assert more.sigma_deg == kept.sigma_deg
+    assert more.made_of != kept.made_of
+    wide = fj.transform("uniform_blur", images, KEY, sigma=3.0)
+    assert settle(of(images, wide, "wide"), kept).sigma_deg[0] > 2 * kept.sigma_deg[0]
+    for options in ({"published": True}, {"tolerance": 0.005}, {"n_match": 3}):
+        found = of(images, others)
+        settle(found, kept, **options)
+        assert found.reads
+
+
+def test_sigmas_that_hold_on_few_pictures_alone_are_matched_on_more(images, fitting, monkeypatch):
+    """Four of ten pictures lose little, and say nothing of all."""
+    monkeypatch.setattr(module, "AT_ONCE", 4)
+    few = np.array([0, 3, 6, 9])
+    ten = jnp.concatenate([images, images, images[:2]])
+    mixed = fj.transform("uniform_blur", ten, KEY, sigma=4.0).at[few].set(ten[few])
+    found = of(ten, mixed)
+    record = settle(found, n_match=4)
+    assert few.tolist() in found.reads  # spread over all
+    assert abs(record.whole_gap) <= 0.01
+    assert record.n_images == 10
+    assert record.origin != "sigmas matched here, on 4"
+
+
+def test_pictures_with_fixations_of_their_own_are_matched_together(images):
+    """Each is seen by its own rings: sigmas that all were blurred with are found again."""
+    fixations = np.array([[0, 0], [31.5, 31.5], [10, 60], [63, 20]], np.float32)
+    rings = fj.pooling_windows(0.4, (64, 64), (0.0, 0.0), False).n_rings
+    sigmas = tuple(np.linspace(0.5, 2.5, rings))
+    windows = [fj.pooling_windows(0.4, (64, 64), tuple(map(float, f)), False) for f in fixations]
+    target = jnp.concatenate(
+        [
+            fj.transform(
+                "foveation_blur", image[None], KEY, sigma=sigmas[: w.n_rings], fixation=tuple(f)
+            )
+            for image, w, f in zip(images, windows, fixations.tolist(), strict=True)
+        ]
+    )
+    pictures = of(images, target, fixations=fixations)
+    record = settle(pictures, system="foveation_blur", drawn=True, tolerance=1e-3)
+    assert record.fixation is None
+    found = np.asarray(record.sigma_deg)[1:-1] * 64 / 26
+    places = [int(np.abs(CENTRES - e).argmin()) for e in record.eccentricity_deg[1:-1]]
+    np.testing.assert_allclose(found, np.asarray(sigmas)[places], rtol=0.1)
+
+
+CENTRES = np.asarray(ring_centres(fj.pooling_windows(0.4, (64, 64), (0.0, 0.0), False)))
+
+
+def test_what_sigmas_achieve_on_held_out_pictures_is_kept(images, fitting, tmp_path):
+    _, target = fitting
+    record, path = settle(of(images, target)), tmp_path / "test.json"
+    held_out = module.check_sigmas(record, KEY, path, of(images, images, "test"))
+    assert held_out.whole_gap < -0.05
+    assert held_out.sigma_deg == record.sigma_deg
+    again = of(images, images, "test")
+    assert module.check_sigmas(record, KEY, path, again) == held_out
+    assert not again.reads
+    other = dataclasses.replace(record, sigma_deg=(record.sigma_deg[0] / 2,))
+    assert module.check_sigmas(other, KEY, path, again).whole_gap > held_out.whole_gap
+    path.write_text("{")
+    with pytest.raises(fj.InputError, match=r"test\.json: not a record .* Delete it"):
+        module.check_sigmas(record, KEY, path, again)

@@ -1,0 +1,66 @@
+"""The allowed order of rooms, lowest first: imports stay in a room or go down."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Modules at a package's root are rooms of their own; `__init__` stands above all.
+ROOMS = {
+    "circuits_jax": """
+        shapes runs tasks decoder interpose lm capture codes circuits methods evaluation report
+        config jobs pipeline main
+    """,
+    "foveation_jax": """
+        shapes runs metrics windows vgg transforms data networks stage1 training probes claims
+        report config jobs pipeline main
+    """,
+}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Dotted name -> file."""
+    files = (ROOT / package).rglob("*.py")
+    names = ((".".join(f.relative_to(ROOT).with_suffix("").parts), f) for f in files)
+    return {name.removesuffix(".__init__"): file for name, file in names}
+
+
+def imported(package: str, file: Path, known: dict[str, Path]) -> set[str]:
+    """Modules of the package that a file imports anywhere, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else node.module for name in inside}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if name.split(".")[0] == package}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_imports_run_one_way(package):
+    order, known = ROOMS[package].split(), modules(package)
+    floors = {name: number for number, name in enumerate(order)}
+    assert {name.split(".")[1] for name in known if "." in name} == set(order)
+    climbing = [
+        f"{name} imports {other}"
+        for name, file in known.items()
+        for other in imported(package, file, known)
+        if name != package
+        and (other == package or floors[other.split(".")[1]] > floors[name.split(".")[1]])
+    ]
+    assert not climbing
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_neither_library_imports_the_other(package):
+    others = set(ROOMS) - {package}
+    for name, file in modules(package).items():
+        assert not others & {module.split(".")[0] for module in _imports(file)}, name
+
+
+def _imports(file: Path) -> list[str]:
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    plain = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    return plain + [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
