@@ -1,6 +1,6 @@
 """What V trained networks answer: logits of held-out images, and how good they are.
 
-Written for one run and one batch; `vmap` makes the runs, which the devices share (runs/mesh.py).
+Written for one run and one batch; `runs/mesh.py` makes V of it, which the devices share.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from foveation_jax.networks import normalise
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.mesh import RUNS, WHOLE, runs_mesh
+from foveation_jax.runs.mesh import RUNS, WHOLE, each_run, runs_mesh
 
 T = TypeVar("T")
 AHEAD = 2  # computations under way while the host waits for the one before them
@@ -37,7 +37,7 @@ def run_logits(
     inputs = normalise(pixels)
 
     def of_runs(variables, inputs):
-        return jax.vmap(lambda v: network.apply(v, inputs, train=False)[0])(variables)
+        return each_run(lambda v: network.apply(v, inputs, train=False)[0], variables)
 
     mesh = runs_mesh(jax.tree.leaves(variables)[0].shape[0])
     return jax.shard_map(

@@ -1,6 +1,6 @@
 """One training step of V paired runs in one compiled program (arXiv 2006.07991, methods).
 
-Everything is written for one run; `vmap` makes V of it, `runs/mesh.py` lays them over the devices.
+Everything is written for one run; `runs/mesh.py` makes V of it and lays them over the devices.
 Run v's first weights, dropout and eye movements are pure functions of (seed, v) and (seed, v,
 step), so run v is the same in every system but for what stage 1 lets through. Shapes, for one run:
 images uint8 [B, Y, X, 3], labels [B]; images go up to the device as bytes and are normalised there.
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from foveation_jax.data.order import steps_an_epoch
 from foveation_jax.networks import normalise
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.mesh import RUNS, runs_mesh, shard_runs
+from foveation_jax.runs.mesh import RUNS, each_run, runs_mesh, shard_runs
 from foveation_jax.stage1.perceived import Perceive
 from foveation_jax.training.optimiser import Recipe, descend, learning_rate
 
@@ -158,7 +158,7 @@ def make_step(
     The old state's memory is reused. Nothing waits for the device. Give it `shard_runs` of images
     and labels where there are several devices. All systems of one set-up share the program.
     """
-    every_run = jax.vmap(functools.partial(train_step, setup))
+    every_run = functools.partial(each_run, functools.partial(train_step, setup))
     return jax.jit(
         jax.shard_map(
             every_run,

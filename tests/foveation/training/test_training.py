@@ -1,8 +1,10 @@
 """One training step, its schedule, its pairing and its guards; parity with PyTorch's SGD."""
 
+import functools
 import json
 import math
 import pathlib
+import re
 import runpy
 
 import jax
@@ -14,10 +16,18 @@ from hypothesis import strategies as st
 
 from foveation_jax.networks import from_torch, make_network
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.mesh import runs_mesh, shard_runs
+from foveation_jax.runs.mesh import each_run, runs_mesh, shard_runs
 from foveation_jax.training import loop
 from foveation_jax.training.optimiser import Recipe, change_epochs, learning_rate
-from foveation_jax.training.step import Purpose, Setup, init_state, make_step, run_key, state_shapes
+from foveation_jax.training.step import (
+    Purpose,
+    Setup,
+    init_state,
+    make_step,
+    run_key,
+    state_shapes,
+    train_step,
+)
 from tests.foveation import tiny_training as tiny
 
 GOLDENS = pathlib.Path(__file__).parents[2] / "goldens" / "foveation"
@@ -303,3 +313,35 @@ def test_images_of_another_size_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"there are 26 of 16 x 16, and .* for 25 of 16 x 16"):
         loop.train(tiny.setup(n_images=25), "reference", tiny.images(), tiny.images(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_runs_are_one_after_another_on_an_accelerator_and_together_on_a_cpu(name):
+    network = make_network(name, tiny.CLASSES, width=0.125)
+    setup = tiny.setup(network=network, size=(64, 64), n_runs=4)
+    state = jax.eval_shape(lambda: init_state(setup))
+    images = jax.ShapeDtypeStruct((4, tiny.BATCH, 64, 64, 3), np.uint8)
+    labels = jax.ShapeDtypeStruct((4, tiny.BATCH), np.int32)
+    traced = make_step(setup).trace(state, images, labels)
+    for platform in ("cuda", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.convolution" in text
+        groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
+        assert set(groups) == {"1"}
+        assert "stablehlo.while" in text
+    assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_runs_in_turn_are_runs_together(state, monkeypatch):
+    setup = tiny.setup()
+    step = functools.partial(train_step, setup)
+    batch = tiny.batch()
+    together = jax.jit(lambda *a: each_run(step, *a))(state, *batch)
+
+    def accelerator(*runs, cpu, default):
+        return default(*runs)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", accelerator)
+    in_turn = jax.jit(lambda *a: each_run(step, *a))(state, *batch)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(assert_close, together, in_turn)
