@@ -8,6 +8,9 @@ circuit = scores.circuit(size=68)
 print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
 """
 
+from circuits_jax.runs import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported
+
+# isort: split
 from circuits_jax.capture.head_outputs import head_outputs
 from circuits_jax.circuits.circuit import Circuit, Scores, load_circuit
 from circuits_jax.circuits.formats import load_graph_json, save_graph_json
@@ -16,7 +19,6 @@ from circuits_jax.evaluation.stability import bootstrap
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
 from circuits_jax.methods import METHODS, discover
-from circuits_jax.runs import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported
 from circuits_jax.runs.errors import InputError, TaskWarning
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task, make_task
 

@@ -8,13 +8,15 @@ Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Percep
 (arXiv 2006.07991).
 """
 
-from foveation_jax.runs import interrupt  # noqa: F401, I001  first: Ctrl-C while the rest is imported
+from foveation_jax.runs import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported
+
+# isort: split
 from foveation_jax import metrics, probes
 from foveation_jax.runs.errors import InputError
-from foveation_jax.transforms.matching import check_match, match
-from foveation_jax.transforms.pyramid import Pyramid, decompose, reconstruct
 from foveation_jax.transforms import register, transform
 from foveation_jax.transforms.matched import Match
+from foveation_jax.transforms.matching import check_match, match
+from foveation_jax.transforms.pyramid import Pyramid, decompose, reconstruct
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 __all__ = [

@@ -38,7 +38,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from circuits_jax.runs.passes import layer_run
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -46,6 +45,7 @@ from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Attention, LayerData, TokenBatch, layer_data, rotate
+from circuits_jax.runs.passes import layer_run
 
 NEVER = 1e-30  # a pattern's share that counts as none
 

@@ -15,11 +15,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from circuits_jax.runs.passes import layer_run
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.runs.passes import layer_run
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),

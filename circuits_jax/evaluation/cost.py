@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from circuits_jax.runs.passes import tally
 from jax.experimental.compilation_cache import compilation_cache
 
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods import METHODS
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.passes import tally
 from circuits_jax.tasks import Task
 
 

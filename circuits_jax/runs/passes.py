@@ -15,7 +15,6 @@ import jax
 from jaxtyping import Array, Float
 
 
-
 @dataclasses.dataclass
 class Tally:
     """Tokens that went through layers, each as often as it did, forward and backward."""

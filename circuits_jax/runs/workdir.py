@@ -19,7 +19,6 @@ import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -33,7 +32,6 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 
 from circuits_jax.runs import files

@@ -134,7 +134,7 @@ def test_ctrl_c_while_the_command_imports(package, module):
     with subprocess.Popen(
         [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ
     ) as process:
-        last = {"interrupt": f"{package}.interrupt"}.get(module, module)
+        last = {"interrupt": f"{package}.runs.interrupt"}.get(module, module)
         for line in process.stderr:
             if line.rpartition("|")[2].strip() == last:
                 break

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from circuits_jax.runs import files
 from circuits_jax import pipeline
-from circuits_jax.evaluation import stability
 from circuits_jax.config import experiment
+from circuits_jax.evaluation import stability
+from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import circuits_jax as cj
-from circuits_jax.jobs import compare
-from circuits_jax import (config, main)
-from circuits_jax.evaluation import cost
-from circuits_jax.runs import (keys, workdir)
-from circuits_jax.runs.errors import InputError
+from circuits_jax import config, main
 from circuits_jax.circuits.circuit import load_scores
+from circuits_jax.evaluation import cost
+from circuits_jax.jobs import compare
 from circuits_jax.pipeline import found_evaluation
+from circuits_jax.runs import keys, workdir
+from circuits_jax.runs.errors import InputError
 
 ROOT = Path(__file__).parents[3]
 MODEL, SIZE = "planted:2x4", 2

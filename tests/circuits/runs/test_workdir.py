@@ -7,11 +7,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from circuits_jax.runs import files
 from circuits_jax.circuits.circuit import Scores, load_scores
 from circuits_jax.config import experiment
+from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
-from circuits_jax.runs.workdir import (environment, open_workdir)
+from circuits_jax.runs.workdir import environment, open_workdir
 
 
 def begun(config, path):
