@@ -12,6 +12,7 @@ from foveation_jax import metrics, probes
 from foveation_jax.errors import InputError
 from foveation_jax.match import match
 from foveation_jax.pyramid import Pyramid, decompose, reconstruct
+from foveation_jax.texture_statistics import TextureStatistics, texture_statistics
 from foveation_jax.transforms import register, transform
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import PoolingWindows, pooling_windows
@@ -21,6 +22,7 @@ __all__ = [
     "Match",
     "PoolingWindows",
     "Pyramid",
+    "TextureStatistics",
     "decompose",
     "match",
     "metrics",
@@ -28,5 +30,6 @@ __all__ = [
     "probes",
     "reconstruct",
     "register",
+    "texture_statistics",
     "transform",
 ]
