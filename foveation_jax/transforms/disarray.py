@@ -25,7 +25,6 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax import geometry
-from foveation_jax.metrics.filtering import gaussian_taps, mirror_matrix
 from foveation_jax.transforms.window_matching import match_windows
 from foveation_jax.windows import PoolingWindows
 
@@ -110,8 +109,8 @@ def disarray(
     for k in reversed(range(len(fields))):
         down, right = rows[k], columns[k]
         octave = _both(down.at, right.at, image) - _both(down.coarser, right.coarser, image)
-        step = 2**k
-        field = fields[k][:, ::step, ::step] / step
+        y, x = (jnp.minimum(octave_grid(n, k), n - 1) for n in image.shape[:2])
+        field = fields[k][:, y][:, :, x] / 2**k
         grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, field.shape[1:]), indexing="ij"))
         made = made + read_spline(octave, grid + field)
         if k:
@@ -129,23 +128,22 @@ def _both(rows, columns, planes):
 
 
 class _Axis:
-    """Matrices of one octave along one axis.
+    """Matrices of one octave along one axis, from the samples of the image.
 
-    From the image: `at` and `coarser`, the spline coefficients on the octave's grid of the image
-    after the Gaussian of this octave and of the next. From this grid to the next finer: `finer`.
+    The spline coefficients of an octave on its own grid are the product over both axes of `at` less
+    that of `coarser`: what the next octave's grid can carry is left to it, read
+    as it will be read back, so that octaves which do not move add up to the image. `finer` brings
+    samples of this grid to the next finer one.
     """
 
     def __init__(self, size: int, k: int, last: bool):
-        grid = np.arange(0, size, 2**k)
-        prefilter = _prefilter(len(grid))
-        self.at = (prefilter @ _gaussian(size, k)[grid]).astype(np.float32)
-        next_octave = np.zeros((size, size)) if last else _gaussian(size, k + 1)
-        self.coarser = (prefilter @ next_octave[grid]).astype(np.float32)
-        self.finer = (
-            _spline_rows(np.arange(0, size, 2 ** (k - 1)) / 2**k, len(grid)) @ prefilter
-            if k
-            else np.eye(size)
-        ).astype(np.float32)
+        prefilter = _prefilter(len(octave_grid(size, k)))
+        self.at = (prefilter @ _gaussian(size, k)).astype(np.float32)
+        coarser = (
+            np.zeros((len(prefilter), size)) if last else _rise(size, k) @ _gaussian(size, k + 1)
+        )
+        self.coarser = (prefilter @ coarser).astype(np.float32)
+        self.finer = (_rise(size, k - 1) if k else np.eye(size)).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=32)
@@ -154,12 +152,28 @@ def octave_matrices(size: int, n_octaves: int) -> tuple[_Axis, ...]:
     return tuple(_Axis(size, k, k == n_octaves - 1) for k in range(n_octaves))
 
 
+def octave_grid(size: int, k: int) -> np.ndarray:
+    """Pixels at which octave k is sampled: every 2^k-th, up to the last pixel or just beyond it."""
+    return np.arange(0, size - 1 + 2**k, 2**k)
+
+
+def _rise(size: int, k: int) -> np.ndarray:
+    """Samples on the grid of octave k + 1 to samples on that of octave k."""
+    coarse = len(octave_grid(size, k + 1))
+    return _spline_rows(octave_grid(size, k) / 2 ** (k + 1), coarse) @ _prefilter(coarse)
+
+
 def _gaussian(size: int, k: int) -> np.ndarray:
-    """Gaussian of .75 * 2^k pixels, which the grid of octave k can carry; none for octave 0."""
+    """Gaussian of .75 * 2^k pixels at the samples of octave k, mirrored; none for octave 0."""
     if k == 0:
         return np.eye(size)
-    reach = min(math.ceil(3 * 2**k), size // 2)
-    return mirror_matrix(size, gaussian_taps(2 * reach + 1, 0.75 * 2**k))
+    places, reach = octave_grid(size, k), 3 * 2**k
+    pixels = np.arange(-reach, places[-1] + reach + 1)
+    weights = np.exp(-0.5 * ((places[:, None] - pixels[None]) / (0.75 * 2**k)) ** 2)
+    weights /= weights.sum(1, keepdims=True)
+    rows = np.zeros((size, len(places)))
+    np.add.at(rows, _mirror(pixels, size), weights.T)
+    return rows.T
 
 
 def _prefilter(size: int) -> np.ndarray:

@@ -17,8 +17,10 @@ from foveation_jax.windows import PoolingWindows
 
 PRIOR = 0.02  # of the present variance, added to both covariances: how much may be amplified
 FLOOR = 1e-7  # added to variances: a twelfth of a grey level
-LOWER = np.tril_indices(3)
-FULL = np.array([[0, 1, 3], [1, 2, 4], [3, 4, 5]])  # entry of LOWER at (c, d)
+LEVEL = 1 / 255**2  # added to variances of pixels: flat windows stay flat
+# Orthonormal opponent colours. Triangular roots there leave grey pictures grey.
+OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
+ENTRIES = ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2))  # lower triangle over C x C
 
 
 def match_windows(
@@ -38,7 +40,8 @@ def match_windows(
     Property: a picture that is wanted stays as it is, and so does any in the fovea.
     """
     with jax.default_matmul_precision("highest"):
-        planes, target = jnp.moveaxis(picture, -1, 0), jnp.moveaxis(wanted, -1, 0)
+        opponent = jnp.asarray(OPPONENT, picture.dtype)
+        planes, target = (jnp.moveaxis(v @ opponent.T, -1, 0) for v in (picture, wanted))
         whole = pyramid.periodic_part(jnp.stack([planes, target]))
         split = pyramid.decompose(whole, n_scales, 4, False)
         bands = [split.high[:, :, None], *split.bands]
@@ -48,13 +51,13 @@ def match_windows(
         low = present + spread(grids[-1], pool(grids[-1], low - present))
         made = pyramid.reconstruct(pyramid.Pyramid(high[:, 0], tuple(bands), low))
         made = made + target - whole[1]  # the jumps between opposite edges are the target's
-        return jnp.moveaxis(_carry_pixels(made, target, grids[0]), 0, -1)
+        return jnp.moveaxis(_carry_pixels(made, target, grids[0]), 0, -1) @ opponent
 
 
 def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells):
     """One octave; its bands have no mean."""
     moments = [_second_moments(z, grid) for z in (present, wanted)]
-    gain = _gain(*moments, grid)  # [E, T, O, C, C], less the identity
+    gain = _gain(*moments, grid, FLOOR)  # [E, T, O, C, C], less the identity
     fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
     fields = fields.reshape(-1, 3, 3, *present.shape[2:])
     return present + jnp.einsum("ocdyx,doyx->coyx", fields, present)
@@ -67,7 +70,7 @@ def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"],
         _second_moments(z[:, None], grid)[:, :, 0] - m[..., :, None] * m[..., None, :]
         for z, m in zip((present, wanted), means, strict=True)
     ]
-    gain = _gain(*moments, grid)
+    gain = _gain(*moments, grid, LEVEL)
     shift = means[1] - means[0] - (gain * means[0][..., None, :]).sum(-1)
     fields = spread(grid, jnp.concatenate([gain.reshape(*grid.mass.shape, 9), shift], -1))
     matrix = fields[:9].reshape(3, 3, *present.shape[1:])
@@ -76,16 +79,17 @@ def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"],
 
 def _second_moments(z: Float[Array, "C O Y X"], grid: Cells) -> Float[Array, "E T O C C"]:
     """E_R[z z^T] over every window."""
-    products = z[LOWER[0]] * z[LOWER[1]]
+    products = jnp.stack([z[c] * z[d] for c, d in ENTRIES])
     moments = pool(grid, products.reshape(-1, *z.shape[2:]))
     moments = moments.reshape(*moments.shape[:2], 6, z.shape[1])
-    return jnp.moveaxis(moments, -1, 2)[..., FULL]
+    index = jnp.array([[0, 1, 3], [1, 2, 4], [3, 4, 5]])  # entry of ENTRIES at (c, d)
+    return jnp.moveaxis(moments, -1, 2)[..., index]
 
 
-def _gain(present, wanted, grid: Cells):
+def _gain(present, wanted, grid: Cells, floor: float):
     """chol(wanted) chol(present)^-1 - 1 by window, 0 for windows that lie off the image."""
     eye = jnp.eye(3).reshape((1,) * (present.ndim - 2) + (3, 3))
-    ridge = eye * (PRIOR * jnp.trace(present, axis1=-2, axis2=-1) + FLOOR)[..., None, None]
+    ridge = eye * (PRIOR * jnp.trace(present, axis1=-2, axis2=-1) + floor)[..., None, None]
     roots = [jnp.linalg.cholesky(s + ridge) for s in (present, wanted)]
     # root gain^T: (chol(present)^T)^-1 chol(wanted)^T
     gain = jax.scipy.linalg.solve_triangular(

@@ -54,7 +54,8 @@ def test_it_is_a_texture_by_the_table(photographs, textures):
     for texture in textures:
         found = fj.texture_statistics(photographs, texture)
         rings = slice(2, 6)  # 4 to 20 degrees
-        np.testing.assert_allclose(found.coherence[1, rings], found.coherence[0, rings], atol=0.06)
+        difference = found.coherence[1, rings] - found.coherence[0, rings]
+        assert abs(float(difference.mean())) < 0.06
         assert float(jnp.abs(found.correlation[rings, 0]).mean()) < 0.3
         np.testing.assert_allclose(found.energy[rings].mean(0), 1, atol=0.2)
         np.testing.assert_allclose(found.variance[rings].mean(), 1, atol=0.1)
@@ -122,7 +123,7 @@ def test_flat_and_grey_images_stay_so(photographs):
     grey = jnp.broadcast_to(photographs.mean(-1, keepdims=True), photographs.shape)
     grey = grey.at[1].set(0.3)
     seen = fj.transform("foveation_texture", grey, jax.random.key(0), route="disarray")
-    assert float((seen.max(-1) - seen.min(-1)).max()) < 0.02
+    assert float((seen.max(-1) - seen.min(-1)).max()) < 1e-4
     np.testing.assert_allclose(seen[1], 0.3, atol=2e-3)
 
 
