@@ -70,13 +70,18 @@ def periphery(windows: PoolingWindows) -> Float[Array, "Y X"]:
     return (rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges, precision=HIGHEST)).sum(0)
 
 
+def window_width(windows: PoolingWindows) -> Float[Array, "Y X"]:
+    """Width of the windows at every pixel, scale * eccentricity, in pixels."""
+    y, x = (jnp.arange(n, dtype=jnp.float32) for n in windows.size)
+    log_ecc, _ = geometry.polar(y, x, windows.fixation, windows.pixels_per_degree)
+    return windows.scale * jnp.exp(log_ecc) * windows.pixels_per_degree
+
+
 def displacements(
     key: PRNGKeyArray, windows: PoolingWindows, reach: float | Float[Array, ""] = REACH
 ) -> Float[Array, "octaves 2 Y X"]:
     """d_k in pixels down and to the right, fine to coarse; 0 in the fovea."""
-    y, x = (jnp.arange(n, dtype=jnp.float32) for n in windows.size)
-    log_ecc, _ = geometry.polar(y, x, windows.fixation, windows.pixels_per_degree)
-    width = windows.scale * jnp.exp(log_ecc) * windows.pixels_per_degree
+    width = window_width(windows)
     fields = unit_fields(key, windows.size)
     length = 2.0 ** jnp.arange(len(fields))[:, None, None]
     weight = length**2 / jnp.sqrt(1 + (length / (EXTENT * width[None] + 1e-3)) ** 8)

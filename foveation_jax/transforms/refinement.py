@@ -8,7 +8,9 @@ steps; from a one-pass texture a few suffice. The error of a texture t of the im
 over the families of `texture_statistics`, scale the deviation of the statistic over the image's own
 windows, h(e) = e^2 for small errors and linear for large ones, so that no single window is mended
 by spots. Only the luma changes: colours keep what the route gave them. Steps are L-BFGS of limited
-length without a line search, one gradient each; the best picture met is kept.
+length without a line search, one gradient each; the best picture met is kept. A pixel's share in a
+window's mean falls with the window's area: pixels are counted in units that grow with its width, so
+that all rings come down alike.
 """
 
 import functools
@@ -25,7 +27,7 @@ from foveation_jax.texture_statistics import (
     pooled_statistics,
     window_weights,
 )
-from foveation_jax.transforms.disarray import periphery
+from foveation_jax.transforms.disarray import periphery, window_width
 from foveation_jax.windows import PoolingWindows
 
 # Least scale of each family: where an image's windows hardly differ, errors below it are not seen.
@@ -64,7 +66,8 @@ def refine(
     """
     grids = octave_cells(windows, n_scales)
     weights = {f: window_weights(windows, grids, k) for f, k in octaves_of(n_scales).items()}
-    mask = periphery(windows)[..., None]
+    width = periphery(windows) * window_width(windows)
+    mask = (width / jnp.maximum(width.mean(), 1e-6))[..., None]
 
     def statistics(picture):
         return pooled_statistics(jnp.moveaxis(picture, -1, 0), grids)

@@ -89,7 +89,7 @@ def _second_moments(z: Float[Array, "C O Y X"], grid: Cells) -> Float[Array, "E 
 def _gain(present, wanted, grid: Cells, floor: float):
     """chol(wanted) chol(present)^-1 - 1 by window, 0 for windows that lie off the image."""
     eye = jnp.eye(3).reshape((1,) * (present.ndim - 2) + (3, 3))
-    ridge = eye * (PRIOR * jnp.trace(present, axis1=-2, axis2=-1) + floor)[..., None, None]
+    ridge = eye * (PRIOR * jnp.diagonal(present, axis1=-2, axis2=-1) + floor)[..., None]
     roots = [jnp.linalg.cholesky(s + ridge) for s in (present, wanted)]
     # root gain^T: (chol(present)^T)^-1 chol(wanted)^T
     gain = jax.scipy.linalg.solve_triangular(
