@@ -97,7 +97,7 @@ def test_a_constant_field_moves_the_image(photographs):
     np.testing.assert_allclose(moved[inner], expected[inner], atol=4e-3)
     # The last pixels are read from where the field points, not from a mirror image.
     moved = move(part, still.at[:, 0].set(-8))
-    assert float(jnp.abs(moved[-4:] - part[-12:-8]).mean()) < 0.01
+    assert float(jnp.abs(moved[-4:] - part[-12:-8]).mean()) < 0.03
 
 
 def test_splines_meet_their_samples_and_polynomials():
@@ -132,13 +132,14 @@ def test_flat_and_grey_images_stay_so(photographs):
 
 def test_no_periphery_gives_the_images_back(photographs, windows):
     clear = dataclasses.replace(windows, kept=jnp.zeros_like(windows.kept))
-    image = disarray_texture(photographs[:1], jax.random.key(0), clear, 3, disarray.REACH)
-    np.testing.assert_array_equal(image, photographs[:1])
+    image = disarray_texture(photographs, jax.random.key(0), clear, 3, disarray.REACH)
+    np.testing.assert_array_equal(image, photographs)
 
 
-def test_an_image_is_the_same_alone(photographs, textures):
-    alone = fj.transform("foveation_texture", photographs[1:], jax.random.key(0), route="disarray")
-    np.testing.assert_allclose(alone[0], textures[0][1], atol=1e-5)
+def test_an_image_is_the_same_in_any_batch(photographs, textures):
+    other = photographs[::-1]
+    seen = fj.transform("foveation_texture", other, jax.random.key(0), route="disarray")
+    np.testing.assert_allclose(seen[::-1], textures[0], atol=1e-5)
 
 
 def test_gradients_agree_with_finite_differences():
