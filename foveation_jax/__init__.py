@@ -17,6 +17,7 @@ from foveation_jax.transforms import register, transform
 from foveation_jax.transforms.matched import Match
 from foveation_jax.transforms.matching import check_match, match
 from foveation_jax.transforms.pyramid import Pyramid, decompose, reconstruct
+from foveation_jax.transforms.texture_statistics import TextureStatistics, texture_statistics
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Match",
     "PoolingWindows",
     "Pyramid",
+    "TextureStatistics",
     "check_match",
     "decompose",
     "match",
@@ -32,5 +34,6 @@ __all__ = [
     "probes",
     "reconstruct",
     "register",
+    "texture_statistics",
     "transform",
 ]

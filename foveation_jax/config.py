@@ -72,7 +72,7 @@ def systems_experiment() -> ConfigDict:
     config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     config.stage1.field_of_view = 26.0  # degrees that the width subtends
     config.stage1.published = False  # cut windows and corner slivers as in the published masks
-    config.stage1.route = "pyramid"  # or "vgg", or a registered route
+    config.stage1.route = "pyramid"  # or "disarray", "vgg", or a registered route
     config.stage1.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.stage1.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.stage1.colours = "image"  # of the vgg route: or "region"

@@ -29,7 +29,7 @@ def get_config() -> config_dict.ConfigDict:
     config.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks
-    config.route = "pyramid"  # or "vgg", or a registered route
+    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region

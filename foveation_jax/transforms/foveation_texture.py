@@ -1,6 +1,7 @@
 """Foveation-Texture, one interface to its routes (arXiv 2006.07991, section 2).
 
 * "pyramid": steerable pyramid, no weights, exact inverse; the default (texture.py).
+* "disarray": octaves displaced within their windows, energies and colours put back (disarray.py).
 * "vgg": AdaIN on relu4_1 of VGG19 with the user's weights, the published route (vgg_texture.py).
 A system of your own goes beside these by `register` and is called by its own name.
 """
@@ -10,12 +11,14 @@ from jaxtyping import Array, Float
 
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import pyramid
+from foveation_jax.transforms.disarray import REACH, disarray_texture
 from foveation_jax.transforms.noise import check_key, coral, regional_coral, white_noise
+from foveation_jax.transforms.refinement import refine
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
-ROUTES = ("pyramid", "vgg")
+ROUTES = ("pyramid", "disarray", "vgg")
 COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
     "image": lambda white, image, windows: coral(white, image),
     "region": regional_coral,
@@ -32,6 +35,8 @@ def foveation_texture(
     published: bool = False,
     route: str = "pyramid",
     n_scales: int | None = None,
+    refinement: int = 0,
+    reach: float = REACH,
     scramble: bool = False,
     weights: str = "",
     blend: str = "partition",
@@ -47,8 +52,11 @@ def foveation_texture(
             the image.
         field_of_view: degrees that the width subtends.
         published: corner slivers stay clear and cut windows mix by their cut area, as published.
-        route: "pyramid" or "vgg".
+        route: "pyramid", "disarray" or "vgg".
         n_scales: octaves that turn into texture, pyramid only; by default all but 32 x 32 samples.
+        refinement: steps towards the pooled statistics of the image's windows, pyramid and
+            disarray only; gradients pass to the route as if there were none.
+        reach: root mean square displacement along an axis in widths of the window, disarray only.
         scramble: statistics of other windows of the same ring, pyramid only.
         weights: file of the encoder and decoder, vgg only.
         blend: how regions meet, vgg only: "partition", or "overwrite" as published.
@@ -61,13 +69,32 @@ def foveation_texture(
     check_key(key)
     size = images.shape[1:3]
     windows = pooling_windows(scale, size, fixation, published, field_of_view)
-    if route == "pyramid":
-        octaves = pyramid.default_scales(size) if n_scales is None else n_scales
-        pyramid.check_size(size, octaves + 1)
-        return pyramid_texture(images, key, windows, octaves, scramble=scramble)
+    if route not in ROUTES:
+        raise InputError(f"route is {route!r}: it must be {' or '.join(ROUTES)}.")
+    if not 0 <= refinement <= 1000 or (refinement and route == "vgg"):
+        raise InputError(
+            f"refinement is {refinement}: it must lie within 0 and 1000, and be 0 for vgg."
+        )
     if route == "vgg":
         return _vgg(images, key, windows, weights, blend, colours)
-    raise InputError(f"route is {route!r}: it must be {' or '.join(ROUTES)}.")
+    octaves = pyramid.default_scales(size) if n_scales is None else n_scales
+    pyramid.check_size(size, octaves + 1)
+    if route == "pyramid":
+        textures = pyramid_texture(images, key, windows, octaves, scramble=scramble)
+    else:
+        _check_disarray(reach, n_scales, scramble)
+        textures = disarray_texture(images, key, windows, octaves + 1, reach)
+    if refinement:
+        textures = refine(textures, images, windows, octaves, refinement)
+    return textures
+
+
+def _check_disarray(reach, n_scales, scramble):
+    if not 0 <= reach <= 1:
+        raise InputError(f"reach is {reach}: it must lie within 0 and 1 widths of the window.")
+    if scramble or n_scales is not None:
+        option = "scramble" if scramble else "n_scales"
+        raise InputError(f"{option} is of the pyramid route: disarray has none.")
 
 
 def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str, colours: str):

@@ -247,3 +247,25 @@ def periodic_part(planes: Float[Array, "*batch Y X"]) -> Float[Array, "*batch Y 
     laplacian[0, 0] = -np.inf  # s has mean zero
     inverse = (1 / laplacian).astype(np.float32)
     return planes - _inverse(_filter(jnp.fft.rfft2(jumps, norm="forward"), inverse), size)
+
+
+def lowpass_octaves(planes: Float[Array, "*batch Y X"], n_scales: int) -> tuple:
+    """Planes less their high-pass residual and all octaves finer than k, [*batch, Y_k, X_k] each.
+
+    Plane k is what `reconstruct` makes of the octaves from k on and the low-pass residual, on the
+    grid of octave k: the partially reconstructed images of Portilla & Simoncelli (2000).
+    """
+    spectrum = jnp.fft.rfft2(planes, norm="forward")
+    masks, made = _masks(planes.shape[-2:], n_scales, 4), []
+    for low, band in zip(masks.low[:-1], masks.band, strict=True):
+        grid = band.shape[-2], 2 * (band.shape[-1] - 1)
+        spectrum = _crop(_filter(spectrum, low**2), grid)
+        made.append(_inverse(spectrum, grid))
+    return tuple(made)
+
+
+def upsample(
+    plane: Float[Array, "*batch Y X"], grid: tuple[int, int]
+) -> Float[Array, "*batch Yf Xf"]:
+    """A plane read on a finer grid, no frequency added: sample i of n stays at i / n."""
+    return _inverse(_pad(jnp.fft.rfft2(plane, norm="forward"), grid), grid)

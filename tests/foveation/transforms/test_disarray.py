@@ -1,0 +1,197 @@
+"""Foveation-Texture by disarray, matching by window, and refinement on pooled statistics."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.data
+
+import foveation_jax as fj
+from foveation_jax.transforms import disarray
+from foveation_jax.transforms.disarray import disarray_texture
+from foveation_jax.transforms.refinement import refine
+from foveation_jax.transforms.window_matching import match_windows
+
+
+def eccentricity(n, field_of_view=26.0):
+    at = (np.arange(n) - (n - 1) / 2) * field_of_view / n
+    return np.hypot(at[:, None], at[None])
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Two photographs [2, 128, 128, 3]."""
+    pictures = [skimage.data.astronaut()[::4, ::4], skimage.data.coffee()[:384:3, :384:3]]
+    return jnp.asarray(np.stack(pictures), jnp.float32) / 255
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return fj.pooling_windows(0.4, (128, 128), published=False)
+
+
+@pytest.fixture(scope="module")
+def textures(photographs):
+    return [
+        fj.transform("foveation_texture", photographs, jax.random.key(seed), route="disarray")
+        for seed in range(2)
+    ]
+
+
+def test_the_centre_is_the_image_and_seeds_move_the_rest(photographs, textures):
+    ecc = eccentricity(128)
+    for texture in textures:
+        assert float(texture.min()) >= 0
+        assert float(texture.max()) <= 1
+        np.testing.assert_array_equal(texture[:, ecc < 1.5], photographs[:, ecc < 1.5])
+        assert float(jnp.abs(texture - photographs)[:, ecc > 6].mean()) > 0.03
+    assert float(jnp.abs(textures[0] - textures[1])[:, ecc > 6].mean()) > 0.03
+
+
+def test_it_is_a_texture_by_the_table(photographs, textures):
+    """Places are lost, edges and statistics stay: better than noise can be at this size."""
+    for texture in textures:
+        found = fj.texture_statistics(photographs, texture)
+        rings = slice(2, 6)  # 4 to 20 degrees
+        difference = found.coherence[1, rings] - found.coherence[0, rings]
+        assert abs(float(difference.mean())) < 0.06
+        assert float(jnp.abs(found.correlation[rings, 0]).mean()) < 0.3
+        np.testing.assert_allclose(found.energy[rings].mean(0), 1, atol=0.2)
+        np.testing.assert_allclose(found.variance[rings].mean(), 1, atol=0.1)
+        assert float(found.colours[rings].mean()) > 0.9
+        for family, most in (("mean", 0.1), ("variance", 0.5), ("energy", 0.45), ("phase", 0.9)):
+            assert float(jnp.sqrt((found.errors[family][rings] ** 2).mean())) < most
+
+
+def test_fields_have_the_reach_and_swell_nothing(windows):
+    keys = jax.random.split(jax.random.key(0), 16)
+    fields = jax.jit(jax.vmap(lambda key: disarray.displacements(key, windows)))(keys)
+    ecc = eccentricity(128)
+    ring = (ecc > 7) & (ecc < 9)
+    width = 0.4 * ecc[ring].mean() * 128 / 26
+    finest = np.asarray(fields[:, 0])[..., ring]
+    assert np.sqrt((finest**2).mean()) == pytest.approx(disarray.REACH * width, rel=0.15)
+    assert np.abs(np.asarray(fields)[..., ecc < 1.5]).max() == 0
+    # Coarser octaves follow only the coarser fields: they move no further than finer ones.
+    reaches = np.sqrt((np.asarray(fields)[..., ring] ** 2).mean((0, 2, 3)))
+    assert (np.diff(reaches) <= 1e-6).all()
+    free = np.asarray(disarray.unit_fields(keys[0], (128, 128)))
+    np.testing.assert_allclose((free**2).mean((-2, -1)).mean(1)[:3], 1, rtol=0.25)
+    for field in free:
+        down = np.roll(field[0], -1, 0) - np.roll(field[0], 1, 0)
+        right = np.roll(field[1], -1, 1) - np.roll(field[1], 1, 1)
+        across = np.roll(field[0], -1, 1) - np.roll(field[0], 1, 1)
+        assert np.abs(down + right).mean() < 0.05 * np.abs(across).mean()
+
+
+def test_a_constant_field_moves_the_image(photographs):
+    part = photographs[0, :61, :90]
+    still = jnp.zeros((4, 2, 61, 90))
+    move = jax.jit(disarray.disarray)
+    np.testing.assert_allclose(move(part, still), part, atol=2e-5)
+    moved = move(part, still.at[:, 0].set(8).at[:, 1].set(-16))
+    inner = (slice(16, 36), slice(40, 72))
+    expected = jnp.roll(part, (-8, 16), (0, 1))
+    np.testing.assert_allclose(moved[inner], expected[inner], atol=4e-3)
+    # The last pixels are read from where the field points, not from a mirror image.
+    moved = move(part, still.at[:, 0].set(-8))
+    assert float(jnp.abs(moved[-4:] - part[-12:-8]).mean()) < 0.03
+
+
+def test_splines_meet_their_samples_and_polynomials():
+    samples = jax.random.normal(jax.random.key(0), (9, 12, 2))
+    prefilter = [disarray._prefilter(n).astype(np.float32) for n in samples.shape[:2]]
+    coefficients = disarray._both(*prefilter, samples)
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(9.0), jnp.arange(12.0), indexing="ij"))
+    np.testing.assert_allclose(disarray.read_spline(coefficients, grid), samples, atol=1e-5)
+    beyond = disarray.read_spline(coefficients, -grid)  # mirrored about the first samples
+    np.testing.assert_allclose(beyond, samples, atol=1e-5)
+
+
+def test_matching_gives_windows_what_they_lack(photographs, windows):
+    noise = 0.02 * jax.random.normal(jax.random.key(0), photographs.shape)
+    pale = 0.3 + 0.5 * photographs[..., ::-1] + noise
+    matched = jax.jit(jax.vmap(lambda p, i: match_windows(p, i, windows, 2)))
+    found = fj.texture_statistics(photographs, matched(pale, photographs))
+    before = fj.texture_statistics(photographs, pale)
+    for family in ("mean", "variance", "colours", "energy"):
+        left, had = (float(t.errors[family][2:6].mean()) for t in (found, before))
+        assert left < 0.35 * had
+    np.testing.assert_allclose(matched(photographs, photographs), photographs, atol=1e-4)
+
+
+def test_flat_and_grey_images_stay_so(photographs):
+    grey = jnp.broadcast_to(photographs.mean(-1, keepdims=True), photographs.shape)
+    grey = grey.at[1].set(0.3)
+    seen = fj.transform("foveation_texture", grey, jax.random.key(0), route="disarray")
+    assert float((seen.max(-1) - seen.min(-1)).max()) < 1e-4
+    np.testing.assert_allclose(seen[1], 0.3, atol=2e-3)
+
+
+def test_no_periphery_gives_the_images_back(photographs, windows):
+    clear = dataclasses.replace(windows, kept=jnp.zeros_like(windows.kept))
+    image = disarray_texture(photographs, jax.random.key(0), clear, 3, disarray.REACH)
+    np.testing.assert_array_equal(image, photographs)
+
+
+def test_an_image_is_the_same_in_any_batch(photographs, textures):
+    other = photographs[::-1]
+    seen = fj.transform("foveation_texture", other, jax.random.key(0), route="disarray")
+    np.testing.assert_allclose(seen[::-1], textures[0], atol=1e-5)
+
+
+def test_gradients_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        image = jax.random.uniform(jax.random.key(0), (1, 32, 48, 3), jnp.float64) * 0.4 + 0.3
+        weight = jax.random.normal(jax.random.key(1), image.shape, jnp.float64)
+        windows = fj.pooling_windows(0.6, (32, 48), (14.2, 20.3), published=False)
+
+        def loss(image, fixation, scale):
+            moved = dataclasses.replace(windows, fixation=fixation, scale=scale)
+            return (disarray_texture(image, jax.random.key(2), moved, 1) * weight).sum()
+
+        both = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))
+        at = (image, jnp.array([14.2, 20.3]), jnp.array(0.6))
+        for i, gradient in enumerate(both(*at)[1]):
+            assert np.isfinite(gradient).all()
+            direction = jax.random.normal(jax.random.key(3), at[i].shape, jnp.float64)
+            ends = [
+                both(*at[:i], at[i] + sign * 1e-6 * direction, *at[i + 1 :])[0] for sign in (1, -1)
+            ]
+            measured = float(ends[0] - ends[1]) / 2e-6
+            assert float((gradient * direction).sum()) == pytest.approx(measured, rel=2e-3)
+
+
+def test_refinement_comes_nearer_and_leaves_the_centre(photographs, windows, textures):
+    refined = refine(textures[0], photographs, windows, 2, 8)
+    errors = [fj.texture_statistics(photographs, t).errors for t in (textures[0], refined)]
+    for family in ("kurtosis", "orientations", "scales", "phase", "sparseness"):
+        had, left = (float((e[family][2:6] ** 2).mean()) for e in errors)
+        assert left < 0.85 * had
+    centre = eccentricity(128) < 1.5
+    np.testing.assert_array_equal(refined[:, centre], photographs[:, centre])
+    assert float(refined.min()) >= 0
+    assert float(refined.max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reach": 3.0}, "reach is 3.0"),
+        ({"n_scales": 2}, "n_scales"),
+        ({"scramble": True}, "scramble"),
+        ({"refinement": -1}, "refinement is -1"),
+        ({"route": "vgg", "refinement": 3}, "refinement is 3"),
+        ({"route": "eidolon"}, "pyramid or disarray or vgg"),
+    ],
+)
+def test_options_of_other_routes_are_refused(options, words):
+    with pytest.raises(fj.InputError, match=words):
+        fj.transform(
+            "foveation_texture",
+            jnp.zeros((1, 32, 32, 3)),
+            jax.random.key(0),
+            **{"route": "disarray"} | options,
+        )
