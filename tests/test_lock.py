@@ -119,7 +119,7 @@ def test_never_two_at_once_while_the_folder_comes_and_goes(lock, tmp_path):
 
 def test_every_job_takes_it(package, lock, tmp_path):
     name = package.__name__
-    jobs = re.findall(rf'"({name}\.\w+)"', (ROOT / name / "main.py").read_text())
+    jobs = re.findall(rf'"({name}\.[\w.]+)"', (ROOT / name / "main.py").read_text())
     assert len(jobs) == {"circuits_jax": 4, "foveation_jax": 3}[name]
     with lock.locked(tmp_path):
         for job in jobs:

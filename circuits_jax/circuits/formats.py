@@ -169,7 +169,7 @@ def load_graph_json(path: str | Path) -> Scores:
         InputError: no such file, no JSON, a key missing, a name that the graph does not have, a
             score that is no finite number, or an in_graph that is neither true nor false.
     """
-    record = files.read_json(Path(path))
+    record = files.read_json(Path(path), strict=False)
     graph = _graph(path, record)
     writers = {name: index for index, name in enumerate(graph.writers)}
     readers = {name: index for index, name in enumerate(graph.readers)}

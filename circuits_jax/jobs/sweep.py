@@ -171,10 +171,11 @@ class _Captures:
         config.model, config.task.negatives = name, negatives
         model = load_model(name, config.dtype)
         task = task_of(config, model)
-        self.workdir.begin()
         folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
-        if not folder.has(PERFORMANCE):
-            measured = measured_performance(model, task)
+        found = folder.has(PERFORMANCE)
+        measured = {} if found else measured_performance(model, task)
+        self.workdir.begin()  # what cannot be done leaves no folder
+        if not found:
             of = f"{name}, {negatives} negatives" if negatives else name
             record = {f"{part} of {of}": one for part, one in measured.items()}
             files.write_json(folder / PERFORMANCE, performance.to_json(record))

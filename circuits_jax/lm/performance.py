@@ -160,7 +160,7 @@ def measure(
         sets: which of "learn" and "held_out".
 
     Raises:
-        InputError: no pair of a set has any contrast.
+        InputError: no pair of a set has any contrast, or a metric is not finite.
     """
     return {
         name: _measured(model, task.name, getattr(task, name), task.metric, SETS[name])
@@ -189,6 +189,8 @@ def _measured(
     values, difference = (
         np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
     )
+    if not np.isfinite(values).all():
+        raise InputError(model.first_not_finite(prompts) or f"the metric of {of} is not finite")
     positive, negative = values[: 2 * len(pairs)].reshape(-1, 2).T.astype(float)
     same = difference[: len(pairs)] <= _rounding(model)
     if same.all():

@@ -126,19 +126,19 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
     return {name: np.nan if value is None else value for name, value in record.items()}
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file.
+def read_json(path: Path, strict: bool = True) -> Any:
+    """The contents of a JSON file; not `strict`, also of one with NaN and Infinity, as Python's.
 
     Raises:
         InputError: no such file, or no JSON.
     """
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"), strict)
     except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{path} is not a readable JSON file ({reason(error)})") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, strict: bool = True) -> Any:
     """The value of a JSON text.
 
     Raises:
@@ -155,7 +155,9 @@ def parse_json(text: str) -> Any:
         return record
 
     def constant(name):
-        raise ValueError(f"{name} is no JSON")
+        if strict:
+            raise ValueError(f"{name} is no JSON")
+        return float(name)
 
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)

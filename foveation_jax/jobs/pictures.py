@@ -61,7 +61,7 @@ class Results:
 
     pictures: int
     failures: dict[str, str]
-    stage1_page: pathlib.Path
+    report: pathlib.Path
     matches: dict[str, matched.Match]
 
     def lines(self) -> list[str]:

@@ -63,7 +63,7 @@ def test_no_method_gives_a_score_that_is_not_finite(overflowing, task, method, m
     monkeypatch.setitem(methods.METHODS, method, guarded)
     with pytest.raises(InputError, match=f"{name}: the head score of layer 2 head 1 is not finite"):
         cj.discover(tiny.model(CONFIG), task, method)
-    with pytest.raises(InputError, match=f"{name}: the output of layer 1 head 2 is not finite"):
+    with pytest.raises(InputError, match="the output of layer 1 head 2 is not finite on prompt 0"):
         cj.discover(overflowing, task, method)
 
 

@@ -98,10 +98,10 @@ def test_edges_of_rounding_noise_are_not_taken():
 def test_scores_that_are_not_finite_are_named(value):
     heads, edges = np.ones((L, H)), np.ones((G, G))
     heads[2, 1] = value
-    with pytest.raises(InputError, match=r"head_scores\[2, 1\] is -?(nan|inf)"):
+    with pytest.raises(InputError, match="head score of layer 2 head 1 is not finite"):
         Scores(heads, edges).circuit()
     edges[3, 4] = value
-    with pytest.raises(InputError, match=r"edge_scores\[3, 4\] is"):
+    with pytest.raises(InputError, match="edge score of layer 1 head 1 to layer 2"):
         Scores(np.ones((L, H)), edges).circuit()
 
 

@@ -240,7 +240,9 @@ def test_a_pass_more_is_noticed(monkeypatch):
             params, batch = constants
 
             def once(_, x):
-                logits = Decoder(model.config).apply({"params": params}, batch)
+                nothing = 0 * jax.lax.stop_gradient(x)  # no pass can leave the loop
+                moved = jax.tree.map(lambda p: p + nothing, params)
+                logits = Decoder(model.config).apply({"params": moved}, batch)
                 return x + jnp.sum(logits) * item
 
             return jax.lax.fori_loop(0, 2, once, 0.0)

@@ -106,7 +106,7 @@ def test_pairs_without_contrast_are_refused_before_any_scoring(model, monkeypatc
         "learn": (lambda: cj.discover(model, task, METHOD), lambda: cj.bootstrap(model, task)),
         "held_out": (lambda: cj.evaluate(model, task, circuit),),
     }
-    method = dataclasses.replace(cj.METHODS[METHOD], run=lambda *_: pytest.fail("scored"))
+    method = dataclasses.replace(cj.METHODS[METHOD], function=lambda *_: pytest.fail("scored"))
     monkeypatch.setitem(cj.METHODS, METHOD, method)
     for call in calls[part]:
         with pytest.raises(cj.InputError, match=f"no contrast: in all {of} {message}"):

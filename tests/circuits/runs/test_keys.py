@@ -15,7 +15,7 @@ from circuits_jax.circuits.circuit import load_scores
 from circuits_jax.evaluation import cost
 from circuits_jax.jobs import compare
 from circuits_jax.pipeline import found_evaluation
-from circuits_jax.runs import keys, workdir
+from circuits_jax.runs import command, keys, workdir
 from circuits_jax.runs.errors import InputError
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +33,7 @@ def by_command(tmp_path_factory):
     arguments += [f"--config.{name}={value}" for name, value in fields.items()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["circuits-jax", *arguments, "--compilation_cache_dir="])
-        main._run(main._parse(sys.argv))
+        main._run(command._parse(sys.argv, main.__doc__))
     return workdir.Workdir(folder, {}, {})
 
 
