@@ -10,7 +10,6 @@ the paper's own numbers and the best setting of every rival, as published there 
 
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import method_options
-from circuits_jax.report.circuit_page import TASKS, environment_of_templates
+from circuits_jax.report import figures, page
+from circuits_jax.report.circuit_page import TASKS, settings
 from circuits_jax.runs import files, keys
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.errors import InputError
@@ -251,7 +251,7 @@ def _page(
         "cdt_mean": CDT_MEAN,
         "config": config,
         "environment": environment,
-        "settings": json.dumps(files.plain(config), indent=2),
-        "recorded": json.dumps(files.plain(environment), indent=2),
+        "settings": settings(config),
+        "recorded": settings(environment),
     }
-    return environment_of_templates().get_template("paper_table.html").render(context)
+    return page.render("paper_table.html", figures.FILTERS, **context)

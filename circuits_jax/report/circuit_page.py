@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from circuits_jax.circuits.circuit import Circuit, Scores, best_first
 from circuits_jax.evaluation.faithfulness import Evaluation, by_ablation, edges_between
 from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
-from circuits_jax.report import figures
+from circuits_jax.report import figures, page
 from circuits_jax.runs import files
 from circuits_jax.tasks import PromptPairs, Task
 
@@ -71,26 +71,12 @@ def render(results: Results) -> str:
 
     It holds every head of the model, all prompts (escaped), and no address of another resource.
     """
-    return environment_of_templates().get_template("report.html").render(_context(results))
+    return page.render("circuit.html", figures.FILTERS, **_context(results))
 
 
-def environment_of_templates() -> Any:
-    """Where templates are found, and how numbers are written in them."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("circuits_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": figures.number,
-        "fixed": figures.fixed,
-        "percent": "{:.0%}".format,
-    }
-    return environment
+def settings(record: Mapping[str, Any]) -> str:
+    """Nested settings as indented JSON."""
+    return json.dumps(files.plain(dict(record)), indent=2, ensure_ascii=False, default=str)
 
 
 def _context(results: Results) -> dict[str, Any]:
@@ -113,8 +99,8 @@ def _context(results: Results) -> dict[str, Any]:
         "config": results.config,
         "environment": results.environment,
         "seconds": sum(results.environment.get("seconds", {}).values()),
-        "settings": _settings(results.config),
-        "recorded": _settings(results.environment),
+        "settings": settings(results.config),
+        "recorded": settings(results.environment),
         "circuit": circuit,
         "evaluation": evaluation,
         "performance": labelled(evaluation.performance),
@@ -134,16 +120,17 @@ def _context(results: Results) -> dict[str, Any]:
         "graph": graph,
         "edges": figures.edges(circuit, graph),
         "max_edges": figures.MAX_EDGES,
-        "plot": figures.faithfulness_plot(curve, circuit.size, circuit.heads.size),
+        "curve": figures.faithfulness_figure(
+            curve,
+            circuit.size,
+            circuit.heads.size,
+            "Faithfulness of the found, random and complementary circuits by number of heads",
+        ),
+        "files": _files(results, heads),
         "has_codes": _has_codes(results.scores),
         "pairs": _pairs(task.learn, results.token_strings),
         "held_out": _pairs(task.held_out, results.token_strings),
     }
-
-
-def _settings(record: Mapping[str, Any]) -> str:
-    """Nested settings as indented JSON."""
-    return json.dumps(files.plain(dict(record)), indent=2, ensure_ascii=False, default=str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +238,30 @@ def _head_codes(
         )
         for code, strength, share in zip(active, strengths, shares, strict=True)
     ]
+
+
+def _files(results: Results, heads: Sequence[Head]) -> dict[str, str]:
+    """Links that save heads and edges as CSV."""
+    circuit = results.circuit
+    score = circuit.head_scores.reshape(-1)
+    rows = [
+        {"head": h.name, "score": float(score[h.number]), "rank": h.rank, "in_circuit": h.inside}
+        for h in heads
+    ]
+    edges = [
+        {"source": f"{a[0]}.{a[1]}", "target": f"{b[0]}.{b[1]}", "score": float(value)}
+        for (a, b), value in _edges(circuit)
+    ]
+    return {
+        "heads": page.csv_link("heads", rows),
+        "edges": page.csv_link("edges", edges) if edges else "",
+    }
+
+
+def _edges(circuit: Circuit) -> list[tuple[Any, float]]:
+    width = circuit.heads.shape[1]
+    pairs = circuit.ranked_edges()
+    return [(p, circuit.edge_scores[tuple(a * width + b for a, b in p)]) for p in pairs]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,20 +1,14 @@
 """The page on a comparison of methods: one figure, quality against cost, and one table."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from circuits_jax.lm.performance import Performance, labelled
-from circuits_jax.report import charts, figures
-from circuits_jax.report.circuit_page import METRICS, TASKS, environment_of_templates
-from circuits_jax.runs import files
+from circuits_jax.report import figures, page
+from circuits_jax.report.circuit_page import METRICS, TASKS, settings
 from circuits_jax.tasks import Task
 
-WIDTH, HEIGHT = 880, 400
-LEFT, RIGHT, TOP, BOTTOM = 56, 640, 14, 350
-ROW = 17  # between two labels
 COLUMNS = {
     "method": ("method", ""),
     "auc_exact": ("AUC", "ROC AUC against the heads that matter by exact patching"),
@@ -39,18 +33,6 @@ COLUMNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Mark:
-    """One method in the figure: a dot at its warm time, a line on to its cold one, and a label."""
-
-    method: str
-    x: float
-    cold_x: float
-    y: float
-    label_y: float
-    tip: str
-
-
 def render(
     cells: Sequence[Mapping[str, Any]],
     task: Task,
@@ -72,7 +54,6 @@ def render(
         warnings: why faithfulness may mean nothing.
     """
     quality = f"auc_{next(iter(truths))}" if truths else "auc_exact"
-    marks, time, auc = figure(cells, quality)
     names = [name for name in cells[0] if any(_says(one[name]) for one in cells)]
     best = {name: _best(name, [one[name] for one in cells]) for name in names}
     context = {
@@ -84,51 +65,44 @@ def render(
         "warnings": warnings,
         "quality": f"the known circuit ({next(iter(truths))})" if truths else "exact patching",
         "truths": truths,
-        "marks": marks,
-        "time": time,
-        "auc": auc,
-        "box": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT}
-        | {"top": TOP, "bottom": BOTTOM},
+        "figure": quality_against_cost(cells, quality),
         "columns": [(name, *_column(name, truths)) for name in names],
         "cells": cells,
         "best": best,
         "environment": environment,
-        "settings": json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
-        "recorded": json.dumps(files.plain(dict(environment)), indent=2, ensure_ascii=False),
+        "table": page.csv_link("methods", [{name: one[name] for name in names} for one in cells]),
+        "settings": settings(config),
+        "recorded": settings(environment),
     }
-    return environment_of_templates().get_template("compare.html").render(context)
+    return page.render("compare.html", figures.FILTERS, **context)
 
 
-def figure(
-    cells: Sequence[Mapping[str, Any]], quality: str
-) -> tuple[list[Mark], charts.Axis, charts.Axis]:
-    """Marks of the methods of which quality and cold time are known; labels in one column."""
+def quality_against_cost(cells: Sequence[Mapping[str, Any]], quality: str) -> str:
+    """Methods whose quality and cold time are known: a dot at the warm time, a line to the cold."""
     shown = [one for one in cells if _says(one[quality]) and _says(one["seconds_cold"])]
-    cold = [max(one["seconds_cold"], 1e-4) for one in shown]
-    warm = [
-        max(one["seconds_warm"], 1e-4) if _says(one["seconds_warm"]) else late
-        for one, late in zip(shown, cold, strict=True)
+    rows = [
+        {name: one[name] for name in ("method", quality, "seconds_warm", "seconds_cold")}
+        for one in shown
     ]
-    time = charts.log_axis([*cold, *warm] or [1.0], LEFT + 8, RIGHT - 8)
-    lowest = min([one[quality] for one in shown] or [0.5])
-    auc = charts.Axis(min(0.4, math.floor(lowest * 10) / 10), 1.0, BOTTOM, TOP)
-    heights = [auc.at(one[quality]) for one in shown]
-    order = sorted(range(len(shown)), key=lambda i: (heights[i], -warm[i]))
-    labels = charts.spread_labels([heights[i] for i in order], ROW, TOP, BOTTOM)
-    placed = dict(zip(order, labels, strict=True))
-    marks = [
-        Mark(
-            one["method"],
-            time.at(warm[i]),
-            time.at(cold[i]),
-            heights[i],
-            placed[i],
-            f"{one['method']}: AUC {one[quality]:.3f}, {figures.number(warm[i])} s warm, "
-            f"{figures.number(cold[i])} s cold",
-        )
-        for i, one in enumerate(shown)
-    ]
-    return marks, time, auc
+
+    def draw(axes):
+        axes.set_xscale("log")
+        labels = []
+        for one in shown:
+            auc, cold = one[quality], max(one["seconds_cold"], 1e-4)
+            warm = max(one["seconds_warm"], 1e-4) if _says(one["seconds_warm"]) else cold
+            colour = page.series(0 if one["method"] == "sae_codes" else 1)
+            axes.plot([warm, cold], [auc, auc], color=colour, lw=2)
+            tip = f"{one['method']}: AUC {auc:.3f}, {figures.number(warm)} s warm, "
+            page.hover(axes, warm, auc, tip + f"{figures.number(cold)} s cold", color=colour, ms=7)
+            labels.append((one["method"], auc, colour))
+        axes.set_ylim(min([0.4, *(one[quality] - 0.03 for one in shown)]), 1.02)
+        axes.axhline(0.5, color=page.COLOURS["soft"], lw=1, ls=(0, (1, 3)))
+        page.label_lines(axes, labels, 0.045)
+        axes.set_xlabel("seconds (log scale)")
+        axes.set_ylabel("ROC AUC")
+
+    return page.figure(draw, "quality-and-cost", "ROC AUC by seconds", rows, (11, 5.2), 2.6)
 
 
 def _says(value: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Geometry of the report's three figures, in SVG units of one CSS pixel.
+"""The figures of a circuit: map of heads, graph, and the curve of faithfulness.
 
-Heat map and graph share one grid, layers from left to right and heads from top to bottom, so that a
-head stands at the same place in both. The curve shows faithfulness (arXiv 2407.08734) against the
-number of heads. The templates draw what is computed here.
+Map and graph share one grid in SVG units of one CSS pixel, layers from left to right and heads from
+top to bottom, so that a head stands at the same place in both; the templates draw them. The curve
+shows faithfulness (arXiv 2407.08734) against the number of heads.
 """
 
 import dataclasses
@@ -14,10 +14,13 @@ from jaxtyping import Float
 
 from circuits_jax.circuits.circuit import Circuit, best_first
 from circuits_jax.evaluation.faithfulness import Judgement
+from circuits_jax.report import page
 
 MAX_EDGES = 400  # what a page can draw and a person can follow
 BEST_EDGES = 30  # drawn at first; the others are on demand
 LEFT, TOP = 48, 10  # room for the names of heads
+JUDGED = ("ablation", "kept", "size", "faithfulness", "spread", "metric")
+KINDS = {"circuit": (0, "-"), "random": (1, (0, (1, 2))), "complement": (2, (0, (5, 2)))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,105 +118,65 @@ def _curve_between(grid: Grid, a: tuple[int, int], b: tuple[int, int]) -> str:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """One line of the curve: its path, its band of plus and minus the spread, its points."""
+def faithfulness_figure(
+    judgements: Sequence[Judgement], size: int, n_heads: int, caption: str
+) -> str:
+    """Faithfulness of found, complementary and random circuits by number of heads, as markup.
 
-    name: str
-    path: str
-    band: str
-    points: tuple[tuple[float, float, str], ...]
-    label_y: float | int
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """The curve. `series` has no points where faithfulness is undefined throughout."""
-
-    width: float | int
-    height: float | int
-    left: float | int
-    right: float | int
-    top: float | int
-    bottom: float | int
-    series: tuple[Series, ...]
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    size_x: float | int
-    zero_y: float | int
-    one_y: float | int
-
-
-def faithfulness_plot(judgements: Sequence[Judgement], size: int, n_heads: int) -> Plot:
-    """Faithfulness of the found, the complementary and random circuits by number of heads.
-
-    The number of heads on a logarithmic axis that ends at all `n_heads`.
+    The number of heads stands on a logarithmic axis that ends at all `n_heads`; a dashed line marks
+    `size`, this circuit's. Undefined values are left out; "" where there are no others.
     """
-    width, height, left, right, top, bottom = 600.0, 340.0, 44.0, 500.0, 14.0, 292.0
-    ends = [j.faithfulness + sign * j.spread for j in judgements for sign in (-1, 1)]
-    ends = [end for end in ends if math.isfinite(end)]
-    low, high = min([0.0, *ends]), max([1.0, *ends])
-    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
-    smallest = min([j.size for j in judgements if j.size] or [1])
-    span = math.log(n_heads / smallest) or 1.0
+    shown = [j for j in judgements if j.size and math.isfinite(j.faithfulness)]
+    shown = sorted(shown, key=lambda j: j.size)
+    kinds = {kind: [j for j in shown if j.kept == kind] for kind in KINDS}
+    kinds = {kind: of for kind, of in kinds.items() if of}
+    sizes = sorted({j.size for j in judgements if j.size} | {n_heads})
 
-    def x(heads):
-        return left + (right - left) * math.log(max(heads, smallest) / smallest) / span
+    def draw(axes):
+        axes.set_xscale("log")
+        axes.set_xlim(0.9 * sizes[0], 1.1 * n_heads)
+        if size:
+            axes.axvline(size, color=page.COLOURS["ink"], lw=1, ls=(0, (4, 4)), alpha=0.7)
+        for y in (0, 1):
+            axes.axhline(y, color=page.COLOURS["soft"], lw=1, alpha=0.6)
+        for kind, of in kinds.items():
+            place, dashes = KINDS[kind]
+            x, y, spread = (
+                np.array([getattr(j, name) for j in of], float)
+                for name in ("size", "faithfulness", "spread")
+            )
+            colour = page.series(place)
+            if spread.any():
+                axes.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)
+            axes.plot(x, y, color=colour, lw=2.2, ls=dashes)
+            for judgement in of:
+                at = judgement.size, judgement.faithfulness
+                page.hover(axes, *at, _tip(judgement), color=colour)
+        page.label_lines(
+            axes,
+            [
+                ("found" if k == "circuit" else k, of[-1].faithfulness, page.series(KINDS[k][0]))
+                for k, of in kinds.items()
+            ],
+        )
+        ticks = _apart(sizes, 0.09 * math.log(n_heads / sizes[0]))
+        texts = [f"{100 * n / n_heads:.2g} %" if n < n_heads else "all" for n in ticks]
+        axes.set_xticks(ticks, texts)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(f"heads kept, found or left out, of {number(n_heads)} (log scale)")
+        axes.set_ylabel("faithfulness")
 
-    def y(value):
-        return bottom - (bottom - top) * (value - low) / (high - low)
-
-    kinds = [[j for j in judgements if j.kept == k] for k in ("circuit", "random", "complement")]
-    series = [_series(sorted(kind, key=lambda j: j.size), x, y) for kind in kinds if kind]
-    return Plot(
-        *(width, height, left, right, top, bottom),
-        series=_labelled(series, bottom),
-        x_ticks=_size_ticks({j.size for j in judgements} | {n_heads}, n_heads, x),
-        y_ticks=tuple(
-            (y(value), f"{value:g}".replace("-", "\u2212")) for value in _ticks(low, high)
-        ),
-        size_x=x(size),
-        zero_y=y(0),
-        one_y=y(1),
-    )
-
-
-def _series(judgements: Sequence[Judgement], x, y) -> Series:
-    """Path, band and points of one kind of circuit; undefined values leave a gap."""
-    real = [j for j in judgements if math.isfinite(j.faithfulness)]
-    points = tuple((x(j.size), y(j.faithfulness), _tip(j)) for j in real)
-    above = [(x(j.size), y(j.faithfulness + j.spread)) for j in real]
-    below = [(x(j.size), y(j.faithfulness - j.spread)) for j in real]
-    band = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in above + below[::-1]) if real else ""
-    path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b, _ in points) if real else ""
-    return Series(judgements[0].kept, path, band, points, points[-1][1] if real else 0.0)
-
-
-def _labelled(series: Sequence[Series], bottom: float | int) -> tuple[Series, ...]:
-    """Labels at the lines' right ends, moved apart to 15 and kept above the bottom."""
-    limit, placed = bottom + 15, []
-    for one in sorted((s for s in series if s.points), key=lambda s: -s.label_y):
-        limit = min(one.label_y, limit - 15)
-        placed.append(dataclasses.replace(one, label_y=limit))
-    return tuple(placed)
+    rows = [{name: getattr(j, name) for name in JUDGED} for of in kinds.values() for j in of]
+    return page.figure(draw, "faithfulness", caption, rows, (7.6, 4.4), 1.1) if rows else ""
 
 
-def _size_ticks(sizes: set[int], n_heads: int, x) -> tuple[tuple[float, str], ...]:
-    """The sizes that were judged, as percentages, as far as they stand apart."""
-    ticks, last = [], math.inf
-    for size in sorted(sizes - {0}, reverse=True):
-        if last - x(size) >= 32:
-            last = x(size)
-            ticks.append((last, f"{100 * size / n_heads:.2g} %" if size < n_heads else "all"))
-    return tuple(ticks)
-
-
-def _ticks(low: float | int, high: float | int) -> list[float]:
-    """Round numbers from low to high, at most eight of them."""
-    power = 10.0 ** math.floor(math.log10(high - low))
-    step = next(s for s in (0.1, 0.2, 0.25, 0.5, 1, 2) if (high - low) / (s * power) <= 7) * power
-    first, last = math.ceil(low / step), math.floor(high / step)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+def _apart(sizes: Sequence[int], gap: float | int) -> list[int]:
+    """The sizes that were judged, largest first, as far as their logarithms stand `gap` apart."""
+    shown = []
+    for size in sizes[::-1]:
+        if not shown or math.log(shown[-1] / size) >= gap:
+            shown.append(size)
+    return shown
 
 
 def _tip(judgement: Judgement) -> str:
@@ -245,3 +208,6 @@ def fixed(value: float | int) -> str:
     if not math.isfinite(value):
         return "\u2013"
     return f"{round(value, 2) + 0.0:.2f}".replace("-", "\u2212")
+
+
+FILTERS = {"number": number, "fixed": fixed, "percent": "{:.0%}".format}  # of templates

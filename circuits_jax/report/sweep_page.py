@@ -1,18 +1,15 @@
 """The page on sweeps: a small figure for each axis, on one scale of AUC, and the table."""
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from circuits_jax.lm.performance import Performance, labelled
-from circuits_jax.report import charts, figures
-from circuits_jax.report.circuit_page import TASKS, environment_of_templates
-from circuits_jax.runs import files
+import numpy as np
 
-WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 42, 348, 12, 182
+from circuits_jax.lm.performance import Performance, labelled
+from circuits_jax.report import figures, page
+from circuits_jax.report.circuit_page import TASKS, settings
+
 HEADINGS = {
     "trained": "pairs that train the autoencoders",
     "counted": "pairs that are counted",
@@ -21,16 +18,6 @@ HEADINGS = {
     "negatives": "kind of negative prompts",
     "models": "model",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Panel:
-    """One axis: points (x, y, text under the axis, tip), the line and the band of one s.d."""
-
-    heading: str
-    points: list[tuple[float, float, str, str]]
-    path: str
-    band: str
 
 
 def render(
@@ -53,8 +40,8 @@ def render(
     """
     known = [cell for cell in cells if cell["mean"] == cell["mean"]]
     lowest = min((cell["mean"] - cell["spread"] for cell in known), default=0.5)
-    auc = charts.Axis(min(0.45, int(lowest * 20) / 20), 1.0, BOTTOM, TOP)
-    panels = [panel(axis, list(own), auc) for axis, own in groupby(known, lambda c: c["axis"])]
+    low = min(0.45, int(lowest * 20) / 20)
+    panels = [panel(axis, list(own), low) for axis, own in groupby(known, lambda c: c["axis"])]
     task = str(config["task"]["name"])
     context = {
         "title": TASKS.get(task, task.replace("_", " ").capitalize()),
@@ -65,49 +52,43 @@ def render(
         "warnings": warnings,
         "n_draws": config["sweep"]["n_draws"],
         "against": against,
-        "auc": auc,
         "panels": panels,
-        "box": {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT}
-        | {"top": TOP, "bottom": BOTTOM},
         "cells": cells,
         "headings": HEADINGS,
         "environment": environment,
-        "settings": json.dumps(files.plain(dict(config)), indent=2, ensure_ascii=False),
-        "recorded": json.dumps(files.plain(dict(environment)), indent=2, ensure_ascii=False),
+        "settings": settings(config),
+        "recorded": settings(environment),
     }
-    return environment_of_templates().get_template("sweep.html").render(context)
+    return page.render("sweep.html", figures.FILTERS, **context)
 
 
-def panel(axis: str, cells: Sequence[Mapping[str, Any]], auc: charts.Axis) -> Panel:
-    """Numbers on a logarithmic axis joined by a line, names side by side without one."""
+def panel(axis: str, cells: Sequence[Mapping[str, Any]], low: float) -> tuple[str, str]:
+    """Heading and figure; numbers stand on a logarithmic axis and have a line, names have none."""
     values = [cell["value"] for cell in cells]
     numeric = all(isinstance(v, int | float) and v > 0 for v in values)
-    if numeric:
-        across = charts.log_axis(values, LEFT + 10, RIGHT - 10, room=1.15)
-        places = [across.at(v) for v in values]
-    else:
-        step = (RIGHT - LEFT) / len(values)
-        places = [LEFT + (i + 0.5) * step for i in range(len(values))]
-    points = [
-        (
-            x,
-            auc.at(c["mean"]),
-            _text(c["value"]),
-            f"{c['value']}: {c['mean']:.3f} ± {c['spread']:.3f}",
-        )
-        for x, c in zip(places, cells, strict=True)
-    ]
-    if not numeric:
-        return Panel(HEADINGS[axis], points, "", "")
-    above = [
-        (x, auc.at(min(c["mean"] + c["spread"], 1))) for x, c in zip(places, cells, strict=True)
-    ]
-    below = [(x, auc.at(c["mean"] - c["spread"])) for x, c in zip(places, cells, strict=True)]
-    return Panel(HEADINGS[axis], points, _path([p[:2] for p in points]), _path(above + below[::-1]))
+    x = np.array(values, float) if numeric else np.arange(len(values))
+    mean, spread = (np.array([cell[name] for cell in cells]) for name in ("mean", "spread"))
 
+    def draw(axes):
+        colour = page.series(0)
+        if numeric:
+            axes.set_xscale("log")
+            axes.fill_between(x, mean - spread, np.minimum(mean + spread, 1), color=colour,
+                              alpha=0.16, lw=0)  # fmt: skip
+            axes.plot(x, mean, color=colour, lw=2.2)
+        for at, cell in zip(x, cells, strict=True):
+            text = f"{cell['value']}: {cell['mean']:.3f} ± {cell['spread']:.3f}"
+            page.hover(axes, at, cell["mean"], text, color=colour)
+        axes.axhline(0.5, color=page.COLOURS["soft"], lw=1, ls=(0, (3, 4)))
+        axes.set_ylim(low, 1.01)
+        axes.set_ylabel("ROC AUC")
+        axes.set_xticks(x, [_text(v) for v in values])
+        axes.set_xticks([], minor=True)
+        axes.margins(x=0.12)
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    rows = [{name: cell[name] for name in ("value", "mean", "spread")} for cell in cells]
+    title = f"ROC AUC by {HEADINGS[axis]}"
+    return HEADINGS[axis], page.figure(draw, f"sweep-{axis}", title, rows, page.SMALL, 0.2)
 
 
 def _text(value: Any) -> str:

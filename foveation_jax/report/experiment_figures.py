@@ -1,23 +1,23 @@
 """Drawings of the page of stage 2: curves as SVG, the forest of intervals, filters as pictures.
 
-Colours are variables of the page's style sheet (`COLOURS` names them), so that one drawing serves a
-light and a dark page; a system has one colour, marker and dash throughout. Accuracies and areas are
-drawn in percent. Bands are plus and minus the deviation between runs.
+A system has one colour (`--series-NUMBER` of the page, see `page`), marker and dash throughout.
+Accuracies and areas are drawn in percent. Bands are plus and minus the deviation between runs.
 """
 
 import dataclasses
-import io
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from foveation_jax.claims import statistics
-from foveation_jax.claims.results import Claim, History
+from foveation_jax.claims.results import Claim, History, title
 from foveation_jax.metrics.levels import check_finite
 from foveation_jax.probes.curves import Curve
+from foveation_jax.report import page
 
 COLOURS = {  # light, dark; after Okabe & Ito, safe for colour-blind readers
     "reference": ("#3f4246", "#d3d6da"),
@@ -28,9 +28,6 @@ COLOURS = {  # light, dark; after Okabe & Ito, safe for colour-blind readers
 OTHERS = (("#a8478a", "#e58fc8"), ("#8a7400", "#dcc545"), ("#5b4fc4", "#a9a0ff"))
 MARKERS = "osD^vPX"
 DASHES = ("-", "-", (0, (6, 2)), (0, (3, 1.5)), "-.")
-INK, SOFT, LINE = "#010101", "#020202", "#030303"  # stand for the page's colours, as do the next
-PLACEHOLDERS = tuple(f"#f0f0{number:02x}" for number in range(32))
-LARGE, SMALL = (5.6, 3.5), (4.3, 2.9)  # inches, of two and three drawings a line
 AXES = {
     "occlusion": "area hidden, % of the image",
     "window_conflict": "area that the centre takes, % of the image",
@@ -52,10 +49,10 @@ class Style:
     @property
     def line(self) -> dict:
         """Arguments of matplotlib's plot."""
-        colour = PLACEHOLDERS[self.number]
+        colour = page.series(self.number)
         return {
             "color": colour, "marker": self.marker, "ms": 4.2, "lw": 1.7, "ls": self.dash,
-            "markeredgecolor": colour, "markeredgewidth": 0,
+            "mec": colour, "mew": 0,
         }  # fmt: skip
 
 
@@ -72,23 +69,24 @@ def styles(systems: Sequence[str]) -> dict[str, Style]:
 
 
 def probe_figure(
-    curves: Sequence[Curve], look: Mapping[str, Style], chance: float, top: float | int
+    curves: Sequence[Curve], look: Mapping[str, Style], chance: float, top: float | int, said: str
 ) -> str:
     """Accuracy along the levels of one probe, a curve a system, up to an accuracy of `top`."""
 
     def draw(axes):
         for curve in curves:
             x = statistics.positions(curve.probe, curve.levels)
-            _band(axes, _shown(curve.probe, x), curve.accuracy, look[curve.system])
+            _band(axes, _shown(curve.probe, x), curve.accuracy, look[curve.system], curve.system)
         _accuracy_axes(axes, chance)
         axes.set_ylim(top=100 * top)
         _level_axis(axes, curves[0])
 
-    return svg(draw, curves[0].probe)
+    rows = [row for curve in curves for row in _rows(curve.system, curve.levels, curve.accuracy)]
+    return page.figure(draw, curves[0].probe, f"Accuracy by level. {said}", rows)
 
 
 def conflict_figure(
-    pairs: Mapping[str, tuple[Curve, Curve]], look: Mapping[str, Style], chance: float
+    pairs: Mapping[str, tuple[Curve, Curve]], look: Mapping[str, Style], chance: float, said: str
 ) -> str:
     """Accuracy for the centre's class (solid) and the periphery's (thin), the cross-over marked."""
     first = next(iter(pairs.values()))[0]
@@ -96,7 +94,7 @@ def conflict_figure(
     def draw(axes):
         for name, (centre, periphery) in pairs.items():
             x = 100 * centre.levels
-            colour = PLACEHOLDERS[look[name].number]
+            colour = page.series(look[name].number)
             axes.plot(x, 100 * centre.accuracy.mean(0), **look[name].line | {"ls": "-"})
             axes.plot(x, 100 * periphery.accuracy.mean(0), color=colour, lw=1.1, ls=(0, (2, 2)))
             means = (curve.accuracy.mean(0)[None] for curve in (centre, periphery))
@@ -108,7 +106,14 @@ def conflict_figure(
         _accuracy_axes(axes, chance)
         _level_axis(axes, first)
 
-    return svg(draw, first.probe)
+    rows = [
+        {"side": side} | row
+        for name, curves in pairs.items()
+        for side, curve in zip(("centre", "periphery"), curves, strict=True)
+        for row in _rows(name, curve.levels, curve.accuracy)
+    ]
+    name = first.probe.partition("/")[0]
+    return page.figure(draw, name, f"Accuracy for the centre and the periphery. {said}", rows)
 
 
 def training_figures(
@@ -116,7 +121,7 @@ def training_figures(
 ) -> list[tuple[str, str]]:
     """(title, SVG) of test accuracy, training accuracy and test loss along the epochs."""
     figures = []
-    for title, field in (
+    for heading, field in (
         ("Test accuracy", "test_accuracy"),
         ("Training accuracy", "train_accuracy"),
         ("Test loss, nats", "test_loss"),
@@ -130,13 +135,16 @@ def training_figures(
             for history in shown:
                 style, values = look[history.system], getattr(history, field)
                 scale = 1 if percent else 0.01
-                _band(axes, history.epochs, values * scale, style, marked=len(history.epochs) < 9)
+                marked = len(history.epochs) < 9
+                _band(axes, history.epochs, values * scale, style, history.system, marked)
             if percent:
                 _accuracy_axes(axes, chance)
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_xlabel("epoch")
 
-        figures.append((title, svg(draw, field, SMALL)))
+        rows = [r for h in shown for r in _rows(h.system, h.epochs, getattr(h, field), "epoch")]
+        drawing = page.figure(draw, field, f"{heading} by epoch", rows, page.SMALL)
+        figures.append((heading, drawing))
     return figures
 
 
@@ -145,13 +153,14 @@ def dynamics_figure(
     epochs: Sequence[int],
     look: Mapping[str, Style],
     name: str,
+    said: str,
     chance: float | None = None,
 ) -> str:
     """A measure at the checkpoints, which stand at even steps, in percent."""
 
     def draw(axes):
         for system, found in values.items():
-            _band(axes, np.arange(len(epochs)), found, look[system])
+            _band(axes, np.arange(len(epochs)), found, look[system], system)
         axes.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs])
         axes.set_xlabel("epoch")
         axes.set_ylabel("%")
@@ -159,15 +168,29 @@ def dynamics_figure(
         if chance is not None:
             _chance(axes, chance)
 
-    return svg(draw, f"dynamics-{name}", SMALL)
+    rows = [row for system, of in values.items() for row in _rows(system, epochs, of, "epoch")]
+    return page.figure(draw, f"dynamics-{name}", f"Along learning: {said}", rows, page.SMALL)
 
 
-def _band(axes, x, values: np.ndarray, style: Style, marked: bool = True) -> None:
+def _rows(system: str, x: Any, values: np.ndarray, name: str = "level") -> list:
+    """What a curve [V, K] draws, a row a place: mean and deviation over runs, not in percent."""
+    mean, deviation = values.mean(0), statistics.deviation(values)
+    return [
+        {"system": system, name: at, "mean": float(m), "deviation": float(d), "runs": len(values)}
+        for at, m, d in zip(np.asarray(x).tolist(), mean, deviation, strict=True)
+    ]
+
+
+def _band(axes, x, values: np.ndarray, style: Style, system: str, marked: bool = True) -> None:
     mean, deviation = 100 * values.mean(0), 100 * statistics.deviation(values)
-    colour = PLACEHOLDERS[style.number]
+    colour = page.series(style.number)
     if len(values) > 1:
         axes.fill_between(x, mean - deviation, mean + deviation, color=colour, alpha=0.14, lw=0)
-    axes.plot(x, mean, **style.line | ({} if marked else {"marker": ""}))
+    axes.plot(x, mean, **style.line | {"marker": ""})
+    if marked:
+        for at, y, spread in zip(x, mean, deviation, strict=True):
+            text = f"{title(system)}: {y:.3g}" + (f" ± {spread:.2g}" if len(values) > 1 else "")
+            page.hover(axes, at, y, text, **style.line | {"ls": ""})
 
 
 def _shown(probe: str, x: np.ndarray) -> np.ndarray:
@@ -181,10 +204,10 @@ def _accuracy_axes(axes, chance: float) -> None:
 
 
 def _chance(axes, chance: float) -> None:
-    axes.axhline(100 * chance, color=SOFT, lw=1, ls=(0, (1, 2)), zorder=0)
+    axes.axhline(100 * chance, color=page.COLOURS["soft"], lw=1, ls=(0, (1, 2)), zorder=0)
     axes.annotate(
-        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), color=SOFT,
-        va="center", fontsize=9,
+        "chance", (1.01, 100 * chance), xycoords=("axes fraction", "data"), va="center",
+        color=page.COLOURS["soft"], fontsize=9,
     )  # fmt: skip
 
 
@@ -194,45 +217,6 @@ def _level_axis(axes, curve: Curve) -> None:
     if family == "frequency":
         names = [f"{x:g}" if np.isfinite(x) and x > 0 else "none" for x in curve.levels]
         axes.set_xticks(range(len(names)), names)
-
-
-def svg(draw: Callable, name: str, size: tuple[float, float] = LARGE) -> str:
-    """An SVG of one pair of axes that `draw` fills, in the colours of the page.
-
-    Args:
-        draw: takes matplotlib's axes.
-        name: unique on the page; prefixes the drawing's ids.
-        size: inches of 72 px.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    settings = {
-        "svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "page", "text.color": INK,
-        "axes.labelcolor": SOFT, "axes.edgecolor": SOFT, "xtick.color": SOFT, "ytick.color": SOFT,
-        "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.linewidth": 0.8,
-    }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=size)
-        width, height = size
-        left, bottom = 0.58 / width, 0.5 / height  # inches that the axes' texts need
-        axes = figure.add_axes((left, bottom, 1 - left - 0.56 / width, 1 - bottom - 0.1 / height))
-        draw(axes)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=LINE, lw=0.8)
-        axes.set_axisbelow(True)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    drawing = text.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    prefix = name.replace("/", "-") + "-"
-    for before in ('id="', "url(#", 'href="#'):
-        drawing = drawing.replace(before, before + prefix)
-    variables = {INK: "ink", SOFT: "soft", LINE: "line"}
-    variables |= {colour: f"system-{number}" for number, colour in enumerate(PLACEHOLDERS)}
-    for colour, variable in variables.items():
-        drawing = drawing.replace(colour, f"var(--{variable})")
-    return drawing
 
 
 @dataclasses.dataclass(frozen=True)

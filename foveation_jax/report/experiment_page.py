@@ -16,7 +16,7 @@ import numpy as np
 from foveation_jax.claims import comparisons, statistics, verdicts
 from foveation_jax.claims.results import Claim, ClaimTable, ProbeResults, title
 from foveation_jax.claims.results_files import mean_accuracy
-from foveation_jax.report import experiment_figures
+from foveation_jax.report import experiment_figures, page
 from foveation_jax.report.experiment_figures import Style
 from foveation_jax.report.stage1_page import TITLES, metric_table
 from foveation_jax.runs.workdir import write_text
@@ -57,18 +57,10 @@ def write_report(results: ProbeResults, table: ClaimTable, workdir: pathlib.Path
 
 def render(results: ProbeResults, table: ClaimTable) -> str:
     """The page as HTML. It holds every claim, and no address of another resource."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("foveation_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"p_text": p_text, "title": title, "percent": percent}
     look = experiment_figures.styles(results.systems)
-    return environment.get_template("probe_report.html").render(
+    return page.render(
+        "experiment.html",
+        {"p_text": p_text, "title": title, "percent": percent},
         results=results,
         network=NETWORKS.get(results.network, results.network),
         look=look,
@@ -256,7 +248,9 @@ def _panels(family: str, results: ProbeResults, look: Mapping[str, Style]) -> li
     return [
         (
             PROBE_TITLES[kind],
-            experiment_figures.probe_figure(curves, look, results.chance, float(top)),
+            experiment_figures.probe_figure(
+                curves, look, results.chance, float(top), PROBE_TITLES[kind]
+            ),
         )
         for kind, curves in probes.items()
         if curves
@@ -289,7 +283,9 @@ def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[st
                 }
             )
         if pairs:
-            figure = experiment_figures.conflict_figure(pairs, look, results.chance)
+            figure = experiment_figures.conflict_figure(
+                pairs, look, results.chance, PROBE_TITLES[kind]
+            )
             found.append({"title": PROBE_TITLES[kind], "figure": figure, "rows": rows})
     return found
 
@@ -329,7 +325,9 @@ def _dynamics(results: ProbeResults, look: Mapping[str, Style]) -> list[tuple[st
                 values[name] = np.stack(found, 1)
         if values:
             chance = results.chance if measure.unit == "accuracy" else None
-            figure = experiment_figures.dynamics_figure(values, epochs, look, key, chance)
+            figure = experiment_figures.dynamics_figure(
+                values, epochs, look, key, measure.phrase, chance
+            )
             panels.append((measure.phrase, figure))
     return panels
 

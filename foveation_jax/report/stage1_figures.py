@@ -1,73 +1,63 @@
-"""The curves of the page, as SVG: SSIM and matched blur by eccentricity in degrees."""
-
-import io
+"""The curves of the page: SSIM and matched blur by eccentricity in degrees."""
 
 import numpy as np
 
-from foveation_jax.claims import results
-from foveation_jax.report import experiment_figures
+from foveation_jax.claims.results import title
+from foveation_jax.report import page
+from foveation_jax.report.experiment_figures import Style
 from foveation_jax.transforms.matched import Match
 
-COLOURS = {results.title(name): light for name, (light, _) in experiment_figures.COLOURS.items()}
-OTHERS = tuple(light for light, _ in experiment_figures.OTHERS)
 
-
-def ssim_figure(curves: dict[str, np.ndarray], eccentricity: np.ndarray) -> str:
+def ssim_figure(
+    curves: dict[str, np.ndarray], eccentricity: np.ndarray, look: dict[str, Style]
+) -> str:
     """SSIM to Reference against eccentricity, a curve a system.
 
     Args:
-        curves: title of a system -> means, one an eccentricity.
+        curves: system -> means, one an eccentricity.
         eccentricity: degrees.
+        look: of the systems.
     """
 
     def draw(axes):
-        for number, (title, means) in enumerate(curves.items()):
-            colour = COLOURS.get(title, OTHERS[number % len(OTHERS)])
-            dashes = "--" if title == "Foveation-Blur" else "-"  # it may lie on the texture's curve
-            axes.plot(eccentricity, means, dashes, marker="o", ms=4, color=colour, label=title)
+        for system, means in curves.items():
+            axes.plot(eccentricity, means, **look[system].line | {"marker": ""})
+            for x, y in zip(eccentricity, means, strict=True):
+                text = f"{title(system)}: {y:.3f} at {x:.1f}\u00b0"
+                page.hover(axes, x, y, text, **look[system].line | {"ls": ""})
         axes.set_ylim(top=1.02)
-        axes.set_ylabel("SSIM to Reference")
+        _eccentricity_axes(axes, "SSIM to Reference")
 
-    return _svg(draw)
+    rows = [
+        {"system": system, "eccentricity_deg": float(x), "ssim": float(y)}
+        for system, means in curves.items()
+        for x, y in zip(eccentricity, means, strict=True)
+    ]
+    return page.figure(draw, "ssim", "SSIM to Reference by eccentricity", rows)
 
 
-def sigma_figure(matches: dict[str, Match]) -> str:
+def sigma_figure(matches: dict[str, Match], look: dict[str, Style]) -> str:
     """Deviation of each matched blur, in degrees, against eccentricity; a uniform one is a line."""
 
     def draw(axes):
-        for number, (title, match) in enumerate(matches.items()):
-            colour = COLOURS.get(title, OTHERS[number % len(OTHERS)])
+        for system, match in matches.items():
+            line = look[system].line
             if len(match.sigma_deg) == 1:
-                axes.axhline(match.sigma_deg[0], color=colour, label=title)
+                axes.axhline(match.sigma_deg[0], color=line["color"], ls=line["ls"], lw=1.7)
             else:
-                axes.plot(
-                    match.eccentricity_deg,
-                    match.sigma_deg,
-                    marker="o",
-                    ms=4,
-                    color=colour,
-                    label=title,
-                )
+                axes.plot(match.eccentricity_deg, match.sigma_deg, **line)
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("sigma of the blur, degrees")
+        _eccentricity_axes(axes, "sigma of the blur, degrees")
 
-    return _svg(draw) if matches else ""
+    rows = [
+        {"system": system, "eccentricity_deg": x, "sigma_deg": sigma}
+        for system, match in matches.items()
+        for x, sigma in zip(match.eccentricity_deg, match.sigma_deg, strict=True)
+    ]
+    said = "Deviation of the matched blurs by eccentricity"
+    return page.figure(draw, "sigma", said, rows) if matches else ""
 
 
-def _svg(draw) -> str:
-    """An SVG of one pair of axes that `draw` fills."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 10, "svg.hashsalt": "page"}):
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
-        axes = figure.subplots()
-        draw(axes)
-        axes.set_xlabel("eccentricity, degrees")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#e3e3e3", lw=0.8)
-        axes.legend(frameon=False)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+def _eccentricity_axes(axes, quantity: str) -> None:
+    axes.set_xlabel("eccentricity, degrees")
+    axes.set_ylabel(quantity)

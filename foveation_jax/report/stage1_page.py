@@ -15,9 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from foveation_jax import metrics
+from foveation_jax.claims import results
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
-from foveation_jax.report import stage1_figures
+from foveation_jax.report import experiment_figures, page, stage1_figures
 from foveation_jax.runs.workdir import write_text
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import geometry
@@ -61,21 +62,16 @@ def write_report(
         failures: name -> sentence of the others.
         matches: sigmas of the blurs among the systems.
     """
-    import jinja2
-
     shown = source.names[: config.report_images]
     windows = pooling_windows(
         config.scale, tuple(config.size), config.fixation, config.published, config.field_of_view
     )
     curves, middles = ssim_by_eccentricity(workdir, systems, source.names, windows)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("foveation_jax.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    look = experiment_figures.styles(systems)
+    text = page.render(
+        "stage1.html",
+        {"title": results.title},
+        look=look,
         config=config,
         size=tuple(config.size),
         count=len(source.names),
@@ -83,17 +79,15 @@ def write_report(
         pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
         overlay=windows_svg(windows),
         table=metric_table(rows, systems, config.metrics),
-        ssim_figure=stage1_figures.ssim_figure(
-            {_title(n)[0]: c for n, c in curves.items()}, middles
-        ),
-        sigma_figure=stage1_figures.sigma_figure({_title(n)[0]: m for n, m in matches.items()}),
+        ssim_figure=stage1_figures.ssim_figure(curves, middles, look),
+        sigma_figure=stage1_figures.sigma_figure(matches, look),
         matches=[(_title(name)[0], match) for name, match in matches.items()],
         regions=int(np.asarray(windows.kept).sum()) + 1,
         failures=sorted(failures.items()),
         experiment=json.loads((workdir / "experiment.json").read_text()),
     )
     path = workdir / "report.html"
-    write_text(path, page)
+    write_text(path, text)
     return path
 
 

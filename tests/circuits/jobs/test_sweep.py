@@ -198,11 +198,15 @@ def test_bad_configs(settings, tmp_path, field, value, message):
 
 
 def test_panels_of_numbers_have_a_line_and_of_names_none():
-    auc = sweep_page.charts.Axis(0.4, 1.0, 180, 10)
     numbers = [{"value": v, "mean": 0.8, "spread": 0.1} for v in (1, 10)]
     names = [{"value": v, "mean": 0.8, "spread": 0.1} for v in ("range", "year")]
-    line = sweep_page.panel("codes", numbers, auc)
-    dots = sweep_page.panel("negatives", names, auc)
-    assert (bool(line.path), bool(dots.path)) == (True, False)
-    assert line.points[0][1] == dots.points[0][1] == auc.at(0.8)
-    assert [text for _, _, text, _ in dots.points] == ["range", "year"]
+    line, dots = (
+        sweep_page.panel(axis, cells, 0.4)[1]
+        for axis, cells in (("codes", numbers), ("negatives", names))
+    )
+    assert line.count("fill-opacity: 0.16") == 1
+    assert "fill-opacity: 0.16" not in dots
+    for drawing, texts in ((line, ("1", "10")), (dots, ("range", "year"))):
+        assert drawing.count("0.800 ± 0.100</title>") == 2
+        for text in texts:
+            assert f">{text}</text>" in drawing

@@ -1,4 +1,8 @@
+import base64
+import csv
 import math
+import re
+import xml.etree.ElementTree
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -76,40 +80,39 @@ def test_only_the_best_edges_are_drawn_at_first():
     assert sum(edge.best for edge in edges) == figures.BEST_EDGES
 
 
-@given(st.lists(st.floats(-30, 30), min_size=3, max_size=3))
-def test_faithfulness_is_drawn_to_scale(values):
-    plot = figures.faithfulness_plot(judged("circuit", values), 10, 100)
-    unit = plot.zero_y - plot.one_y
-    for (_, y, _), value in zip(plot.series[0].points, values, strict=True):
-        assert plot.top <= y <= plot.bottom
-        assert (plot.zero_y - y) / unit == pytest.approx(value, abs=1e-6)
-    assert 2 <= len(plot.y_ticks) <= 9
-    assert plot.left < plot.size_x < plot.right
+def curve(*judgements, size=10):
+    return figures.faithfulness_figure(judgements, size, 100, "a <title>")
 
 
-def test_the_band_holds_the_spread():
-    plot = figures.faithfulness_plot(judged("random", [0, 0.5, 1], 0.25), 10, 100)
-    unit = plot.zero_y - plot.one_y
-    ends = [float(point.split()[1]) for point in plot.series[0].band[1:].split("L")]
-    upper, lower = np.array(ends[:3]), np.array(ends[:2:-1])
-    np.testing.assert_allclose((lower - upper) / unit, 0.5, atol=1e-3)
+def test_the_curve_has_its_numbers_beside_it():
+    drawing = curve(*judged("circuit", [0.1, math.nan, 0.9]), *judged("random", [0, 0.5, 1], 0.25))
+    data = base64.b64decode(re.search(r'href="data:text/csv;base64,([^"]+)"', drawing)[1]).decode()
+    rows = list(csv.DictReader(data.splitlines()))
+    assert [(r["kept"], r["size"], float(r["faithfulness"]), float(r["spread"])) for r in rows] == [
+        ("circuit", "2", 0.1, 0), ("circuit", "50", 0.9, 0),
+        ("random", "2", 0, 0.25), ("random", "10", 0.5, 0.25), ("random", "50", 1, 0.25),
+    ]  # fmt: skip
+    titles = re.findall("<title>(.*?)</title>", drawing)
+    assert titles[0] == "circuit, 2 heads: faithfulness 0.10, metric 1"
+    assert len(titles) == len(rows)
+    assert 'aria-label="a &lt;title&gt;"' in drawing
+    assert "found</text>" in drawing
+    assert "nan" not in re.sub('base64,[^"]*', "", drawing)
 
 
 def test_what_is_undefined_is_not_drawn():
-    nothing = figures.faithfulness_plot(judged("circuit", [math.nan] * 3), 10, 100)
-    assert nothing.series == ()
-    some = figures.faithfulness_plot(judged("circuit", [0.1, math.nan, 0.9]), 10, 100)
-    assert len(some.series[0].points) == 2
-    assert "nan" not in str(some)
+    assert curve(*judged("circuit", [math.nan] * 3)) == ""
 
 
-def test_labels_stand_apart():
-    kinds = [("circuit", [0, 0, 1]), ("random", [0, 0, 0.99]), ("complement", [0, 0, 0.98])]
-    judgements = [row for kind in kinds for row in judged(*kind)]
-    plot = figures.faithfulness_plot(judgements, 10, 100)
-    labels = sorted(series.label_y for series in plot.series)
-    assert len(labels) == 3
-    assert min(np.diff(labels)) >= 15
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_any_circuit_is_drawn(size):
+    drawing = curve(*judged("circuit", [-30, 0, 30]), size=size)
+    xml.etree.ElementTree.fromstring(drawing[: drawing.index("</svg>") + 6])
+
+
+def test_ticks_of_sizes_stand_apart():
+    assert figures._apart([1, 2, 50, 100], math.log(3)) == [100, 2]
+    assert figures._apart([7], 0.0) == [7]
 
 
 def test_numbers_are_rounded():

@@ -12,6 +12,7 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import ClaimTable, ProbeResults, title
 from foveation_jax.probes.curves import Curve
 from foveation_jax.report import experiment_figures, experiment_page
+from foveation_jax.report.page import COLOURS
 from foveation_jax.report.stage1_page import TITLES
 from tests.foveation.made_up import SYSTEMS, made_up_results
 
@@ -32,9 +33,10 @@ def page(made, tmp_path_factory):
     return path.read_text()
 
 
-def test_page_is_one_file_without_scripts(page):
+def test_page_is_one_file_that_needs_no_other(page):
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
-    assert "<script" not in page
+    assert "<script src" not in page
+    assert "default-src 'none'" in page
     assert "@import" not in page
     assert "url(http" not in page
 
@@ -75,12 +77,8 @@ def test_every_section_is_there(page):
 
 def test_drawings_use_the_colours_of_the_page(page):
     for number in range(len(SYSTEMS)):
-        assert page.count(f"var(--system-{number})") > 20
-    for colour in (
-        experiment_figures.INK,
-        experiment_figures.SOFT,
-        *experiment_figures.PLACEHOLDERS,
-    ):
+        assert page.count(f"var(--series-{number})") > 20
+    for colour in COLOURS.values():
         assert colour not in page
 
 
@@ -177,8 +175,8 @@ def test_a_system_keeps_its_look_whatever_others_are_shown():
 def test_figures_are_drawings_that_parse():
     curve = Curve("occlusion/scotoma", "mine", np.array([0.0, 0.5, 1.0]), np.full((1, 3), 0.25))
     look = experiment_figures.styles(("mine",))
-    drawing = experiment_figures.probe_figure([curve], look, 0.1, 0.5)
-    root = xml.etree.ElementTree.fromstring(drawing)
+    drawing = experiment_figures.probe_figure([curve], look, 0.1, 0.5, "a probe")
+    root = xml.etree.ElementTree.fromstring(drawing[: drawing.index("</svg>") + 6])
     assert root.tag.endswith("svg")
     texts = [e.text for e in root.iter() if e.tag.endswith("text")]
     assert "chance" in texts

@@ -1,8 +1,5 @@
 const records = JSON.parse(document.getElementById("records").textContent);
 const byRank = records.map((_, g) => g).sort((a, b) => records[a].rank - records[b].rank);
-const all = (selector) => document.querySelectorAll(selector);
-const byId = (id) => document.getElementById(id);
-const tip = byId("tip");
 const perLayer = +byId("map").dataset.heads;
 let selected = byRank[0];
 
@@ -51,17 +48,3 @@ byId("map").addEventListener("keydown", (event) => {
   event.preventDefault();
   if (records[selected + move]) select(selected + move);
 });
-
-for (const title of all("svg title")) {
-  title.parentElement.dataset.tip = title.textContent;
-  title.remove();
-}
-document.addEventListener("pointermove", (event) => {
-  const target = event.target.closest("[data-tip]");
-  tip.hidden = !target;
-  if (!target) return;
-  tip.textContent = target.dataset.tip;
-  tip.style.left = `${Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)}px`;
-  tip.style.top = `${event.clientY + 16}px`;
-});
-document.body.classList.add("scripts");
