@@ -69,7 +69,7 @@ def test_every_picture_of_every_system_is_embedded_at_full_size(page):
         for system in SYSTEMS:
             data = (workdir / system / f"{name}.png").read_bytes()
             assert base64.b64encode(data).decode() in text
-    assert f".seen img {{ width: {SIZE[1]}px;" in text
+    assert f".seen figure {{ width: {SIZE[1]}px;" in text
 
 
 def test_names_are_escaped(page):
