@@ -248,20 +248,16 @@ def _files(results: Results, heads: Sequence[Head]) -> dict[str, str]:
         {"head": h.name, "score": float(score[h.number]), "rank": h.rank, "in_circuit": h.inside}
         for h in heads
     ]
+    width, names = circuit.heads.shape[1], [h.name for h in heads]
+    ends = [tuple(layer * width + head for layer, head in pair) for pair in circuit.ranked_edges()]
     edges = [
-        {"source": f"{a[0]}.{a[1]}", "target": f"{b[0]}.{b[1]}", "score": float(value)}
-        for (a, b), value in _edges(circuit)
+        {"source": names[a], "target": names[b], "score": float(circuit.edge_scores[a, b])}
+        for a, b in ends
     ]
     return {
         "heads": page.csv_link("heads", rows),
         "edges": page.csv_link("edges", edges) if edges else "",
     }
-
-
-def _edges(circuit: Circuit) -> list[tuple[Any, float]]:
-    width = circuit.heads.shape[1]
-    pairs = circuit.ranked_edges()
-    return [(p, circuit.edge_scores[tuple(a * width + b for a, b in p)]) for p in pairs]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_files_of_the_sweep(finished, cells):
     page = (finished / "report.html").read_text()
     for heading in ("pairs that train the autoencoders", "codes of an autoencoder"):
         assert heading in page
-    for address in ('src="http', 'href="http', "url(http", "@import", "<script"):
+    for address in ('src="http', 'href="http', "url(http", "@import", "<script src"):
         assert address not in page
 
 
