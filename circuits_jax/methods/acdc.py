@@ -326,7 +326,7 @@ def _resumed(
 def _replaced_layer(config, params, trial, keep, layer, stream):
     """The residual stream after a layer of which the heads that are not kept are replaced."""
     batch = trial.batch
-    z = interpose.heads_reading(config, params, batch, layer, stream)
+    z = interpose.z_from(config, params, batch, layer, stream)
     removed = (1 - keep[layer]).astype(z.dtype)[None, None, :, None]
     moved = removed * (trial.replacement[layer].astype(z.dtype) - z)
     queries, shared = jnp.zeros_like(z), jnp.zeros_like(z[:, :, : config.n_kv_heads])

@@ -10,11 +10,14 @@ images trains V runs in one program; `convolution` keeps that fast on a CPU.
 """
 
 import difflib
+import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float
 
 from foveation_jax.networks.alexnet import AlexNet
@@ -73,20 +76,12 @@ def flops(network: nn.Module, size: tuple[int, int]) -> int:
     Convolutions and fully connected layers alone, whatever algorithm computes them. A training
     step takes three times as many, less the first layer's.
     """
+    initialise = functools.partial(network.init, mutable=True, capture_intermediates=True)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    found = traverse_util.flatten_dict(jax.eval_shape(initialise, jax.random.key(0), image))
     total = 0
-
-    def count(function, arguments, keywords, context):
-        nonlocal total
-        result = function(*arguments, **keywords)
-        if context.method_name == "__call__" and hasattr(context.module, "initial"):
-            kernel = context.module.get_variable("params", "kernel")
-            places = 1 if result.ndim == 2 else result.shape[1] * result.shape[2]
-            total += 2 * places * kernel.size
-        return result
-
-    def initialise(image):
-        with nn.intercept_methods(count):
-            return network.init(jax.random.key(0), image)
-
-    jax.eval_shape(initialise, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    for (collection, *path, name), kernel in found.items():
+        if (collection, name) == ("params", "kernel"):
+            (out,) = found["intermediates", *path, "__call__"]
+            total += 2 * kernel.size * math.prod(out.shape[1:-1])
     return total
