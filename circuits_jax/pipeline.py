@@ -31,11 +31,20 @@ from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
 from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.runs.workdir import Workdir, open_workdir
 from circuits_jax.tasks import Task
+
+LIMITS = {
+    "stability.n": Range(0),
+    "stability.n_seeds": Range(1),
+    "evaluate.n_random": Range(0),
+    "evaluate.masks_at_once": Range(1),
+    "evaluate.ablations": ABLATIONS,
+    "evaluate.curve": Range(0, 1),
+}
 
 
 @one_at_a_time
@@ -103,24 +112,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
     check_fields(config)
-    for name, least in (("n", 0), ("n_seeds", 1)):
-        if config.stability[name] < least:
-            raise InputError(
-                f"config.stability.{name} is {config.stability[name]}; allowed is {least} and above"
-            )
-    for name, least in (("n_random", 0), ("masks_at_once", 1)):
-        if config.evaluate[name] < least:
-            raise InputError(
-                f"config.evaluate.{name} is {config.evaluate[name]}; allowed is {least} and above"
-            )
-    for ablation in config.evaluate.ablations:
-        if ablation not in ABLATIONS:
-            raise InputError(
-                f"config.evaluate.ablations has {ablation!r}; allowed are {', '.join(ABLATIONS)}"
-            )
-    for fraction in config.evaluate.curve:
-        if not 0 <= fraction <= 1:
-            raise InputError(f"config.evaluate.curve has {fraction}; allowed is 0 to 1")
+    check_all(config, LIMITS, "config.")
 
 
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:

@@ -28,6 +28,7 @@ from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.runs import errors, files, keys
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
@@ -110,10 +111,9 @@ def bootstrap(
     key = keys.stream(key, "method")
     n_heads = model.config.n_layers * model.config.n_heads
     size = round(n_heads / 4) if size is None else size
-    for name, value, most in (("n", n, None), ("n_seeds", n_seeds, None), ("size", size, n_heads)):
-        if value < 1 or (most and value > most):
-            allowed = f"1 to {most}" if most else "1 and above"
-            raise InputError(f"{name} is {value}; allowed is {allowed}")
+    limits = {"n": (n, Range(1)), "n_seeds": (n_seeds, Range(1)), "size": (size, Range(1, n_heads))}
+    for name, given in limits.items():
+        check_allowed(name, *given)
     options = options or SaeCodes()
     if measured is None:
         measured = performance.measure(model, task, ("learn",))

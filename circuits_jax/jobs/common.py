@@ -8,6 +8,7 @@ from circuits_jax.circuits.circuit import Circuit, Scores
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Performance
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, make_task
 
@@ -35,10 +36,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
             f"config.circuit has size ({config.circuit.size}) and threshold "
             f"({config.circuit.threshold}); give one"
         )
-    if not 0 <= config.circuit.fraction <= 1:
-        raise InputError(
-            f"config.circuit.fraction has {config.circuit.fraction}; allowed is 0 to 1"
-        )
+    check_allowed("config.circuit.fraction", config.circuit.fraction, Range(0, 1))
 
 
 def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
@@ -59,11 +57,8 @@ def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) 
         InputError: the size, and the number of heads.
     """
     size, n_heads = config.circuit.size, model.config.n_layers * model.config.n_heads
-    if size is not None and not 0 <= size <= n_heads:
-        raise InputError(
-            f"config.circuit.size is {size}; {config.model} has {n_heads} heads, so allowed is "
-            f"0 to {n_heads}"
-        )
+    if size is not None:
+        check_allowed(f"config.circuit.size, of heads of {config.model},", size, Range(0, n_heads))
 
 
 def cut(scores: Scores, options: ml_collections.ConfigDict) -> Circuit:

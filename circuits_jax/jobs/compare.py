@@ -40,8 +40,8 @@ from circuits_jax.lm.performance import Interval
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
 from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.runs.workdir import Workdir, open_workdir
 from circuits_jax.tasks import GroundTruth, Task, metric_values, targets
@@ -175,8 +175,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         method_options(method)
         method_options(method, **config[method])
     check_fields(config)
-    if config.masks_at_once < 1:
-        raise InputError(f"config.masks_at_once is {config.masks_at_once}; allowed is 1 and above")
+    check_allowed("config.masks_at_once", config.masks_at_once, Range(1))
 
 
 def methods_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import method_options
 from circuits_jax.report.circuit_page import TASKS, environment_of_templates
 from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
@@ -99,17 +100,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, paper_table())
+    limits = {"methods": METHODS, "n_trials": Range(1), "counted": Range(1)}
+    check_all(config, limits | {"trained": Range(1, config.counted)}, "config.")
     for method in config.methods:
-        if method not in METHODS:
-            raise InputError(f"config.methods has {method!r}; allowed are {', '.join(METHODS)}")
         method_options(method, **config[method])
-    for field in ("n_trials", "trained", "counted"):
-        if config[field] < 1:
-            raise InputError(f"config.{field} is {config[field]}; allowed is 1 and above")
-    if config.trained > config.counted:
-        raise InputError(
-            f"config.trained is {config.trained}; allowed is 1 to config.counted, {config.counted}"
-        )
     if not any(config.models[name] for name in PUBLISHED):
         raise InputError(f"config.models is empty; give one of {', '.join(PUBLISHED)}")
 

@@ -33,8 +33,8 @@ from circuits_jax.methods import method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import sweep_page
 from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.runs.workdir import Workdir, open_workdir
 
@@ -132,14 +132,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, sweeps(""))
-    if config.method not in METHODS:
-        raise InputError(f"config.method is {config.method!r}; allowed are {', '.join(METHODS)}")
+    check_all(config, {"method": METHODS, "sweep.n_draws": Range(1)}, "config.")
     options = method_options(config.method, **config[config.method])
     for n_codes in config.sweep.codes:
         dataclasses.replace(options, n_codes=n_codes)
     check_fields(config)
-    if config.sweep.n_draws < 1:
-        raise InputError(f"config.sweep.n_draws is {config.sweep.n_draws}; allowed is 1 and above")
     n = config.task.n
     order = np.zeros((1, n), int)
     for name, base in (

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.sources import ImageSource
+from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.lock import one_at_a_time
@@ -132,9 +133,8 @@ def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dic
 
 def _check(config: ConfigDict) -> None:
     check_values(config)
-    for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
-        if config[field] <= 0:
-            raise InputError(f"{field} is {config[field]}: it must be above 0.")
+    above = ("steps", "batch_size", "checkpoint_every", "learning_rate")
+    check_all(config, dict.fromkeys(above, Range(0, open=(0,))))
     if len(config.size) != 2 or any(side < 64 or side % 64 for side in config.size):
         raise InputError(f"size is {tuple(config.size)}: both sides must be multiples of 64.")
     if not config.encoder:

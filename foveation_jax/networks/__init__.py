@@ -16,7 +16,6 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float
 
@@ -24,12 +23,14 @@ from foveation_jax.networks.alexnet import AlexNet
 from foveation_jax.networks.resnet import ResNet18
 from foveation_jax.networks.torch_names import from_torch
 from foveation_jax.networks.vgg11 import VGG11
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.vgg.weight_files import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 __all__ = ["NETWORKS", "first_layer_filters", "flops", "from_torch", "make_network", "normalise"]
 
 NETWORKS = {"alexnet": AlexNet, "resnet18": ResNet18, "vgg11": VGG11}
+OPTIONS = {"width": Range(0, open=(0,)), "dropout": Range(0, 1, open=(1,))}
 _FIRST_LAYERS = ("conv1", "conv1_1")
 
 
@@ -41,19 +42,15 @@ def make_network(name: str, n_classes: int, **options) -> nn.Module:
     Raises:
         InputError: unknown network or option, or a value out of range.
     """
-    if name not in NETWORKS:
-        raise InputError(f"network is {name!r}: it must be one of {', '.join(NETWORKS)}.")
-    if n_classes < 2:
-        raise InputError(f"n_classes is {n_classes}: it must be 2 or more.")
+    check_allowed("network", name, NETWORKS)
+    check_allowed("n_classes", n_classes, Range(2))
     known = set(NETWORKS[name].__dataclass_fields__) - {"n_classes", "parent", "name"}
     for option, value in options.items():
         if option not in known:
             nearest = difflib.get_close_matches(option, known, 1, 0)
             raise InputError(f"{name} has no option {option!r}: the nearest is {nearest[0]!r}.")
-        if option == "width" and not 0 < value < np.inf:
-            raise InputError(f"width is {value}: it must be positive.")
-        if option == "dropout" and not 0 <= value < 1:
-            raise InputError(f"dropout is {value}: it must be in [0, 1).")
+        if option in OPTIONS:
+            check_allowed(option, value, OPTIONS[option])
     return NETWORKS[name](n_classes, **options)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from foveation_jax.metrics.levels import Images
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import check_images
 
@@ -73,12 +74,8 @@ def hidden_areas(kind: str, size: tuple[int, int]) -> Float[np.ndarray, " P"]:
 
 def check_level(probe: str, level, lowest: int, highest: int) -> None:
     """Raises InputError unless `level` is an integer within bounds; a traced one passes."""
-    if isinstance(level, jax.core.Tracer):
-        return
-    if not (float(level).is_integer() and lowest <= level <= highest):
-        raise InputError(
-            f"{probe} level is {level}: it must be a whole number within {lowest} and {highest}."
-        )
+    if not isinstance(level, jax.core.Tracer):
+        check_allowed(f"{probe} level", level, Range(lowest, highest, whole=True))
 
 
 def _first(n: int, level) -> Bool[Array, " n"]:

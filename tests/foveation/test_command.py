@@ -143,10 +143,10 @@ def test_workdir_of_another_experiment_is_refused(finished):
     ("fields", "message"),
     [
         ({"size": (8, 64)}, r"size is \(8, 64\)"),
-        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; allowed is 1 and"),
         ({"systems": ("reference", "foveation_texture", "warp")}, "systems names 'warp'"),
         ({"systems": ("reference",)}, "systems must hold 'foveation_texture'"),
-        ({"metrics": ("beauty",)}, "metrics names 'beauty': known are mse"),
+        ({"metrics": ("beauty",)}, "metrics has 'beauty'; allowed are mse"),
         ({"scale": 9.0}, "scale is 9.0"),
         ({"route": "vgg"}, "route=vgg needs weights=FILE"),
         ({"route": "warp"}, "route is 'warp'"),
@@ -265,7 +265,7 @@ def test_training_stops_at_a_loss_that_is_not_finite(encoder_file, folder, tmp_p
     [
         ({"encoder": ""}, "encoder is empty"),
         ({"size": (60, 64)}, "multiples of 64"),
-        ({"steps": 0}, "steps is 0: it must be above 0"),
+        ({"steps": 0}, "steps is 0; allowed is above 0"),
     ],
 )
 def test_training_refuses_bad_fields(fields, message, encoder_file, folder, tmp_path):

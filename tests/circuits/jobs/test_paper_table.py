@@ -147,7 +147,7 @@ def test_a_model_without_the_circuits_heads(settings, tmp_path, monkeypatch):
     [
         ({"methods": ("eap",)}, "config.methods has 'eap'"),
         ({"n_trials": 0}, "config.n_trials is 0"),
-        ({"trained": 5}, "config.trained is 5; allowed is 1 to config.counted, 4"),
+        ({"trained": 5}, "config.trained is 5; allowed is 1 to 4"),
         ({"models": {"ioi": "", "greater_than": "", "docstring": ""}}, "config.models is empty"),
     ],
 )

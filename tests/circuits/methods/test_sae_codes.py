@@ -240,7 +240,7 @@ def test_options_out_of_range_are_refused(option, value):
 @pytest.mark.parametrize("k", [0, 21])
 def test_topk_needs_a_k_among_its_codes(k):
     assert method_options("sae_codes", n_codes=20, activation="topk", k=20).k == 20
-    with pytest.raises(InputError, match=f"k is {k}; allowed are 1 to 20"):
+    with pytest.raises(InputError, match=f"k is {k}; allowed is 1 to 20"):
         method_options("sae_codes", n_codes=20, activation="topk", k=k)
 
 
