@@ -19,8 +19,9 @@ from circuits_jax.evaluation.stability import bootstrap
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
 from circuits_jax.methods import METHODS, discover
-from circuits_jax.runs.errors import InputError, TaskWarning
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task, make_task
+from circuits_jax.tasks.task_warning import TaskWarning
 
 __all__ = [
     "METHODS",

@@ -23,19 +23,20 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
+from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
-from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
-from circuits_jax.tasks import Task
+from circuits_jax.tasks import Task, task_warning
 
 LIMITS = {
     "stability.n": Range(0),
@@ -80,7 +81,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
     with warnings.catch_warnings():  # what they say stands in the evaluation
-        warnings.simplefilter("ignore", errors.TaskWarning)
+        warnings.simplefilter("ignore", task_warning.TaskWarning)
         circuit = cut(scores, config.circuit)
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
@@ -173,7 +174,7 @@ def judge(
         evaluation = found_evaluation(workdir)
     else:
         options = EvaluationOptions(**config.evaluate)
-        seen = progress.shown, workdir.part, measured
+        seen = shown, workdir.part, measured
         evaluation = evaluate(model, task, circuit, config.seed, options, *seen)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
     workdir.add_metrics("evaluate", records)

@@ -27,6 +27,7 @@ from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, check_size, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
+from foveation_jax.jobs.workdir import check_workdir, claim_workdir
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
@@ -37,8 +38,8 @@ from foveation_jax.report.samples import sample_strips
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import read_record, read_rows
 from foveation_jax.runs.lock import one_at_a_time
-from foveation_jax.runs.workdir import check_workdir, claim_workdir, read_record, read_rows
 from foveation_jax.stage1.perceived import Perceive
 from foveation_jax.stage1.systems import Seen, look
 from foveation_jax.training.checkpoints import epochs_saved, load_variables, weights_crc32

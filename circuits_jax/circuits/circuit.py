@@ -11,9 +11,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from circuits_jax.runs import errors, files
+from circuits_jax.runs import files
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks import task_warning
 
 SCHEMA, SCHEMA_VERSION = "circuits_jax/circuit", 1
 NOISE = 1e-4  # of the largest score: what float32 through many layers leaves of nothing
@@ -225,7 +226,7 @@ class Scores:
                 {"size": int(size)},
             )
             if heads.sum() < size:
-                errors.warn([fewer_heads(int(heads.sum()), int(size))])
+                task_warning.warn([fewer_heads(int(heads.sum()), int(size))])
         inside = heads.reshape(-1)
         candidates = np.where(inside[:, None] & inside[None, :], edge_scores, 0)
         n_edges = int(heads.sum()) if n_edges is None else n_edges

@@ -39,11 +39,12 @@ from jaxtyping import Bool, Float, Int
 from circuits_jax.capture.ablation import Ablation, Trial, trial
 from circuits_jax.circuits.circuit import Circuit, above_noise, fewer_heads, top
 from circuits_jax.evaluation.masked_passes import edges_judged, judged
+from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Interval, Performance
-from circuits_jax.runs import errors, files, keys, progress
-from circuits_jax.tasks import Task
+from circuits_jax.runs import errors, files, keys
+from circuits_jax.tasks import Task, task_warning
 
 ROUNDING = 1e-6  # of a metric
 ABLATED = {"mean": "set to their mean", "zero": "set to zero", "resample": "resampled"}
@@ -285,7 +286,7 @@ def evaluate(
     circuit: Circuit,
     key: jax.Array | int | None = None,
     options: EvaluationOptions | None = None,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
     keep: Keep = made,
     measured: Mapping[str, Performance] | None = None,
 ) -> Evaluation:
@@ -349,7 +350,7 @@ def evaluate(
         circuit.size,
         circuit.asked,
     )
-    errors.warn(
+    task_warning.warn(
         text for text in evaluation.warnings if text != fewer_heads(circuit.size, circuit.asked)
     )  # of which `Scores.circuit` has warned
     return evaluation
@@ -372,7 +373,7 @@ class _Judge:
     ablation: Ablation
     key: jax.Array
     options: EvaluationOptions
-    track: progress.Track
+    track: Track
 
     @functools.cached_property
     def prepared(self) -> Trial:

@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import Trial
 from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import mesh, progress
+from circuits_jax.runs import mesh
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import metric_values
 from circuits_jax.tasks.divergence import divergences
@@ -92,7 +93,7 @@ def judged(
     keep: Bool[np.ndarray, "M L H"],
     metric: str,
     masks_at_once: int = 1,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """Metric and divergence for every mask of heads that are kept, and every prompt.
 
@@ -115,7 +116,7 @@ def edges_judged(
     keep: Bool[np.ndarray, "L H"],
     keep_edges: Bool[np.ndarray, "M G G"],
     metric: str,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """The same for every mask of edges that are kept, with only the heads in `keep`.
 
@@ -153,7 +154,7 @@ def _in_chunks(
     function: Callable[[Array], Any],
     masks: Bool[np.ndarray, "M ..."],
     chunk: int,
-    track: progress.Track,
+    track: Track,
     label: str,
 ) -> Any:
     """`function` of all masks, called on as many as `chunk` at a time, the last filled up."""

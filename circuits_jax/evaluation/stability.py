@@ -30,7 +30,7 @@ from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.runs import errors, files, keys
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import Task
+from circuits_jax.tasks import Task, task_warning
 
 INTERVAL = (2.5, 97.5)  # percentiles
 AT_ONCE = 10  # bootstraps computed together
@@ -117,7 +117,7 @@ def bootstrap(
     options = options or SaeCodes()
     if measured is None:
         measured = performance.measure(model, task, ("learn",))
-    errors.warn([*performance.doubts(measured), *performance.remarks(measured)])
+    task_warning.warn([*performance.doubts(measured), *performance.remarks(measured)])
     fit_key, draw_key = jax.random.split(key)
     captured = captured_rows(model, task.learn, options)
     params, _ = fit.fit(

@@ -32,19 +32,20 @@ from circuits_jax.evaluation.cost import Cost, measured, passes
 from circuits_jax.evaluation.cpr_cmd import SIZES, area_masks, cmd, cpr
 from circuits_jax.evaluation.faithfulness import against_truth, faithfulness, warnings_of
 from circuits_jax.evaluation.masked_passes import judged
+from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Interval
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
-from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
-from circuits_jax.tasks import GroundTruth, Task, metric_values, targets
+from circuits_jax.tasks import GroundTruth, Task, metric_values, targets, task_warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,9 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage(method):
             score(workdir, config, model, task, method)
     with workdir.stage("judge"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", errors.TaskWarning)  # of fewer heads: the table says it
+        warnings.simplefilter(
+            "ignore", task_warning.TaskWarning
+        )  # of fewer heads: the table says it
         rows = [
             row(workdir, config, model, task, method, effects, gap) for method in methods_of(config)
         ]
@@ -295,7 +298,7 @@ def judgement(
             different,
             task.metric,
             config.masks_at_once,
-            progress.shown,
+            shown,
         )
         values = values[back.reshape(-1)]
         ranges[ablation] = performance.interval(values[0] - values[1])

@@ -22,6 +22,7 @@ from circuits_jax.config import paper_table
 from circuits_jax.evaluation.captured import captured_rows
 from circuits_jax.jobs import draws
 from circuits_jax.jobs.sweep import METHODS
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
@@ -33,7 +34,6 @@ from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
 from circuits_jax.tasks import GroundTruth, Task, make_task
 
 PUBLISHED = {"ioi": (0.868, 0.008), "greater_than": (0.855, 0.036), "docstring": (0.869, 0.038)}

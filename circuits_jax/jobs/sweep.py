@@ -26,6 +26,7 @@ from circuits_jax.evaluation.captured import Rows, captured_rows
 from circuits_jax.jobs import draws
 from circuits_jax.jobs.common import check_fields, measured_performance, task_of
 from circuits_jax.jobs.compare import known, reference
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
@@ -36,7 +37,6 @@ from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
 
 PERFORMANCE = "performance.json"
 METHODS = ("sae_codes", "sae_codes_published")

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
@@ -25,8 +26,8 @@ from foveation_jax.data.sources import ImageSource, read_batches
 from foveation_jax.data.tfds import describe_tfds, open_tfds
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import read_record, write_record
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import fingerprint, read_record, write_record
 
 TRAIN, TEST, VALIDATION = "train", "test", "val"
 SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given

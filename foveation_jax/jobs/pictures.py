@@ -25,19 +25,14 @@ from foveation_jax.data import embedded_images, open_folder, open_tfds, read_ima
 from foveation_jax.data.images import fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
+from foveation_jax.jobs.workdir import claim_workdir, fingerprints
 from foveation_jax.report import stage1_page
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import append_rows, read_rows, write
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import (
-    append_rows,
-    claim_workdir,
-    fingerprints,
-    read_rows,
-    write_text,
-)
 from foveation_jax.stage1.export import export_pictures, on_all_devices, pack_records, picture_key
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
@@ -227,7 +222,7 @@ def blur_match(
         kept = [row for row in rows if row["system"] != name]
         if len(kept) < len(rows):
             lines = "".join(json.dumps(row) + "\n" for row in kept)
-            write_text(workdir / "metrics.jsonl", lines)
+            write(workdir / "metrics.jsonl", lines)
     if record != before:
         matched.save(record, path)
     return record

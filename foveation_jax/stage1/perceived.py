@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import fingerprint
 from foveation_jax.stage1.export import on_all_devices, whole_batches
 from foveation_jax.transforms import SYSTEMS, transform
 from foveation_jax.windows import geometry

@@ -15,8 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from foveation_jax import pipeline
 from foveation_jax.claims.results_files import read_results
+from foveation_jax.jobs import workdir
 from foveation_jax.probes.battery import load_battery
-from foveation_jax.runs import workdir
 from foveation_jax.runs.errors import InputError
 from foveation_jax.training.checkpoints import load_variables
 
