@@ -24,10 +24,9 @@ from circuits_jax.evaluation.faithfulness import (
     evaluation_from_json,
 )
 from circuits_jax.evaluation.track import shown
-from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
@@ -71,13 +70,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         return workdir / "report.html"
     method_key = keys.stream(config.seed, "method")
 
-    with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
-    with workdir.stage("measure performance"):
-        measured = measured_performance(model, task)
-    workdir.begin()
+    model, task, measured = begun(workdir, config)
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
     with warnings.catch_warnings():  # what they say stands in the evaluation
@@ -86,7 +79,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
-            evaluation = judge(workdir, config, model, task, circuit, measured)
+            evaluation = evaluated(workdir, config, model, task, circuit, measured)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -157,7 +150,7 @@ def bootstrapped(
     return stable
 
 
-def judge(
+def evaluated(
     workdir: Workdir,
     config: ml_collections.ConfigDict,
     model: LanguageModel,

@@ -44,7 +44,7 @@ POINTS: dict[str, Callable[[nn.Module, str], bool]] = {
 }
 
 
-def reading(**keep: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+def observed(**keep: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
     """Tell keep(module, value, *args) what these points give in the block, and change nothing."""
 
     def edit(told, module, call, *args):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Block, Decoder, TokenBatch, layer_data
-from circuits_jax.interpose.points import reading
+from circuits_jax.interpose.points import observed
 
 
 @struct.dataclass
@@ -68,7 +68,7 @@ def record(
         kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
         return after, reduce(Record(**kept))
 
-    with reading(**read):
+    with observed(**read):
         stream = Decoder(config).apply({"params": params}, batch, method="embed")
         return jax.lax.scan(step, stream, (params["layers"], layer_data(config)))
 
@@ -83,6 +83,6 @@ def record_final(
         nonlocal scale
         scale = out
 
-    with reading(inverse_scale=keep):
+    with observed(inverse_scale=keep):
         logits = Decoder(config).apply({"params": params}, stream, method="unembed")
     return logits, scale

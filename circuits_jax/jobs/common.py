@@ -5,8 +5,10 @@ import numpy as np
 from absl import logging
 
 from circuits_jax.circuits.circuit import Circuit, Scores
+from circuits_jax.jobs.workdir import Workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
@@ -23,6 +25,24 @@ def measured_performance(model: LanguageModel, task: Task) -> dict[str, Performa
     for sentence in (*performance.doubts(measured), *performance.remarks(measured)):
         logging.warning("%s", sentence)
     return measured
+
+
+def begun(
+    workdir: Workdir, config: ml_collections.ConfigDict
+) -> tuple[LanguageModel, Task, dict[str, Performance]]:
+    """The config's model and task, and how the one does the other; the folder is the run's then.
+
+    Raises:
+        InputError: a model or a task that cannot be had, or a task without contrast.
+    """
+    with workdir.stage("load model"):
+        model = load_model(config.model, config.dtype)
+    with workdir.stage("make prompts"):
+        task = task_of(config, model)
+    with workdir.stage("measure performance"):
+        measured = measured_performance(model, task)
+    workdir.begin()
+    return model, task, measured
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 from absl import logging
 
 from circuits_jax.config import paper_table
-from circuits_jax.evaluation.captured import captured_rows
-from circuits_jax.jobs import draws
+from circuits_jax.evaluation.captured import captured_outputs
+from circuits_jax.jobs import subsampling
 from circuits_jax.jobs.sweep import METHODS
 from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
@@ -132,21 +132,21 @@ def of_task(
     """A row for each known circuit of the task."""
     name = task.name
     masks = {truth.name: _mask(truth, model) for truth in task.truths}
-    order = draws.orders(keys.stream(config.seed, "draws"), config.counted, config.n_trials)
-    areas = {}
+    order = subsampling.orders(keys.stream(config.seed, "draws"), config.counted, config.n_trials)
+    aucs = {}
     for method in config.methods:
         file = workdir / f"{name}-{method}.json"
         if not workdir.has(file.name):
             options = method_options(method, **config[method])
             pairs = [
-                draws.subsets(order, [config[field]], f"config.{field}")
+                subsampling.subsets(order, [config[field]], f"config.{field}")
                 for field in ("trained", "counted")
             ]
-            rows = captured_rows(model, task.learn, options)
+            rows = captured_outputs(model, task.learn, options)
             key = keys.stream(config.seed, "method")
-            found = draws.scores(key, rows, options, *pairs, [options.l1])[0, 0]
-            files.write_json(file, {t: draws.aucs(found, mask) for t, mask in masks.items()})
-        areas[method] = files.read_json(file)
+            found = subsampling.scores(key, rows, options, *pairs, [options.l1])[0, 0]
+            files.write_json(file, {t: subsampling.aucs(found, mask) for t, mask in masks.items()})
+        aucs[method] = files.read_json(file)
     return [
         {
             "task": name,
@@ -159,8 +159,8 @@ def of_task(
                 key: value
                 for method in config.methods
                 for key, value in (
-                    (method, float(np.mean(areas[method][truth]))),
-                    (f"{method}_spread", float(np.std(areas[method][truth]))),
+                    (method, float(np.mean(aucs[method][truth]))),
+                    (f"{method}_spread", float(np.std(aucs[method][truth]))),
                 )
             },
         }

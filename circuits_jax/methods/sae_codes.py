@@ -128,7 +128,7 @@ def sae_codes(
         shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
         fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
-        rows = paired_rows(moved)
+        rows = paired_differences(moved)
         if not np.isfinite(rows).all():  # where it began, as one such number makes others
             raise InputError(
                 model.first_not_finite([*pairs.positives, *pairs.negatives])
@@ -139,7 +139,7 @@ def sae_codes(
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
-def paired_rows(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
+def paired_differences(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
     """Half of each movement for the positive prompt, and minus that for the negative."""
     half = np.asarray(moved) / 2
     return np.concatenate([half, -half])

@@ -42,7 +42,7 @@ def test_points_are_told_once_a_layer(name):
             (module.path, args[0] if isinstance(args[0], str) else "")
         )
 
-    context = points.reading(**{point: keep(point) for point in points.POINTS})
+    context = points.observed(**{point: keep(point) for point in points.POINTS})
     model = tiny.model(CONFIGS[name])
     jax.eval_shape(lambda: logits(model, context))
     assert {point: len(places) for point, places in told.items()} == TOLD[name]
