@@ -23,19 +23,28 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
-from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.evaluation.track import shown
+from circuits_jax.jobs.common import begun, check_fields, cut
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
-from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
-from circuits_jax.tasks import Task
+from circuits_jax.tasks import Task, task_warning
+
+LIMITS = {
+    "stability.n": Range(0),
+    "stability.n_seeds": Range(1),
+    "evaluate.n_random": Range(0),
+    "evaluate.masks_at_once": Range(1),
+    "evaluate.ablations": ABLATIONS,
+    "evaluate.curve": Range(0, 1),
+}
 
 
 @one_at_a_time
@@ -61,22 +70,16 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         return workdir / "report.html"
     method_key = keys.stream(config.seed, "method")
 
-    with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
-    with workdir.stage("measure performance"):
-        measured = measured_performance(model, task)
-    workdir.begin()
+    model, task, measured = begun(workdir, config)
     with workdir.stage("score heads"):
         scores = score(workdir, config, model, task, method_key)
     with warnings.catch_warnings():  # what they say stands in the evaluation
-        warnings.simplefilter("ignore", errors.TaskWarning)
+        warnings.simplefilter("ignore", task_warning.TaskWarning)
         circuit = cut(scores, config.circuit)
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
-            evaluation = judge(workdir, config, model, task, circuit, measured)
+            evaluation = evaluated(workdir, config, model, task, circuit, measured)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -103,24 +106,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
     check_fields(config)
-    for name, least in (("n", 0), ("n_seeds", 1)):
-        if config.stability[name] < least:
-            raise InputError(
-                f"config.stability.{name} is {config.stability[name]}; allowed is {least} and above"
-            )
-    for name, least in (("n_random", 0), ("masks_at_once", 1)):
-        if config.evaluate[name] < least:
-            raise InputError(
-                f"config.evaluate.{name} is {config.evaluate[name]}; allowed is {least} and above"
-            )
-    for ablation in config.evaluate.ablations:
-        if ablation not in ABLATIONS:
-            raise InputError(
-                f"config.evaluate.ablations has {ablation!r}; allowed are {', '.join(ABLATIONS)}"
-            )
-    for fraction in config.evaluate.curve:
-        if not 0 <= fraction <= 1:
-            raise InputError(f"config.evaluate.curve has {fraction}; allowed is 0 to 1")
+    check_all(config, LIMITS, "config.")
 
 
 def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
@@ -164,7 +150,7 @@ def bootstrapped(
     return stable
 
 
-def judge(
+def evaluated(
     workdir: Workdir,
     config: ml_collections.ConfigDict,
     model: LanguageModel,
@@ -181,7 +167,7 @@ def judge(
         evaluation = found_evaluation(workdir)
     else:
         options = EvaluationOptions(**config.evaluate)
-        seen = progress.shown, workdir.part, measured
+        seen = shown, workdir.part, measured
         evaluation = evaluate(model, task, circuit, config.seed, options, *seen)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
     workdir.add_metrics("evaluate", records)

@@ -5,7 +5,21 @@
     windows = fj.pooling_windows(0.4).masks()
 
 Facts and formulas are of Deza & Konkle, "Emergent Properties of Foveated Perceptual Systems"
-(arXiv 2006.07991).
+(arXiv 2006.07991). Letters of axes are in `shapes.py`; the terms:
+
+    system             a stage 1 with the network that is trained on what it lets through
+    stage 1            fixed: Reference, Foveation-Texture, Uniform-Blur or Foveation-Blur
+    stage 2            learned: AlexNet, ResNet18 or VGG11
+    eccentricity       distance from the fixation, degrees
+    ring, wedge        parts of the visual field by eccentricity, and by polar angle
+    pooling window     where a ring and a wedge meet, with soft edges; s is width by eccentricity
+    texture            what has the same pooled statistics as the image in every window
+    matched            blurred as much as Foveation-Texture is, in SSIM to Reference
+    probe              held-out images, changed by levels; a curve is accuracy by level
+    generalization     accuracy on what other systems see
+    occlusion          parts are hidden: scotoma, glaucoma, left to right, top to bottom
+    cue conflict       another class in the centre than in the periphery
+    claim, verdict     a statement of the paper, and whether the runs here bear it out
 """
 
 from foveation_jax.runs import interrupt  # noqa: F401  first: Ctrl-C while the rest is imported

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict, config_dict
 
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.training.optimiser import Recipe
 from foveation_jax.transforms.matched import TOLERANCE
@@ -46,6 +47,18 @@ def check_fixation(fixation: Iterable | None) -> None:
             raise InputError(
                 f"fixation is {tuple(fixation)}: it must be two numbers, row and column in pixels."
             )
+
+
+def check_size(size: Iterable) -> None:
+    """Refuse a config's size of images that no system takes.
+
+    Raises:
+        InputError: not (rows, columns), or a side out of range.
+    """
+    size = tuple(size)
+    if len(size) != 2:
+        raise InputError(f"size is {size}; allowed is (rows, columns)")
+    check_allowed("size", size, Range(16, 4096, whole=True))
 
 
 def systems_experiment() -> ConfigDict:

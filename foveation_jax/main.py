@@ -41,6 +41,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from foveation_jax.runs import command
+from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
 
 # `config.job` -> module whose run(config, workdir) does it
@@ -76,10 +77,7 @@ def run_job(_) -> None:
         raise InputError(
             "--config is missing: name an experiment, such as configs/foveation/transforms.py."
         )
-    if config.get("job") not in JOBS:
-        raise InputError(
-            f"config.job is {config.get('job')!r}: it must be one of {', '.join(JOBS)}."
-        )
+    check_allowed("config.job", config.get("job"), JOBS)
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(CACHE.value))
     file = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -25,8 +25,9 @@ from ml_collections import ConfigDict
 from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
-from foveation_jax.config import check_fixation, systems_experiment
+from foveation_jax.config import check_fixation, check_size, systems_experiment
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
+from foveation_jax.jobs.workdir import check_workdir, claim_workdir
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
@@ -34,10 +35,11 @@ from foveation_jax.probes.evaluate import mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.report import experiment_page
 from foveation_jax.report.samples import sample_strips
+from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import read_record, read_rows
 from foveation_jax.runs.lock import one_at_a_time
-from foveation_jax.runs.workdir import check_workdir, claim_workdir, read_record, read_rows
 from foveation_jax.stage1.perceived import Perceive
 from foveation_jax.stage1.systems import Seen, look
 from foveation_jax.training.checkpoints import epochs_saved, load_variables, weights_crc32
@@ -49,7 +51,21 @@ from foveation_jax.transforms.matched import Match
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 REFERENCE = "reference"
-WHEN = ("beforehand", "on_the_fly")
+LIMITS = {
+    "runs": Range(1),
+    "seed": Range(0),
+    "keep_seconds": Range(0),
+    "probe_images": Range(0),
+    "probe_every": Range(1),
+    "dynamics_images": Range(0),
+    "dynamics_every": Range(1),
+    "report_images": Range(0),
+    "systems": SYSTEMS,
+    "metrics": METRICS,
+    "stage1.when": ("beforehand", "on_the_fly"),
+    "stage1.match_images": Range(1),
+    "stage1.match_tolerance": Range(0, 1, open=(0, 1)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,34 +140,11 @@ def check_config(config: ConfigDict) -> None:
     check_fixation(config.stage1.fixation)
     if not config.data:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
-    size = tuple(config.size)
-    if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
-        raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
-    if config.stage1.match_images < 1 or not 0 < config.stage1.match_tolerance < 1:
-        raise InputError(
-            f"stage1.match_images is {config.stage1.match_images} and stage1.match_tolerance "
-            f"{config.stage1.match_tolerance}: they must be 1 or more, and within 0 and 1."
-        )
-    least = {"runs": 1, "seed": 0, "keep_seconds": 0, "probe_images": 0, "probe_every": 1}
-    least |= {"dynamics_images": 0, "dynamics_every": 1, "report_images": 0}
-    for field, lowest in least.items():
-        if config[field] < lowest:
-            raise InputError(f"{field} is {config[field]}: it must be {lowest} or more.")
-    for field, known in (("systems", SYSTEMS), ("metrics", METRICS)):
-        for name in config[field]:
-            if name not in known:
-                raise InputError(f"{field} names {name!r}: known are {', '.join(known)}.")
+    config_recipe(config)
+    check_size(config.size)
+    check_all(config, LIMITS | {"keep_epochs": Range(0, config.recipe.epochs)})
     if not config.systems:
         raise InputError(f"systems is empty: name one or more of {', '.join(SYSTEMS)}.")
-    if config.stage1.when not in WHEN:
-        raise InputError(f"stage1.when is {config.stage1.when!r}: it must be {' or '.join(WHEN)}.")
-    for epoch in config.keep_epochs:
-        if not 0 <= epoch <= config.recipe.epochs:
-            raise InputError(
-                f"keep_epochs has {epoch}: it must lie within 0 and recipe.epochs, "
-                f"{config.recipe.epochs}."
-            )
-    config_recipe(config)
     check_network(config)
 
 

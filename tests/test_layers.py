@@ -1,6 +1,7 @@
 """The allowed order of rooms, lowest first: imports stay in a room or go down."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,9 @@ def _imports(file: Path) -> list[str]:
     nodes = list(ast.walk(ast.parse(file.read_text())))
     plain = [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
     return plain + [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
+
+
+def test_one_module_intercepts():
+    files = [file for package in ROOMS for file in modules(package).values()]
+    found = [f.name for f in files if re.search(r"\bintercept_methods\(", f.read_text())]
+    assert found == ["points.py"]

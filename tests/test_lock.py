@@ -16,7 +16,6 @@ import circuits_jax
 import foveation_jax
 
 ROOT = Path(circuits_jax.__file__).parents[1]
-SHARED = ("command", "interrupt", "lock")  # modules of the same text
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -39,15 +38,6 @@ def lock(package):
 
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("module", SHARED)
-def test_both_packages_have_the_same_text(module):
-    texts = [
-        (ROOT / name / "runs" / f"{module}.py").read_text()
-        for name in ("circuits_jax", "foveation_jax")
-    ]
-    assert texts[0].replace("circuits_jax", "foveation_jax") == texts[1]
 
 
 def test_the_second_is_told_who_is_first_and_changes_nothing(lock, tmp_path):

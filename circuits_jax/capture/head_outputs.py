@@ -19,6 +19,7 @@ from circuits_jax.capture.forked import ForkedBatch, fork
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import PromptPairs
 
@@ -52,8 +53,7 @@ def head_outputs(
     Raises:
         InputError: an unknown position, unusable prompts, or an output that is not finite.
     """
-    if position not in POSITIONS:
-        raise InputError(f"position is {position!r}; allowed are {', '.join(POSITIONS)}")
+    check_allowed("position", position, POSITIONS)
     batch = model.tokenize(prompts)
     return _outputs(model, prompts, batch, batch.mask, position, relative, batch_size)
 

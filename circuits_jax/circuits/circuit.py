@@ -11,8 +11,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from circuits_jax.runs import errors, files
+from circuits_jax.runs import files
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks import task_warning
 
 SCHEMA, SCHEMA_VERSION = "circuits_jax/circuit", 1
 NOISE = 1e-4  # of the largest score: what float32 through many layers leaves of nothing
@@ -213,26 +215,24 @@ class Scores:
         if size is not None and threshold is not None:
             raise InputError(f"size ({size}) and threshold ({threshold}) were given; give one")
         if threshold is not None:
-            says = above_noise(np.abs(head_scores), noise)
-            heads, rule = (head_scores > threshold) & says, {"threshold": float(threshold)}
+            real = above_noise(np.abs(head_scores), noise)
+            heads, rule = (head_scores > threshold) & real, {"threshold": float(threshold)}
         else:
             size = round(head_scores.size / 4) if size is None else size
-            if not 0 <= size <= head_scores.size:
-                raise InputError(f"size is {size}; allowed is 0 to {head_scores.size}")
-            says = above_noise(head_scores, noise)
+            check_allowed("size", size, Range(0, head_scores.size))
+            real = above_noise(head_scores, noise)
             heads, rule = (
-                top(np.where(says, head_scores, -np.inf), size) & says,
+                top(np.where(real, head_scores, -np.inf), size) & real,
                 {"size": int(size)},
             )
             if heads.sum() < size:
-                errors.warn([fewer_heads(int(heads.sum()), int(size))])
+                task_warning.warn([fewer_heads(int(heads.sum()), int(size))])
         inside = heads.reshape(-1)
         candidates = np.where(inside[:, None] & inside[None, :], edge_scores, 0)
         n_edges = int(heads.sum()) if n_edges is None else n_edges
-        if n_edges < 0:
-            raise InputError(f"n_edges is {n_edges}; allowed is 0 and above")
-        says = candidates > NOISE * np.max(np.abs(edge_scores), initial=0)
-        edges = top(candidates, min(n_edges, edge_scores.size)) & says
+        check_allowed("n_edges", n_edges, Range(0))
+        real = candidates > NOISE * np.max(np.abs(edge_scores), initial=0)
+        edges = top(candidates, min(n_edges, edge_scores.size)) & real
         return Circuit(heads, edges, head_scores, edge_scores, rule)
 
     def __repr__(self) -> str:

@@ -36,6 +36,7 @@ from circuits_jax.circuits.circuit import Scores, best_first
 from circuits_jax.circuits.graph import Graph, graph_of, head_edges
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.runs import files
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 
 LEVELS = ("edges", "nodes")
@@ -65,8 +66,7 @@ def save_graph_json(
             f"{config.heads}"
         )
     level = level or ("edges" if "graph_effects" in scores.details else "nodes")
-    if level not in LEVELS:
-        raise InputError(f"level is {level!r}; allowed are {', '.join(LEVELS)}")
+    check_allowed("level", level, LEVELS)
     if level == "edges" and "graph_effects" not in scores.details:
         raise InputError(
             "level is 'edges', and the scores are of heads alone, without the edges of embedding, "

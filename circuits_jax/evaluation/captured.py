@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 from circuits_jax.capture.head_outputs import check_finite, paired_outputs, read_outputs
 from circuits_jax.codes import sae
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.methods.sae_codes import SaeCodes, inputs, paired_rows, scored
+from circuits_jax.methods.sae_codes import SaeCodes, inputs, paired_differences, scored
 from circuits_jax.tasks import PromptPairs
 
 
 @struct.dataclass
-class Rows:
+class CapturedOutputs:
     """Inputs of all autoencoders: [G, 2 B, R], or [1, G 2 B, D] for a shared one.
 
     Attributes:
@@ -32,7 +32,7 @@ class Rows:
     heads: tuple[int, int] = struct.field(pytree_node=False)
     d_model: int = struct.field(pytree_node=False)
 
-    def of_pairs(self, pairs: Int[Array | np.ndarray, " B"]) -> "Rows":
+    def of_pairs(self, pairs: Int[Array | np.ndarray, " B"]) -> "CapturedOutputs":
         """The rows of some pairs, in that order; a pair may come again."""
         n_heads, width = self.heads[0] * self.heads[1], self.x.shape[-1]
         by_prompt = self.x.reshape(n_heads, -1, width)
@@ -40,21 +40,25 @@ class Rows:
         return self.replace(x=by_prompt[:, both].reshape(self.x.shape[0], -1, width))
 
 
-def captured_rows(model: LanguageModel, pairs: PromptPairs, options: SaeCodes) -> Rows:
+def captured_outputs(
+    model: LanguageModel, pairs: PromptPairs, options: SaeCodes
+) -> CapturedOutputs:
     """What `sae_codes` would train on, of all pairs.
 
     Raises:
         InputError: unusable prompts, or an output that is not finite.
     """
     if options.position == "peak":
-        outputs = paired_rows(read_outputs(model, pairs, read_weight=options.read_weight))
+        outputs = paired_differences(read_outputs(model, pairs, read_weight=options.read_weight))
         check_finite(outputs, [*pairs.positives, *pairs.negatives])
     else:
         outputs = paired_outputs(model, pairs, options.position)
     x, scale = inputs(outputs, options, model.config.head_width)
-    return Rows(x, scale, model.config.heads, outputs.shape[-1])
+    return CapturedOutputs(x, scale, model.config.heads, outputs.shape[-1])
 
 
-def head_scores(params: sae.SaeParams, rows: Rows, options: SaeCodes) -> Float[Array, "L H"]:
+def head_scores(
+    params: sae.SaeParams, rows: CapturedOutputs, options: SaeCodes
+) -> Float[Array, "L H"]:
     """Scores of heads by autoencoders, [1 1 G ...], on rows that need not be those they saw."""
     return scored(params, rows.x, rows.scale, rows.heads, options)[0]

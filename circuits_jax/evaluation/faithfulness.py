@@ -38,12 +38,14 @@ from jaxtyping import Bool, Float, Int
 
 from circuits_jax.capture.ablation import Ablation, Trial, trial
 from circuits_jax.circuits.circuit import Circuit, above_noise, fewer_heads, top
-from circuits_jax.evaluation.masked_passes import edges_judged, judged
+from circuits_jax.evaluation.arguments import check_arguments
+from circuits_jax.evaluation.masked_passes import edge_masked_metrics, masked_metrics
+from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Interval, Performance
-from circuits_jax.runs import errors, files, keys, progress
-from circuits_jax.tasks import Task
+from circuits_jax.runs import errors, files, keys
+from circuits_jax.tasks import Task, task_warning
 
 ROUNDING = 1e-6  # of a metric
 ABLATED = {"mean": "set to their mean", "zero": "set to zero", "resample": "resampled"}
@@ -285,7 +287,7 @@ def evaluate(
     circuit: Circuit,
     key: jax.Array | int | None = None,
     options: EvaluationOptions | None = None,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
     keep: Keep = made,
     measured: Mapping[str, Performance] | None = None,
 ) -> Evaluation:
@@ -309,28 +311,18 @@ def evaluate(
     """
     if isinstance(key, EvaluationOptions) and options is None:
         key, options = None, key
-    for name, given, kind, how in (
-        ("model", model, LanguageModel, "as load_model gives it"),
-        ("task", task, Task, "as make_task gives it"),
-        ("circuit", circuit, Circuit, "as scores.circuit(size=...) gives it"),
-        ("options", options or EvaluationOptions(), EvaluationOptions, "or None"),
-    ):
-        errors.check_kind(name, given, kind, how)
-    options, key = options or EvaluationOptions(), keys.stream(key, "evaluation")
+    options = options or EvaluationOptions()
+    check_arguments(model=model, task=task, circuit=circuit)
+    errors.check_kind("options", options, EvaluationOptions, "or None")
+    key = keys.stream(key, "evaluation")
     if measured is None:
         measured = performance.measure(model, task)
     judgements, ranges = [], {}
-    for index, ablation in enumerate(options.ablations):
-        judge = _Judge(model, task, circuit, ablation, key, options, track)
-        own = keep(ablation, judge.own)
-        ranges[ablation] = Interval(**files.numbers(own["range"]))
-        parts = [own["judgements"]]
-        sizes = _curve(circuit, options) if index == 0 else []
-        if sizes:
-            parts.append(keep(f"{ablation}-curve", judge.curve, sizes, own["ends"]))
-        if circuit.edges.any():
-            parts.append(keep(f"{ablation}-edges", judge.edges, own["ends"]))
-        judgements += [Judgement(**files.numbers(row)) for rows in parts for row in rows]
+    for ablation in options.ablations:
+        found, ranges[ablation] = _under(
+            _Judge(model, task, circuit, ablation, key, options, track), keep
+        )
+        judgements += found
     truths = {
         truth.name: against_truth(
             circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
@@ -338,21 +330,33 @@ def evaluate(
         for truth in task.truths
         if model.name.split("/")[-1] == truth.model
     }
-    held_out = measured["held_out"]
     evaluation = Evaluation(
-        held_out.metric,
-        held_out.negative_metric,
-        tuple(judgements),
-        truths,
-        measured,
-        ranges,
-        circuit.size,
-        circuit.asked,
+        positive_metric=measured["held_out"].metric,
+        negative_metric=measured["held_out"].negative_metric,
+        judgements=tuple(judgements),
+        truths=truths,
+        performance=measured,
+        ranges=ranges,
+        size=circuit.size,
+        asked=circuit.asked,
     )
-    errors.warn(
+    task_warning.warn(
         text for text in evaluation.warnings if text != fewer_heads(circuit.size, circuit.asked)
     )  # of which `Scores.circuit` has warned
     return evaluation
+
+
+def _under(judge: "_Judge", keep: Keep) -> tuple[list[Judgement], Interval]:
+    """All that is judged under one ablation, and what its faithfulness is a share of."""
+    own = keep(judge.ablation, judge.own)
+    parts = [own["judgements"]]
+    sizes = _curve(judge.circuit, judge.options)
+    if sizes and judge.ablation == judge.options.ablations[0]:
+        parts.append(keep(f"{judge.ablation}-curve", judge.curve, sizes, own["ends"]))
+    if judge.circuit.edges.any():
+        parts.append(keep(f"{judge.ablation}-edges", judge.edges, own["ends"]))
+    found = [Judgement(**files.numbers(row)) for rows in parts for row in rows]
+    return found, Interval(**files.numbers(own["range"]))
 
 
 def _curve(circuit: Circuit, options: EvaluationOptions) -> list[int]:
@@ -372,7 +376,7 @@ class _Judge:
     ablation: Ablation
     key: jax.Array
     options: EvaluationOptions
-    track: progress.Track
+    track: Track
 
     @functools.cached_property
     def prepared(self) -> Trial:
@@ -381,7 +385,7 @@ class _Judge:
     def own(self) -> dict[str, Any]:
         """At the circuit's own size; the metric with all heads and with none."""
         full = np.ones_like(self.circuit.heads)
-        values, divergence = self._judged(self._masks([self.circuit.size]), full, ~full)
+        values, divergence = self._metrics(self._masks([self.circuit.size]), full, ~full)
         whole, nothing = values[0], values[1]
         ends = [float(whole.mean()), float(nothing.mean())]
         rows = self._rows([self.circuit.size], values[2:], divergence[2:], ends)
@@ -390,7 +394,7 @@ class _Judge:
 
     def curve(self, sizes: list[int], ends: list[float]) -> list[dict[str, Any]]:
         """At the other sizes of the curve."""
-        return self._rows(sizes, *self._judged(self._masks(sizes)), ends)
+        return self._rows(sizes, *self._metrics(self._masks(sizes)), ends)
 
     def edges(self, ends: list[float]) -> list[dict[str, Any]]:
         """The circuit's heads with its own edges, with all others, and with random ones."""
@@ -398,7 +402,7 @@ class _Judge:
         own = self.circuit.edges & candidates
         key, n = jax.random.fold_in(self.key, 1), self.options.n_random
         random = random_edges(key, candidates, int(own.sum()), n)
-        values, divergence = edges_judged(
+        values, divergence = edge_masked_metrics(
             self.model,
             self.prepared,
             self.circuit.heads,
@@ -429,10 +433,12 @@ class _Judge:
         random = random_masks(self.key, circuit.heads.shape, sizes, self.options.n_random)
         return np.concatenate([found, ~found, random.reshape(-1, *circuit.heads.shape)])
 
-    def _judged(self, masks: Bool[np.ndarray, "M L H"], *first: Bool[np.ndarray, "L H"]):
+    def _metrics(self, masks: Bool[np.ndarray, "M L H"], *first: Bool[np.ndarray, "L H"]):
         masks = np.concatenate([*(mask[None] for mask in first), masks])
         at_once = self.options.masks_at_once
-        return judged(self.model, self.prepared, masks, self.task.metric, at_once, self._shown)
+        return masked_metrics(
+            self.model, self.prepared, masks, self.task.metric, at_once, self._shown
+        )
 
     def _rows(self, sizes, values, divergence, ends) -> list[dict[str, Any]]:
         """Judgements of what `_masks` made, size by size."""

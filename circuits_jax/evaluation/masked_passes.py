@@ -16,8 +16,9 @@ from jaxtyping import Array, Bool, Float
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import Trial
 from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import mesh, progress
+from circuits_jax.runs import mesh
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import metric_values
 from circuits_jax.tasks.divergence import divergences
@@ -55,7 +56,7 @@ def _metric_under(config, params, trial, keep, metric, masks_at_once):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "masks_at_once"))
-def _judged_under(config, params, trial, whole, keep, metric, masks_at_once):
+def _metrics_under(config, params, trial, whole, keep, metric, masks_at_once):
     """The metric and the divergence from `whole`, logits [B V], for every mask of heads."""
 
     def judge(keep, constants):
@@ -67,17 +68,17 @@ def _judged_under(config, params, trial, whole, keep, metric, masks_at_once):
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric"))
-def _edges_judged_under(config, params, trial, whole, keep, readers, keep_edges, metric):
+def _edge_metrics_under(config, params, trial, whole, keep, receivers, keep_edges, metric):
     """The same for every mask of edges, one at a time: each reader has a stream of its own."""
 
     def judge(keep_edges, constants):
-        params, trial, whole, keep, readers = constants
+        params, trial, whole, keep, receivers = constants
         logits = interpose.replace_edges(
-            config, params, trial.batch, keep, keep_edges, trial.replacement, readers
+            config, params, trial.batch, keep, keep_edges, trial.replacement, receivers
         )
         return _measured(logits, trial, whole, metric)
 
-    return mesh.spread(judge, keep_edges, (params, trial, whole, keep, readers), 1)
+    return mesh.spread(judge, keep_edges, (params, trial, whole, keep, receivers), 1)
 
 
 def _measured(logits, trial, whole, metric):
@@ -86,13 +87,13 @@ def _measured(logits, trial, whole, metric):
     return metric_values(logits, trial.targets, metric), divergence
 
 
-def judged(
+def masked_metrics(
     model: LanguageModel,
     prepared: Trial,
     keep: Bool[np.ndarray, "M L H"],
     metric: str,
     masks_at_once: int = 1,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """Metric and divergence for every mask of heads that are kept, and every prompt.
 
@@ -101,7 +102,7 @@ def judged(
     whole = interpose.last_logits(model.config, model.params, prepared.batch)
 
     def of_chunk(masks):
-        return _judged_under(
+        return _metrics_under(
             model.config, model.params, prepared, whole, masks, metric, masks_at_once
         )
 
@@ -109,25 +110,25 @@ def judged(
     return _finite(*_in_chunks(of_chunk, keep, chunk, track, "circuits judged"))
 
 
-def edges_judged(
+def edge_masked_metrics(
     model: LanguageModel,
     prepared: Trial,
     keep: Bool[np.ndarray, "L H"],
     keep_edges: Bool[np.ndarray, "M G G"],
     metric: str,
-    track: progress.Track = progress.silent,
+    track: Track = silent,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """The same for every mask of edges that are kept, with only the heads in `keep`.
 
     One mask at a time; see `interpose.replace_edges` for time and memory.
     """
     whole = interpose.last_logits(model.config, model.params, prepared.batch)
-    readers = jnp.asarray(np.flatnonzero(keep))
+    receivers = jnp.asarray(np.flatnonzero(keep))
     heads = jnp.asarray(keep, jnp.float32)
 
     def of_chunk(masks):
-        return _edges_judged_under(
-            model.config, model.params, prepared, whole, heads, readers, masks, metric
+        return _edge_metrics_under(
+            model.config, model.params, prepared, whole, heads, receivers, masks, metric
         )
 
     chunk = len(jax.devices())
@@ -153,7 +154,7 @@ def _in_chunks(
     function: Callable[[Array], Any],
     masks: Bool[np.ndarray, "M ..."],
     chunk: int,
-    track: progress.Track,
+    track: Track,
     label: str,
 ) -> Any:
     """`function` of all masks, called on as many as `chunk` at a time, the last filled up."""

@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 
 from circuits_jax.capture.ablation import Ablation, trial
 from circuits_jax.circuits.circuit import Circuit
+from circuits_jax.evaluation.arguments import check_arguments
 from circuits_jax.evaluation.faithfulness import faithfulness
 from circuits_jax.evaluation.masked_passes import metric_under
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import errors
 from circuits_jax.tasks import Task
 
 NEEDED = 0.01  # of the metric's range
@@ -54,12 +54,7 @@ def minimality(
     Raises:
         InputError: an argument in the place of another.
     """
-    for name, given, kind, how in (
-        ("model", model, LanguageModel, "as load_model gives it"),
-        ("task", task, Task, "as make_task gives it"),
-        ("circuit", circuit, Circuit, "as scores.circuit(size=...) gives it"),
-    ):
-        errors.check_kind(name, given, kind, how)
+    check_arguments(model=model, task=task, circuit=circuit)
     heads = np.argwhere(circuit.heads)
     everything = np.ones_like(circuit.heads)
     without = np.repeat(circuit.heads[None], len(heads), axis=0)

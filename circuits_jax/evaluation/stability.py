@@ -23,13 +23,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.circuits.circuit import above_noise, top
 from circuits_jax.codes import fit, sae
-from circuits_jax.evaluation.captured import Rows, captured_rows, head_scores
+from circuits_jax.evaluation.arguments import check_arguments
+from circuits_jax.evaluation.captured import CapturedOutputs, captured_outputs, head_scores
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.runs import errors, files, keys
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import Task
+from circuits_jax.tasks import Task, task_warning
 
 INTERVAL = (2.5, 97.5)  # percentiles
 AT_ONCE = 10  # bootstraps computed together
@@ -101,25 +103,20 @@ def bootstrap(
     """
     if isinstance(key, SaeCodes) and options is None:
         key, options = None, key
-    for name, given, kind, how in (
-        ("model", model, LanguageModel, "as load_model gives it"),
-        ("task", task, Task, "as make_task gives it"),
-        ("options", options or SaeCodes(), SaeCodes, "of a method with codes"),
-    ):
-        errors.check_kind(name, given, kind, how)
+    options = options or SaeCodes()
+    check_arguments(model=model, task=task)
+    errors.check_kind("options", options, SaeCodes, "of a method with codes")
     key = keys.stream(key, "method")
     n_heads = model.config.n_layers * model.config.n_heads
     size = round(n_heads / 4) if size is None else size
-    for name, value, most in (("n", n, None), ("n_seeds", n_seeds, None), ("size", size, n_heads)):
-        if value < 1 or (most and value > most):
-            allowed = f"1 to {most}" if most else "1 and above"
-            raise InputError(f"{name} is {value}; allowed is {allowed}")
-    options = options or SaeCodes()
+    limits = {"n": (n, Range(1)), "n_seeds": (n_seeds, Range(1)), "size": (size, Range(1, n_heads))}
+    for name, given in limits.items():
+        check_allowed(name, *given)
     if measured is None:
         measured = performance.measure(model, task, ("learn",))
-    errors.warn([*performance.doubts(measured), *performance.remarks(measured)])
+    task_warning.warn([*performance.doubts(measured), *performance.remarks(measured)])
     fit_key, draw_key = jax.random.split(key)
-    captured = captured_rows(model, task.learn, options)
+    captured = captured_outputs(model, task.learn, options)
     params, _ = fit.fit(
         fit_key,
         captured.x,
@@ -171,7 +168,7 @@ def resamples(key: jax.Array, n_pairs: int, n: int) -> Int[np.ndarray, "n B"]:
 @functools.partial(jax.jit, static_argnames="options")
 def resampled_scores(
     params: sae.SaeParams,
-    captured: Rows,
+    captured: CapturedOutputs,
     seed: Int[Array | np.ndarray, " N"],
     rows: Int[Array | np.ndarray, "N B"],
     options: SaeCodes,

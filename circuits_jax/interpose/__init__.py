@@ -1,8 +1,8 @@
-"""Reading and rewriting what the parts of a model say, with no change to the model.
+"""Reading and rewriting activations, with no change to the model.
 
-`heads.py` reads and replaces heads within a pass; `layers.py` runs one layer at a time; `edges.py`
-replaces what one head hears of another; `rules.py` changes what a gradient sees; `records.py` keeps
-all that a pass computes. Nothing else in the library touches interception.
+`points.py` is the one table of what can be read and rewritten; `heads.py` reads and replaces heads
+within a pass; `layers.py` runs one layer at a time; `edges.py` ablates edges between heads;
+`rules.py` changes what a gradient sees; `records.py` keeps all that a pass computes.
 """
 
 from circuits_jax.interpose.edges import replace_edges
@@ -10,12 +10,12 @@ from circuits_jax.interpose.heads import Heads, capture, last_logits, replace
 from circuits_jax.interpose.layers import (
     Added,
     Written,
+    attention_out,
     final_logits,
-    heads_reading,
-    heads_writing,
     residual_streams,
     resume,
     run_layer,
+    z_from,
 )
 from circuits_jax.interpose.records import Record, record, record_final
 from circuits_jax.interpose.rules import Rules, linearised
@@ -26,10 +26,9 @@ __all__ = [
     "Record",
     "Rules",
     "Written",
+    "attention_out",
     "capture",
     "final_logits",
-    "heads_reading",
-    "heads_writing",
     "last_logits",
     "linearised",
     "record",
@@ -39,4 +38,5 @@ __all__ = [
     "residual_streams",
     "resume",
     "run_layer",
+    "z_from",
 ]

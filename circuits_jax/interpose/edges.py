@@ -1,4 +1,4 @@
-"""Cutting edges between heads: a pass in which every head hears only the heads it is let hear.
+"""Ablating edges between heads: a pass in which every head receives from chosen heads alone.
 
 With v_u = z_u W_O what head u writes, the edge u -> v from a head of an earlier layer to one of a
 later layer is cut by giving v alone, its queries, keys and values, a residual stream in which u
@@ -14,10 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch
-from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.interception import intercepted
-from circuits_jax.interpose.layers import final_logits, layer_of, post_normed, reading, run_layer
+from circuits_jax.decoder.decoder import Decoder, TokenBatch
+from circuits_jax.interpose.layers import (
+    final_logits,
+    layer_of,
+    post_normed,
+    run_layer,
+    z_of_weights,
+)
+from circuits_jax.interpose.points import intercepted
 
 
 def replace_edges(
@@ -27,7 +32,7 @@ def replace_edges(
     keep: Float[Array, "L H"],
     keep_edges: Float[Array, "G G"],
     replacement: Float[Array, "L #B #T H K"],
-    readers: Int[Array, " N"] | None = None,
+    receivers: Int[Array, " N"] | None = None,
 ) -> Float[Array, "B V"]:
     """Logits after the last token, with heads replaced and edges between heads cut.
 
@@ -41,29 +46,29 @@ def replace_edges(
     that are not in an earlier layer is not read. Masks may lie between 0 and 1, gradients flow
     through them, and `vmap` over them judges many circuits.
 
-    `readers` are the heads v whose edges are cut, by number; all others read the whole stream. The
-    kept heads are enough, as what others read goes unused; default all heads. What is subtracted
-    from each one's stream is held, [N B T D]: for a quarter of the heads about B T / (48 K) of the
-    parameters' memory, where H K = D and E = 4 D. With so many, a pass of SmolLM2-135M takes 1.7
-    times as long as `replace`, and 3.2 times with all.
+    `receivers` are the heads v whose edges are cut, by number; all others read the whole stream.
+    The kept heads are enough, as what others read goes unused; default all heads. What is
+    subtracted from each one's stream is held, [N B T D]: for a quarter of the heads about
+    B T / (48 K) of the parameters' memory, where H K = D and E = 4 D. With so many, a pass of
+    SmolLM2-135M takes 1.7 times as long as `replace`, and 3.2 times with all.
     """
     n_layers, n_heads = config.heads
-    readers = jnp.arange(n_layers * n_heads) if readers is None else readers
-    n = readers.shape[0]  # where there is no cut: the slot of all others
-    cut = jnp.pad(1 - keep_edges[:, readers], ((0, 0), (0, 1))).reshape(n_layers, n_heads, n + 1)
-    slots = jnp.full(n_layers * n_heads, n).at[readers].set(jnp.arange(n)).reshape(config.heads)
+    receivers = jnp.arange(n_layers * n_heads) if receivers is None else receivers
+    n = receivers.shape[0]  # where there is no cut: the slot of all others
+    cut = jnp.pad(1 - keep_edges[:, receivers], ((0, 0), (0, 1))).reshape(n_layers, n_heads, n + 1)
+    slots = jnp.full(n_layers * n_heads, n).at[receivers].set(jnp.arange(n)).reshape(config.heads)
     stream = Decoder(config).apply({"params": params}, batch, method="embed")
 
     def step(carry, layer):
         stream, lost = carry
-        z = _each_reading(config, params, batch, layer, stream[None] - lost[slots[layer]])
+        z = _z_of_each(config, params, batch, layer, stream[None] - lost[slots[layer]])
         kept, other = keep[layer][None, None, :, None].astype(z.dtype), replacement[layer]
         other = other.astype(z.dtype)
         z = kept * z + (1 - kept) * other
-        stream, written = _saying(config, params, batch, layer, stream, z)
+        stream, written = _with_z(config, params, batch, layer, stream, z)
         return (
             stream,
-            lost + _unheard(config, params, layer, z - other, written, cut[layer]),
+            lost + _ablated(config, params, layer, z - other, written, cut[layer]),
         ), None
 
     carry = stream, jnp.zeros((n + 1, *stream.shape), stream.dtype)
@@ -71,7 +76,7 @@ def replace_edges(
     return final_logits(config, params, batch, stream)
 
 
-def _unheard(
+def _ablated(
     config: DecoderConfig,
     params: Any,
     layer: Int[Array, ""],
@@ -79,7 +84,7 @@ def _unheard(
     written: Float[Array, "B T D"],
     cut: Float[Array, "H N"],
 ) -> Float[Array, "N B T D"]:
-    """What each reader does not hear of a layer: `cut` of `change`, its heads' z - replacement.
+    """What each receiver's stream lacks of a layer: `cut` of `change`, its heads' z - replacement.
 
     `written` is what the layer's attention writes, before its norm.
     """
@@ -90,14 +95,14 @@ def _unheard(
     return post_normed(config, own, whole) - post_normed(config, own, whole - out)
 
 
-def _each_reading(
+def _z_of_each(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
     layer: Int[Array, ""],
     streams: Float[Array, "H B T D"],
 ) -> Float[Array, "B T H K"]:
-    """What heads read, z, each from a stream of its own: each is a layer of one head."""
+    """Z of heads, each from a stream of its own: each is a layer of one head."""
     alone = dataclasses.replace(config, n_heads=1, n_kv_heads=1)
     own, data = layer_of(config, params, layer)
     shared = config.n_heads // config.n_kv_heads
@@ -108,12 +113,12 @@ def _each_reading(
         for name in [name for name in axes if name in weights]:
             at = head // shared if name[0] in "kv" else head
             weights[name] = jax.lax.dynamic_slice_in_dim(weights[name], at, 1, axes[name])
-        return reading(alone, own | {"attention": weights}, data, batch, stream)[:, :, 0]
+        return z_of_weights(alone, own | {"attention": weights}, data, batch, stream)[:, :, 0]
 
     return jnp.moveaxis(jax.vmap(one)(jnp.arange(config.n_heads), streams), 0, 2)
 
 
-def _saying(
+def _with_z(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
@@ -121,18 +126,18 @@ def _saying(
     stream: Float[Array, "B T D"],
     z: Float[Array, "B T H K"],
 ) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"]]:
-    """The stream after a layer whose heads say z, and what they write together, before its norm."""
+    """The stream after a layer whose heads have this z, and z W_O of all, before any norm."""
     written = None
 
-    def interceptor(call, args, kwargs, context):
+    def attn_out(module, call, z):
         nonlocal written
-        out = call(*args, **kwargs)  # of heads, it goes unused, so the compiler leaves it out
-        if returns_heads(context):
-            out = z
-        if isinstance(context.module, Attention) and context.method_name == "project":
-            written = out
-        return out
+        written = call(z)
+        return written
 
-    with intercepted(interceptor):
+    def given(module, call, *args):
+        call(*args)  # goes unused, so the compiler leaves it out
+        return z
+
+    with intercepted(z=given, attn_out=attn_out):
         after, _ = run_layer(config, params, batch, layer, stream)
     return after, written

@@ -1,24 +1,22 @@
 """Reading heads inside one forward pass, and rewriting them.
 
-`flax.linen.intercept_methods` hands us what `Attention.attend` returns, z [B T H K], inside the
-scan over layers. Reading sows a reduction of z; rewriting replaces z by
-`keep * z + (1 - keep) * replacement`. Since `W_O` is linear, replacing z is replacing the head's
-output z W_O.
+The point z is what `Attention.attend` returns, [B T H K], inside the scan over layers. Reading sows
+a reduction of z; rewriting replaces z by `keep * z + (1 - keep) * replacement`. Since `W_O` is
+linear, replacing z is replacing the head's output z W_O.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import Attention, Block, Decoder, TokenBatch
-from circuits_jax.interpose.interception import intercepted
+from circuits_jax.decoder.decoder import Decoder, TokenBatch
+from circuits_jax.interpose.points import intercepted
 
 
 @struct.dataclass
@@ -26,7 +24,7 @@ class Heads:
     """What can be read of the heads of one layer.
 
     Attributes:
-        z: what every head reads at every token; its output is z W_O.
+        z: the mean of the values at every token, weighted by the pattern; z W_O is the result.
         scale: root mean square of the residual stream before the layer.
         w_o: output weights.
     """
@@ -34,11 +32,6 @@ class Heads:
     z: Float[Array, "B T H K"]
     scale: Float[Array, "B T"]
     w_o: Float[Array, "H K D"]
-
-
-def returns_heads(context: nn.module.InterceptorContext) -> bool:
-    """Whether the call's result is z."""
-    return isinstance(context.module, Attention) and context.method_name == "attend"
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -63,20 +56,19 @@ def capture(
     """
     scale = None  # of the layer being traced: a block is entered before its attention
 
-    def interceptor(call, args, kwargs, context):
+    def resid_pre(module, call, stream, *args):
         nonlocal scale
-        if isinstance(context.module, Block) and context.method_name == "__call__":
-            residual = args[0].astype(jnp.float32)
-            scale = jnp.sqrt(jnp.mean(residual * residual, axis=-1))
-        out = call(*args, **kwargs)
-        if returns_heads(context):
-            heads = Heads(out, scale, context.module.o)
-            context.module.sow(
-                "heads", "kept", reduce(heads), reduce_fn=lambda _, new: new, init_fn=tuple
-            )
-        return out
+        residual = stream.astype(jnp.float32)
+        scale = jnp.sqrt(jnp.mean(residual * residual, axis=-1))
+        return call(stream, *args)
 
-    with intercepted(interceptor):
+    def read(module, call, *args):
+        z = call(*args)
+        kept = reduce(Heads(z, scale, module.o))
+        module.sow("heads", "kept", kept, reduce_fn=lambda _, new: new, init_fn=tuple)
+        return z
+
+    with intercepted(resid_pre=resid_pre, z=read):
         logits, state = Decoder(config).apply(
             {"params": params}, batch, method="last_logits", mutable=["heads"]
         )
@@ -96,16 +88,14 @@ def replace(
     pass. `vmap` over `keep` judges many circuits at once.
     """
 
-    def interceptor(call, args, kwargs, context):
-        z = call(*args, **kwargs)
-        if not returns_heads(context):
-            return z
-        kept = context.module.get_variable("interventions", "keep")[None, None, :, None]
-        other = context.module.get_variable("interventions", "replacement")
+    def rewrite(module, call, *args):
+        z = call(*args)
+        kept = module.get_variable("interventions", "keep")[None, None, :, None]
+        other = module.get_variable("interventions", "replacement")
         return kept.astype(z.dtype) * z + (1 - kept).astype(z.dtype) * other.astype(z.dtype)
 
     interventions = {"layers": {"attention": {"keep": keep, "replacement": replacement}}}
-    with intercepted(interceptor):
+    with intercepted(z=rewrite):
         return Decoder(config).apply(
             {"params": params, "interventions": interventions}, batch, method="last_logits"
         )

@@ -4,6 +4,7 @@
 seen and added to.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import (
-    MLP,
     Attention,
     Block,
     Decoder,
@@ -22,8 +22,7 @@ from circuits_jax.decoder.decoder import (
     TokenBatch,
     layer_data,
 )
-from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.interception import intercepted
+from circuits_jax.interpose.points import intercepted
 
 
 def residual_streams(
@@ -53,18 +52,16 @@ def resume(
 
     Layers below are not run; `stream` is the residual stream before `layer`. Under `vmap` over
     heads of one layer, the attention of that layer is computed once for all of them. The head is
-    replaced at the tokens `where` it is said to be, by default at all.
+    replaced at the tokens given by `where`, by default at all.
     """
 
-    def interceptor(call, args, kwargs, context):
-        z = call(*args, **kwargs)
-        if not returns_heads(context):
-            return z
+    def rewrite(module, call, *args):
+        z = call(*args)
         tokens = jnp.broadcast_to(where, z.shape[:2])[:, :, None]
         new = jnp.where(tokens, replacement.astype(z.dtype), z[:, :, head])
         return z.at[:, :, head].set(new)
 
-    with intercepted(interceptor):
+    with intercepted(z=rewrite):
         stream = run_layer(config, params, batch, layer, stream)[0]
     stream = jax.lax.fori_loop(
         layer + 1,
@@ -113,58 +110,53 @@ def run_layer(
 
     What an MLP writes is taken after its post norm, where the family has one.
     """
-    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
-    z, mlp = None, jnp.zeros_like(stream)
+    written = {"mlp": jnp.zeros_like(stream)}
 
-    def interceptor(call, args, kwargs, context):
-        nonlocal z, mlp
-        module, method = context.module, context.method_name
-        if added and isinstance(module, Norm) and (module.name, method) == ("mlp_norm", "__call__"):
-            args = (args[0] + added.mlp_read,)
-        out = call(*args, **kwargs)
-        if added and isinstance(module, Attention) and method == "heads_of":
-            out = out + added.qkv["qkv".index(args[0])]
-        if returns_heads(context):
-            out = z = out + added.written.z if added else out
-        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
-            out = mlp = out + added.written.mlp if added else out
-        return out
+    def write(name, module, call, *args):
+        written[name] = call(*args)
+        if added:
+            written[name] += getattr(added.written, name)
+        return written[name]
 
+    edits = {"z": functools.partial(write, "z"), "mlp_out": functools.partial(write, "mlp")}
+    if added:
+        edits["qkv"] = lambda _, call, name, x: call(name, x) + added.qkv["qkv".index(name)]
+        edits["mlp_in"] = lambda _, call, x: call(x + added.mlp_read)
     own, data = layer_of(config, params, layer)
-    with intercepted(interceptor):
+    with intercepted(**edits):
         stream = Block(config).apply({"params": own}, stream, data, batch)[0]
-    return stream, Written(z, mlp)
+    return stream, Written(**written)
 
 
-def heads_reading(
+def z_from(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
     layer: Int[Array, ""],
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
-    """What a layer's heads read, z, were `stream` the residual stream before it."""
-    return reading(config, *layer_of(config, params, layer), batch, stream)
+    """Z of a layer's heads, were `stream` the residual stream before it."""
+    return z_of_weights(config, *layer_of(config, params, layer), batch, stream)
 
 
-def reading(
+def z_of_weights(
     config: DecoderConfig,
     own: Any,
     data: LayerData,
     batch: TokenBatch,
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
-    """`heads_reading` of a layer given by its own weights and data."""
+    """`z_from`, of a layer given by its own weights and data."""
     norm = Norm(config.norm, config.norm_eps)
     normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
     attention = Attention(config)
     return attention.apply({"params": own["attention"]}, normed, data, batch, method="attend")
 
 
-def heads_writing(
+def attention_out(
     config: DecoderConfig, params: Any, layer: Int[Array, ""], z: Float[Array, "B T H K"]
 ) -> Float[Array, "B T D"]:
-    """What a layer's attention adds to the residual stream, were its heads to say z."""
+    """What a layer's attention adds to the residual stream for this z of its heads."""
     own, _ = layer_of(config, params, layer)
     written = Attention(config).apply({"params": own["attention"]}, z, method="project")
     return post_normed(config, own, written)

@@ -9,17 +9,8 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import (
-    MLP,
-    Attention,
-    Block,
-    Decoder,
-    Norm,
-    TokenBatch,
-    layer_data,
-)
-from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.interception import intercepted
+from circuits_jax.decoder.decoder import Block, Decoder, TokenBatch, layer_data
+from circuits_jax.interpose.points import observed
 
 
 @struct.dataclass
@@ -57,29 +48,17 @@ def record(
     Returns:
         The residual stream after the last layer, and the reductions, stacked over layers.
     """
-    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
     kept, scales, neurons = {}, {}, {}
-
-    def interceptor(call, args, kwargs, context):
-        module, method = context.module, context.method_name
-        out = call(*args, **kwargs)
-        if isinstance(module, Norm) and method == "inverse_scale":
-            scales[module.name] = out
-        if isinstance(module, Norm) and (module.name, method) == ("mlp_norm", "__call__"):
-            kept["mlp_stream"] = args[0]
-        if isinstance(module, MLP) and method == "activate":
-            neurons.update(given=args[0], active=out)
-        if isinstance(module, MLP) and method == "gate":
-            neurons["up"] = args[1]
-        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
-            kept["mlp"] = out
-        if isinstance(module, Attention) and method == "pattern":
-            kept.update(q=args[0], k=args[1], pattern=out)
-        if isinstance(module, Attention) and method == "heads_of" and args[0] == "v":
-            kept["v"] = out
-        if returns_heads(context):
-            kept["z"] = out
-        return out
+    read = {  # point -> (module, what it gave, what it was given) -> parts of the record
+        "inverse_scale": lambda norm, out, *_: scales.update({norm.name: out}),
+        "mlp_in": lambda _, out, stream: kept.update(mlp_stream=stream),
+        "activation": lambda _, out, given: neurons.update(given=given, active=out),
+        "gate": lambda _, out, activation, up: neurons.update(up=up),
+        "mlp_out": lambda _, out, *__: kept.update(mlp=out),
+        "pattern": lambda _, out, q, k, *__: kept.update(q=q, k=k, pattern=out),
+        "qkv": lambda _, out, name, x: kept.update({name: out} if name == "v" else {}),
+        "z": lambda _, out, *__: kept.update(z=out),
+    }
 
     def step(stream, layer):
         own, data = layer
@@ -89,7 +68,7 @@ def record(
         kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
         return after, reduce(Record(**kept))
 
-    with intercepted(interceptor):
+    with observed(**read):
         stream = Decoder(config).apply({"params": params}, batch, method="embed")
         return jax.lax.scan(step, stream, (params["layers"], layer_data(config)))
 
@@ -100,13 +79,10 @@ def record_final(
     """Logits after tokens, and what the final norm multiplied them by; 1 where there is no norm."""
     scale = jnp.ones((*stream.shape[:2], 1))
 
-    def interceptor(call, args, kwargs, context):
+    def keep(norm, out, y):
         nonlocal scale
-        out = call(*args, **kwargs)
-        if isinstance(context.module, Norm) and context.method_name == "inverse_scale":
-            scale = out
-        return out
+        scale = out
 
-    with intercepted(interceptor):
+    with observed(inverse_scale=keep):
         logits = Decoder(config).apply({"params": params}, stream, method="unembed")
     return logits, scale

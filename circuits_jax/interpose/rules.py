@@ -1,4 +1,4 @@
-"""What a gradient through the model is, changed without changing what the model says."""
+"""What a gradient through the model is, changed without changing what the model computes."""
 
 import contextlib
 import dataclasses
@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from circuits_jax.decoder.decoder import MLP, Norm
-from circuits_jax.interpose.heads import returns_heads
-from circuits_jax.interpose.interception import intercepted
+from circuits_jax.interpose.points import intercepted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +34,25 @@ class Rules:
 def linearised(rules: Rules) -> Iterator[None]:
     """Trace the model here, and gradients through it follow the rules."""
 
-    def activate(call, x):
+    def still(module, call, *args):
+        return jax.lax.stop_gradient(call(*args))
+
+    def half(module, call, *args):
+        return _half_gradient(call(*args))
+
+    def activate(module, call, x):
         slope = jax.jvp(call, (x,), (jnp.ones_like(x),))[1]  # the limit of act(x) / x at 0
         tiny = jnp.abs(x) < 1e-6
         return x * jax.lax.stop_gradient(jnp.where(tiny, slope, call(x) / jnp.where(tiny, 1, x)))
 
-    def interceptor(call, args, kwargs, context):
-        module, method = context.module, context.method_name
-        if rules.norms and isinstance(module, Norm) and method == "inverse_scale":
-            return jax.lax.stop_gradient(call(*args))
-        if rules.activations and isinstance(module, MLP) and method == "activate":
-            return activate(call, *args)
-        if rules.gates and isinstance(module, MLP) and method == "gate":
-            return _half_gradient(call(*args))
-        if rules.attention == "frozen" and method == "pattern":
-            return jax.lax.stop_gradient(call(*args))
-        if rules.attention == "half" and returns_heads(context):
-            return _half_gradient(call(*args, **kwargs))
-        return call(*args, **kwargs)
-
-    with intercepted(interceptor):
+    edits = (
+        ("inverse_scale", still, rules.norms),
+        ("activation", activate, rules.activations),
+        ("gate", half, rules.gates),
+        ("pattern", still, rules.attention == "frozen"),
+        ("z", half, rules.attention == "half"),
+    )
+    with intercepted(**{point: edit for point, edit, wanted in edits if wanted}):
         yield
 
 

@@ -5,9 +5,12 @@ import numpy as np
 from absl import logging
 
 from circuits_jax.circuits.circuit import Circuit, Scores
+from circuits_jax.jobs.workdir import Workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, make_task
 
@@ -24,6 +27,24 @@ def measured_performance(model: LanguageModel, task: Task) -> dict[str, Performa
     return measured
 
 
+def begun(
+    workdir: Workdir, config: ml_collections.ConfigDict
+) -> tuple[LanguageModel, Task, dict[str, Performance]]:
+    """The config's model and task, and how the one does the other; the folder is the run's then.
+
+    Raises:
+        InputError: a model or a task that cannot be had, or a task without contrast.
+    """
+    with workdir.stage("load model"):
+        model = load_model(config.model, config.dtype)
+    with workdir.stage("make prompts"):
+        task = task_of(config, model)
+    with workdir.stage("measure performance"):
+        measured = measured_performance(model, task)
+    workdir.begin()
+    return model, task, measured
+
+
 def check_fields(config: ml_collections.ConfigDict) -> None:
     """Refuse a circuit that no job can use.
 
@@ -35,10 +56,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
             f"config.circuit has size ({config.circuit.size}) and threshold "
             f"({config.circuit.threshold}); give one"
         )
-    if not 0 <= config.circuit.fraction <= 1:
-        raise InputError(
-            f"config.circuit.fraction has {config.circuit.fraction}; allowed is 0 to 1"
-        )
+    check_allowed("config.circuit.fraction", config.circuit.fraction, Range(0, 1))
 
 
 def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
@@ -59,11 +77,8 @@ def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) 
         InputError: the size, and the number of heads.
     """
     size, n_heads = config.circuit.size, model.config.n_layers * model.config.n_heads
-    if size is not None and not 0 <= size <= n_heads:
-        raise InputError(
-            f"config.circuit.size is {size}; {config.model} has {n_heads} heads, so allowed is "
-            f"0 to {n_heads}"
-        )
+    if size is not None:
+        check_allowed(f"config.circuit.size, of heads of {config.model},", size, Range(0, n_heads))
 
 
 def cut(scores: Scores, options: ml_collections.ConfigDict) -> Circuit:

@@ -31,20 +31,20 @@ from circuits_jax.evaluation.agreement import Agreement, against_exact
 from circuits_jax.evaluation.cost import Cost, measured, passes
 from circuits_jax.evaluation.cpr_cmd import SIZES, area_masks, cmd, cpr
 from circuits_jax.evaluation.faithfulness import against_truth, faithfulness, warnings_of
-from circuits_jax.evaluation.masked_passes import judged
-from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
+from circuits_jax.evaluation.masked_passes import masked_metrics
+from circuits_jax.evaluation.track import shown
+from circuits_jax.jobs.common import begun, check_fields, cut
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Interval
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
-from circuits_jax.runs import errors, files, keys, progress
+from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
-from circuits_jax.tasks import GroundTruth, Task, metric_values, targets
+from circuits_jax.tasks import GroundTruth, Task, metric_values, targets, task_warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,20 +117,16 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(printed(files.read_json(workdir / "compare.json")))
         return workdir / "report.html"
-    with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
-    with workdir.stage("measure performance"):
-        measured = measured_performance(model, task)
-    workdir.begin()
+    model, task, measured = begun(workdir, config)
     with workdir.stage("reference"):
         effects, gap = reference(workdir, model, task)
     for method in methods_of(config):  # first, as a cold call forgets all that judging has compiled
         with workdir.stage(method):
             score(workdir, config, model, task, method)
     with workdir.stage("judge"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", errors.TaskWarning)  # of fewer heads: the table says it
+        warnings.simplefilter(
+            "ignore", task_warning.TaskWarning
+        )  # of fewer heads: the table says it
         rows = [
             row(workdir, config, model, task, method, effects, gap) for method in methods_of(config)
         ]
@@ -175,8 +171,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         method_options(method)
         method_options(method, **config[method])
     check_fields(config)
-    if config.masks_at_once < 1:
-        raise InputError(f"config.masks_at_once is {config.masks_at_once}; allowed is 1 and above")
+    check_allowed("config.masks_at_once", config.masks_at_once, Range(1))
 
 
 def methods_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -240,7 +235,7 @@ def row(
         method=name,
         exact=against_exact(scores, effects, gap),
         **against_known(scores, known(model, task)),
-        **judgement(config, model, task, scores),
+        **circuit_scores(config, model, task, scores),
         cost=Cost(**files.numbers(files.read_json(own / "cost.json"))),
     )
     files.write_json(own / "row.json", dataclasses.asdict(found))
@@ -274,7 +269,7 @@ def against_known(scores: Scores, truths: list[GroundTruth]) -> dict[str, dict[s
     return {"truths": of_heads, "edge_truths": of_edges}
 
 
-def judgement(
+def circuit_scores(
     config: ml_collections.ConfigDict, model: LanguageModel, task: Task, scores: Scores
 ) -> dict[str, Any]:
     """Faithfulness of the circuit by ablation, and CPR and CMD with heads resampled.
@@ -283,20 +278,20 @@ def judgement(
     """
     circuit = cut(scores, config.circuit).heads
     extremes = np.stack([np.ones_like(circuit), np.zeros_like(circuit), circuit])
-    areas = area_masks(scores)
+    area = area_masks(scores)
     found, ranges, parts = {}, {}, {"heads": int(circuit.sum())}
     for ablation in ("resample", "mean", "zero"):
         masks = extremes
         if ablation == "resample":
-            masks = np.concatenate([extremes, areas.reshape(-1, *circuit.shape)])
+            masks = np.concatenate([extremes, area.reshape(-1, *circuit.shape)])
         different, back = np.unique(masks, axis=0, return_inverse=True)
-        values, divergence = judged(
+        values, divergence = masked_metrics(
             model,
             trial(model, task.held_out, ablation),
             different,
             task.metric,
             config.masks_at_once,
-            progress.shown,
+            shown,
         )
         values = values[back.reshape(-1)]
         ranges[ablation] = performance.interval(values[0] - values[1])
@@ -321,7 +316,7 @@ def as_csv(cells: list[dict[str, Any]]) -> str:
 
 def table(cells: list[dict[str, Any]]) -> str:
     """The table as markdown, of the columns that say something of any method."""
-    names = [name for name in cells[0] if any(_says(one[name]) for one in cells)]
+    names = [name for name in cells[0] if any(_is_known(one[name]) for one in cells)]
     lines = [[_cell(one[name]) for name in names] for one in cells]
     rows = [names, ["---"] + ["---:"] * (len(names) - 1), *lines]
     widths = [max(len(line[i]) for line in rows) for i in range(len(names))]
@@ -331,11 +326,11 @@ def table(cells: list[dict[str, Any]]) -> str:
     )
 
 
-def _says(value: Any) -> bool:
+def _is_known(value: Any) -> bool:
     return isinstance(value, str) or (value is not None and math.isfinite(value))
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return f"{value:.3g}" if _says(value) else "\u2013"
+    return f"{value:.3g}" if _is_known(value) else "\u2013"

@@ -18,9 +18,10 @@ import numpy as np
 from absl import logging
 
 from circuits_jax.config import paper_table
-from circuits_jax.evaluation.captured import captured_rows
-from circuits_jax.jobs import draws
+from circuits_jax.evaluation.captured import captured_outputs
+from circuits_jax.jobs import subsampling
 from circuits_jax.jobs.sweep import METHODS
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
@@ -29,10 +30,10 @@ from circuits_jax.methods import method_options
 from circuits_jax.report import figures, page
 from circuits_jax.report.circuit_page import TASKS, settings
 from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
 from circuits_jax.tasks import GroundTruth, Task, make_task
 
 PUBLISHED = {"ioi": (0.868, 0.008), "greater_than": (0.855, 0.036), "docstring": (0.869, 0.038)}
@@ -99,17 +100,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, paper_table())
+    limits = {"methods": METHODS, "n_trials": Range(1), "counted": Range(1)}
+    check_all(config, limits | {"trained": Range(1, config.counted)}, "config.")
     for method in config.methods:
-        if method not in METHODS:
-            raise InputError(f"config.methods has {method!r}; allowed are {', '.join(METHODS)}")
         method_options(method, **config[method])
-    for field in ("n_trials", "trained", "counted"):
-        if config[field] < 1:
-            raise InputError(f"config.{field} is {config[field]}; allowed is 1 and above")
-    if config.trained > config.counted:
-        raise InputError(
-            f"config.trained is {config.trained}; allowed is 1 to config.counted, {config.counted}"
-        )
     if not any(config.models[name] for name in PUBLISHED):
         raise InputError(f"config.models is empty; give one of {', '.join(PUBLISHED)}")
 
@@ -138,21 +132,21 @@ def of_task(
     """A row for each known circuit of the task."""
     name = task.name
     masks = {truth.name: _mask(truth, model) for truth in task.truths}
-    order = draws.orders(keys.stream(config.seed, "draws"), config.counted, config.n_trials)
-    areas = {}
+    order = subsampling.orders(keys.stream(config.seed, "draws"), config.counted, config.n_trials)
+    aucs = {}
     for method in config.methods:
         file = workdir / f"{name}-{method}.json"
         if not workdir.has(file.name):
             options = method_options(method, **config[method])
             pairs = [
-                draws.subsets(order, [config[field]], f"config.{field}")
+                subsampling.subsets(order, [config[field]], f"config.{field}")
                 for field in ("trained", "counted")
             ]
-            rows = captured_rows(model, task.learn, options)
+            rows = captured_outputs(model, task.learn, options)
             key = keys.stream(config.seed, "method")
-            found = draws.scores(key, rows, options, *pairs, [options.l1])[0, 0]
-            files.write_json(file, {t: draws.aucs(found, mask) for t, mask in masks.items()})
-        areas[method] = files.read_json(file)
+            found = subsampling.scores(key, rows, options, *pairs, [options.l1])[0, 0]
+            files.write_json(file, {t: subsampling.aucs(found, mask) for t, mask in masks.items()})
+        aucs[method] = files.read_json(file)
     return [
         {
             "task": name,
@@ -165,8 +159,8 @@ def of_task(
                 key: value
                 for method in config.methods
                 for key, value in (
-                    (method, float(np.mean(areas[method][truth]))),
-                    (f"{method}_spread", float(np.std(areas[method][truth]))),
+                    (method, float(np.mean(aucs[method][truth]))),
+                    (f"{method}_spread", float(np.std(aucs[method][truth]))),
                 )
             },
         }

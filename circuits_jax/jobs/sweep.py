@@ -3,7 +3,7 @@
 Axes: pairs that train the autoencoders, pairs that are counted, codes of an autoencoder, its
 penalty, kinds of negative prompts, models. One axis moves at a time; ROC AUC is against the circuit
 that is known, else against the heads that matter by exact patching. Pairs are captured once for
-each task and model, and `draws.py` does the rest in one program for each shape.
+each task and model, and `subsampling.py` does the rest in one program for each shape.
 
     sweep.json, sweep.csv, report.html; AXIS.json for each axis that is finished
 """
@@ -22,10 +22,11 @@ from jaxtyping import Bool
 
 from circuits_jax.config import sweeps
 from circuits_jax.evaluation.agreement import heads_that_matter
-from circuits_jax.evaluation.captured import Rows, captured_rows
-from circuits_jax.jobs import draws
+from circuits_jax.evaluation.captured import CapturedOutputs, captured_outputs
+from circuits_jax.jobs import subsampling
 from circuits_jax.jobs.common import check_fields, measured_performance, task_of
 from circuits_jax.jobs.compare import known, reference
+from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.load import load_model
 from circuits_jax.lm.performance import Performance
@@ -33,10 +34,9 @@ from circuits_jax.methods import method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import sweep_page
 from circuits_jax.runs import files, keys
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
-from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.runs.workdir import Workdir, open_workdir
 
 PERFORMANCE = "performance.json"
 METHODS = ("sae_codes", "sae_codes_published")
@@ -46,7 +46,7 @@ METHODS = ("sae_codes", "sae_codes_published")
 class Captured:
     """All that an axis starts from: rows of all pairs, orders to draw them in, and the truth."""
 
-    rows: Rows
+    rows: CapturedOutputs
     order: np.ndarray
     truth: Bool[np.ndarray, "L H"]
 
@@ -82,10 +82,10 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             continue
         with workdir.stage(axis):
             if not workdir.has(f"{axis}.json"):
-                values, areas = AXES[axis](config, options, start)
+                values, aucs = AXES[axis](config, options, start)
                 found = [
                     {"axis": axis, "value": value, "auc": auc}
-                    for value, auc in zip(values, areas, strict=True)
+                    for value, auc in zip(values, aucs, strict=True)
                 ]
                 files.write_json(workdir / f"{axis}.json", found)
             cells += files.read_json(workdir / f"{axis}.json")
@@ -132,21 +132,18 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, sweeps(""))
-    if config.method not in METHODS:
-        raise InputError(f"config.method is {config.method!r}; allowed are {', '.join(METHODS)}")
+    check_all(config, {"method": METHODS, "sweep.n_draws": Range(1)}, "config.")
     options = method_options(config.method, **config[config.method])
     for n_codes in config.sweep.codes:
         dataclasses.replace(options, n_codes=n_codes)
     check_fields(config)
-    if config.sweep.n_draws < 1:
-        raise InputError(f"config.sweep.n_draws is {config.sweep.n_draws}; allowed is 1 and above")
     n = config.task.n
     order = np.zeros((1, n), int)
     for name, base in (
         ("trained", config.sweep.base_trained),
         ("counted", config.sweep.base_counted),
     ):
-        draws.subsets(order, _sizes(config.sweep[name], base, n), f"config.sweep.{name}")
+        subsampling.subsets(order, _sizes(config.sweep[name], base, n), f"config.sweep.{name}")
 
 
 def _sizes(sizes: tuple[int, ...], base: int | None, n: int) -> list[int]:
@@ -187,10 +184,10 @@ class _Captures:
         else:
             mask, against = heads_that_matter(*reference(folder, model, task)), "exact patching"
         self.against = self.against or against
-        order = draws.orders(
+        order = subsampling.orders(
             keys.stream(config.seed, "draws"), len(task.learn), config.sweep.n_draws
         )
-        return Captured(captured_rows(model, task.learn, self.options), order, mask)
+        return Captured(captured_outputs(model, task.learn, self.options), order, mask)
 
 
 def _folder(name: str, negatives: str | None) -> str:
@@ -199,7 +196,7 @@ def _folder(name: str, negatives: str | None) -> str:
     return f"{safe}-{negatives}" if negatives else safe
 
 
-def _areas(
+def _aucs(
     config: ml_collections.ConfigDict,
     options: SaeCodes,
     captured: Captured,
@@ -215,41 +212,41 @@ def _areas(
         given or [base] * n_cells for given, base in zip((trained, counted), bases, strict=True)
     ]
     pairs = [
-        draws.subsets(captured.order, size, f"config.sweep.{name}")
+        subsampling.subsets(captured.order, size, f"config.sweep.{name}")
         for name, size in zip(("trained", "counted"), sizes, strict=True)
     ]
     key = keys.stream(config.seed, "method")
-    found = draws.scores(key, captured.rows, options, *pairs, l1 or [options.l1])
-    return draws.aucs(found, captured.truth)
+    found = subsampling.scores(key, captured.rows, options, *pairs, l1 or [options.l1])
+    return subsampling.aucs(found, captured.truth)
 
 
 def _at_base(config, options, start: Callable, model: str, negatives: str | None) -> np.ndarray:
-    return _areas(config, options, start(model, negatives))[0, 0]
+    return _aucs(config, options, start(model, negatives))[0, 0]
 
 
 def _trained(config, options, start):
     sizes = list(config.sweep.trained)
     captured = start(config.model, config.task.negatives)
-    return sizes, _areas(config, options, captured, trained=sizes)[0]
+    return sizes, _aucs(config, options, captured, trained=sizes)[0]
 
 
 def _counted(config, options, start):
     sizes = list(config.sweep.counted)
     captured = start(config.model, config.task.negatives)
-    return sizes, _areas(config, options, captured, counted=sizes)[0]
+    return sizes, _aucs(config, options, captured, counted=sizes)[0]
 
 
 def _codes(config, options, start):
     """A program for each number of codes: it is a shape."""
     captured = start(config.model, config.task.negatives)
     changed = [dataclasses.replace(options, n_codes=n) for n in config.sweep.codes]
-    return list(config.sweep.codes), [_areas(config, own, captured)[0, 0] for own in changed]
+    return list(config.sweep.codes), [_aucs(config, own, captured)[0, 0] for own in changed]
 
 
 def _l1(config, options, start):
     penalties = list(config.sweep.l1)
     captured = start(config.model, config.task.negatives)
-    return penalties, _areas(config, options, captured, l1=penalties)[:, 0]
+    return penalties, _aucs(config, options, captured, l1=penalties)[:, 0]
 
 
 def _negatives(config, options, start):
@@ -273,8 +270,8 @@ AXES = {
 
 
 def _summed_up(cell: dict[str, Any]) -> dict[str, Any]:
-    areas = np.array(cell["auc"], float)  # null is NaN
-    return cell | {"mean": float(areas.mean()), "spread": float(areas.std())}
+    aucs = np.array(cell["auc"], float)  # null is NaN
+    return cell | {"mean": float(aucs.mean()), "spread": float(aucs.std())}
 
 
 def as_csv(cells: list[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from circuits_jax.lm.files.gguf import read_gguf, smollm2_path
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import compiled, planted
 from circuits_jax.lm.tokenizers import load_tokenizer
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 
 DTYPES = ("float32", "bfloat16")
@@ -31,8 +32,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     Raises:
         InputError: unknown name, family or dtype; files that are missing, damaged or incomplete.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}; allowed are {', '.join(DTYPES)}")
+    check_allowed("dtype", dtype, DTYPES)
     maker, colon, _ = name.partition(":")
     if colon and maker in _MAKERS:
         if dtype != "float32":

@@ -25,7 +25,7 @@ from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.methods.subnetwork_probing import SubnetworkProbing, subnetwork_probing
 from circuits_jax.runs import errors, keys
 from circuits_jax.runs.errors import InputError, unknown_name
-from circuits_jax.tasks import Task, make_task
+from circuits_jax.tasks import Task, make_task, task_warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,5 +129,5 @@ def discover(
     key = keys.stream(seed if key is None else key, "method")
     measured = performance.measure(model, task, ("learn",))
     scores = METHODS[method].run(model, task, key, settings)
-    errors.warn([*performance.doubts(measured), *performance.remarks(measured)])
+    task_warning.warn([*performance.doubts(measured), *performance.remarks(measured)])
     return scores

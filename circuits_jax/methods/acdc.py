@@ -53,7 +53,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,7 @@ from circuits_jax.interpose import Added, Written
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 from circuits_jax.tasks.divergence import Divergence, divergences
@@ -99,19 +100,11 @@ class Acdc:
     thresholds_at_once: int = 8
 
     def __post_init__(self):
-        names = {"divergence": Divergence, "replacement": Ablation, "edges": Edges}
-        for name, allowed in names.items():
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
+        check_all(self, {"thresholds_at_once": Range(1)})
         known = [t for t in self.thresholds if not math.isnan(t) and t >= 0]
         if not known or list(self.thresholds) != sorted(set(known)):
             raise InputError(
                 f"thresholds is {self.thresholds}; allowed are numbers from 0, each above the last"
-            )
-        if self.thresholds_at_once < 1:
-            raise InputError(
-                f"thresholds_at_once is {self.thresholds_at_once}; allowed is 1 and above"
             )
 
 
@@ -326,7 +319,7 @@ def _resumed(
 def _replaced_layer(config, params, trial, keep, layer, stream):
     """The residual stream after a layer of which the heads that are not kept are replaced."""
     batch = trial.batch
-    z = interpose.heads_reading(config, params, batch, layer, stream)
+    z = interpose.z_from(config, params, batch, layer, stream)
     removed = (1 - keep[layer]).astype(z.dtype)[None, None, :, None]
     moved = removed * (trial.replacement[layer].astype(z.dtype) - z)
     queries, shared = jnp.zeros_like(z), jnp.zeros_like(z[:, :, : config.n_kv_heads])

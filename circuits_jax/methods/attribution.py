@@ -34,7 +34,7 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task, metric_values
 
 
@@ -54,9 +54,7 @@ class Attribution:
     prompts_at_once: int = 32
 
     def __post_init__(self):
-        for name in ("steps", "prompts_at_once"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
+        check_all(self, dict.fromkeys(("steps", "prompts_at_once"), Range(1)))
 
 
 INTEGRATED = Attribution(steps=5)

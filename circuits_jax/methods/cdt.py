@@ -39,7 +39,7 @@ has relevance 0.
 
 import dataclasses
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ from circuits_jax.decoder.decoder import ACTIVATIONS, softcap
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.passes import layer_run
 from circuits_jax.tasks import Task, metric_values
 
@@ -81,12 +81,7 @@ class Cdt:
     heads_at_once: int = 16
 
     def __post_init__(self):
-        for name, allowed in {"rules": Splitting, "replacement": Ablation}.items():
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
-        if self.heads_at_once < 1:
-            raise InputError(f"heads_at_once is {self.heads_at_once}; allowed is 1 and above")
+        check_all(self, {"heads_at_once": Range(1)})
 
 
 def cdt(model: LanguageModel, task: Task, key: jax.Array, options: Cdt | None = None) -> Scores:

@@ -25,7 +25,7 @@ deep models: they are first-order in a steep function. Exact path patching
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ from circuits_jax.circuits.graph import Graph, graph_of
 from circuits_jax.interpose import Rules
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import Points, edge_effects, positive_point, scores_of
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task
 
 Variant = Literal["inputs", "activations"]
@@ -55,8 +55,7 @@ class Eap:
     prompts_at_once: int = 8
 
     def __post_init__(self):
-        if self.prompts_at_once < 1:
-            raise InputError(f"prompts_at_once is {self.prompts_at_once}; allowed is 1 and above")
+        check_all(self, {"prompts_at_once": Range(1)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +72,7 @@ class EapIg(Eap):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.variant not in get_args(Variant):
-            raise InputError(f"variant is {self.variant!r}; allowed are inputs, activations")
-        if self.steps < 1:
-            raise InputError(f"steps is {self.steps}; allowed is 1 and above")
+        check_all(self, {"steps": Range(1)})
 
 
 def eap(model: LanguageModel, task: Task, key: jax.Array, options: Eap | None = None) -> Scores:

@@ -23,7 +23,7 @@ layer. Each token costs as much again, each edge about half a forward pass. No b
 
 import dataclasses
 import functools
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.methods.path_patching import path_change
 from circuits_jax.runs import mesh
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task, metric_values
 
 Direction = Literal["noising", "denoising"]
@@ -70,14 +70,7 @@ class ExactPatching:
     heads_at_once: int = 16
 
     def __post_init__(self):
-        names = {"direction": Direction, "positions": Positions, "edges": Edges}
-        for name, allowed in names.items():
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
-        for name in ("n_edges", "heads_at_once"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed is 1 and above")
+        check_all(self, dict.fromkeys(("n_edges", "heads_at_once"), Range(1)))
 
 
 def exact_patching(

@@ -20,7 +20,7 @@ or not that is for what sets them apart from the negatives.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from circuits_jax.circuits.circuit import Scores
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.attribution import Attribution, attributed_effects
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task
 
 Normalise = Literal["layer", "none"]
@@ -55,12 +55,7 @@ class Hisp:
     prompts_at_once: int = 32
 
     def __post_init__(self):
-        for name, allowed in {"replacement": Ablation, "normalise": Normalise}.items():
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
-        if self.prompts_at_once < 1:
-            raise InputError(f"prompts_at_once is {self.prompts_at_once}; allowed is 1 and above")
+        check_all(self, {"prompts_at_once": Range(1)})
 
 
 def hisp(model: LanguageModel, task: Task, key: jax.Array, options: Hisp | None = None) -> Scores:

@@ -10,7 +10,7 @@ Cost: one forward pass over the 2 B prompts, no backward pass.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from circuits_jax.capture.head_outputs import paired_outputs
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import check_all
 from circuits_jax.tasks import Task
 
 Position = Literal["mean", "last"]
@@ -41,8 +41,7 @@ class MeanDifference:
     position: Position = "mean"
 
     def __post_init__(self):
-        if self.position not in get_args(Position):
-            raise InputError(f"position is {self.position!r}; allowed are mean, last")
+        check_all(self, {})
 
 
 def mean_difference(

@@ -91,7 +91,7 @@ def _path_change(config, params, trial, metric, layers, edges):
     def difference(g, params, trial, z):  # what head g writes: replacement less its own
         layer, head = g // config.n_heads, g % config.n_heads
         new = z[layer].at[:, :, head].set(trial.replacement[layer][:, :, head])
-        write = functools.partial(interpose.heads_writing, config, params, layer)
+        write = functools.partial(interpose.attention_out, config, params, layer)
         return write(new) - write(z[layer])
 
     def of_slot(slot, constants):
@@ -100,7 +100,7 @@ def _path_change(config, params, trial, metric, layers, edges):
         def patch(chunk):  # layers are the same for all slots, so those below are skipped
             layer, (writer, reader) = layers[chunk], edges[chunk, slot]
             stream = streams[layer] + difference(writer, params, trial, z)
-            heard = interpose.heads_reading(config, params, trial.batch, layer, stream)
+            heard = interpose.z_from(config, params, trial.batch, layer, stream)
             head = reader % config.n_heads
             patched = interpose.resume(
                 config, params, trial.batch, layer, streams[layer], head, heard[:, :, head]

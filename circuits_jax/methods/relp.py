@@ -29,7 +29,7 @@ is where heads look.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 
@@ -39,7 +39,6 @@ from circuits_jax.interpose import Rules
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.eap import Eap
 from circuits_jax.methods.edges import edge_effects, positive_point, scores_of
-from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
 AttentionRule = Literal["gradient", "frozen", "half"]
@@ -57,12 +56,6 @@ class Relp(Eap):
     """
 
     attention: AttentionRule = "half"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.attention not in get_args(AttentionRule):
-            allowed = ", ".join(get_args(AttentionRule))
-            raise InputError(f"attention is {self.attention!r}; allowed are {allowed}")
 
 
 def relp(model: LanguageModel, task: Task, key: jax.Array, options: Relp | None = None) -> Scores:

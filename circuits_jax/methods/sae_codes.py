@@ -21,7 +21,7 @@ token where that matters most (`activations.read_outputs`), in units of the head
 import dataclasses
 import functools
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from circuits_jax.capture.head_outputs import paired_outputs, read_outputs
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 
@@ -72,18 +73,11 @@ class SaeCodes:
     learning_rate: float = 2e-2
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value, names = getattr(self, field.name), get_args(field.type)
-            if names and value not in names:
-                raise InputError(f"{field.name} is {value!r}; allowed are {', '.join(names)}")
-        least = {"n_codes": 1, "steps": 1, "l1": 0.0, "learning_rate": 1e-9}
-        for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
-        if not 0 <= self.read_weight <= 1:
-            raise InputError(f"read_weight is {self.read_weight}; allowed are 0 to 1")
-        if self.activation == "topk" and not 1 <= self.k <= self.n_codes:
-            raise InputError(f"k is {self.k}; allowed are 1 to {self.n_codes}")
+        limits = {"n_codes": Range(1), "steps": Range(1), "l1": Range(0.0)}
+        limits |= {"learning_rate": Range(1e-9), "read_weight": Range(0, 1)}
+        check_all(self, limits)
+        if self.activation == "topk":
+            check_allowed("k", self.k, Range(1, self.n_codes))
 
     @property
     def sae_config(self) -> sae.SaeConfig:
@@ -134,7 +128,7 @@ def sae_codes(
         shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
         fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
-        rows = paired_rows(moved)
+        rows = paired_differences(moved)
         if not np.isfinite(rows).all():  # where it began, as one such number makes others
             raise InputError(
                 model.first_not_finite([*pairs.positives, *pairs.negatives])
@@ -145,7 +139,7 @@ def sae_codes(
     return score_outputs(key, outputs, options, model.config.head_width)
 
 
-def paired_rows(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
+def paired_differences(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
     """Half of each movement for the positive prompt, and minus that for the negative."""
     half = np.asarray(moved) / 2
     return np.concatenate([half, -half])

@@ -26,7 +26,7 @@ the heads on either side of that.
 import dataclasses
 import functools
 import math
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
-from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task
 from circuits_jax.tasks.divergence import Divergence, divergences
 
@@ -74,14 +74,8 @@ class SubnetworkProbing:
     prompts_at_once: int = 32
 
     def __post_init__(self):
-        for name, allowed in {"divergence": Divergence, "replacement": Ablation}.items():
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise InputError(f"{name} is {value!r}; allowed are {', '.join(get_args(allowed))}")
         least = {"l0": 0, "steps": 1, "learning_rate": 0, "n_seeds": 1, "prompts_at_once": 1}
-        for name, value in least.items():
-            if not value <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}; allowed is {value} and above")
+        check_all(self, {name: Range(value) for name, value in least.items()})
 
 
 def hard_concrete(

@@ -1,7 +1,6 @@
-"""Input that cannot be used, or that makes results of no meaning, and how the allowed is named."""
+"""Input that cannot be used, and how the allowed is named."""
 
 import difflib
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,19 +11,6 @@ class InputError(ValueError):
     The commands print the sentence and end with exit code 2; library code raises it before any
     result is written, so earlier results stay whole.
     """
-
-
-class TaskWarning(UserWarning):
-    """Results that are right as computed, but may say nothing about the task: why, in a sentence.
-
-    The commands write the same sentences into their results, where the finding is stated.
-    """
-
-
-def warn(sentences: Iterable[str]) -> None:
-    """A `TaskWarning` for each sentence, at the line that called the library's function."""
-    for sentence in sentences:
-        warnings.warn(sentence, TaskWarning, stacklevel=3)
 
 
 def check_kind(name: str, given: Any, kind: type, how: str) -> None:

@@ -1,10 +1,16 @@
-"""Files of a run: written whole or not at all, in open formats."""
+"""Files of a run: whole or not there, in open formats, and known to be as they were written.
+
+A JSON object that is read back carries the CRC-32 of its own text: it is sealed. `sums.json`, where
+a folder has it, is such an object, of the CRC-32 of the other files.
+"""
 
 import contextlib
-import hashlib
 import json
-import os
-import tempfile
+import math
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +18,168 @@ import numpy as np
 
 from circuits_jax.runs.errors import InputError
 
-SUMS = "sums.json"  # name -> SHA-256 of the files of a run
+SUMS = "sums.json"  # name -> CRC-32 of the files of a run
+UNFINISHED = ".unfinished"  # ends the names of what is being written
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path`, that no other writer has, for what is to become `path` in one step.
+
+    What is written under it, a file or a folder, is renamed when the block ends and removed when it
+    fails. What a killed process leaves is hidden, and `remove_unfinished` removes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    finally:
+        _remove(unfinished)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed runs have left below a folder; the caller holds its lock."""
+    for left in list(folder.rglob(f".*{UNFINISHED}*")):
+        _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write a file under a temporary name, then rename it; an earlier file stays whole until then.
+    """Write a file whole or not at all, and its checksum where its folder keeps `sums.json`.
 
     Raises:
         InputError: no permission, no space, or another reason of the file system's.
     """
-    content = content.encode() if isinstance(content, str) else content
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     _replace(path, content)
     if record := _record_of(path):
-        sums = read_sums(record) | {_name(path, record): hashlib.sha256(content).hexdigest()}
-        _replace(record, json.dumps(sums, indent=1).encode())
+        sums = read_sums(record) | {_name(path, record): zlib.crc32(content)}
+        _replace(record, sealed(json.dumps(sums, indent=1)).encode())
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            temporary = file.name
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with whole(path) as unfinished:
+            unfinished.write_bytes(content)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}); earlier results are unchanged, give a "
             "--workdir with write permission and free space"
         ) from error
-    finally:
-        if temporary:  # gone already where it was renamed
-            Path(temporary).unlink(missing_ok=True)
+
+
+def sealed(text: str) -> str:
+    """The text of a JSON object with one more field, the CRC-32 of all that stands before it."""
+    body = text.rstrip().removesuffix("}").rstrip()
+    comma = "" if body.endswith("{") else ", "
+    return f'{body}{comma}"crc32": "{zlib.crc32(body.encode()):08x}"}}\n'
+
+
+def unseal(text: str) -> dict[str, Any]:
+    """The object whose text `sealed` has made.
+
+    Raises:
+        ValueError: the text is not as it was written.
+    """
+    body, _, _ = text.rpartition('"crc32": "')
+    if not body or sealed(body.removesuffix(", ") + "}") != text:
+        raise ValueError("its checksum does not fit")
+    record = json.loads(text)
+    del record["crc32"]
+    return record
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a sealed JSON object, whole or not at all."""
+    write(path, sealed(json.dumps(record, indent=1)))
+
+
+def read_record(path: Path, remedy: str = "") -> dict[str, Any]:
+    """What `write_record` wrote.
+
+    Raises:
+        InputError: the file is missing, or not as it was written; `remedy` ends the sentence.
+    """
+    try:
+        return unseal(path.read_bytes().decode())
+    except (OSError, ValueError) as error:
+        told = f"is damaged or not a file of circuits_jax ({reason(error)}){remedy}."
+        raise InputError(f"{path} {told}") from None
+
+
+def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add rows, each sealed, to a JSON-lines file, with one write."""
+    with open(path, "ab") as file:
+        file.write("".join(sealed(json.dumps(row)) for row in rows).encode())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file, none if it is absent.
+
+    Lines that are not as they were written (the last one cut short by a kill, others by damage)
+    are taken out of the file: whoever needs their rows has to miss them.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            rows.append(unseal(line.decode()))
+    if len(rows) < len(lines):
+        write_rows(path, rows)
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Make these the rows of a JSON-lines file, whole or not at all."""
+    write(path, "".join(sealed(json.dumps(row)) for row in rows))
 
 
 def record_sums(folder: Path) -> None:
     """From here on, what is written into the folder and those right below it is recorded there."""
     if not (folder / SUMS).is_file():
-        _replace(folder / SUMS, b"{}")
+        _replace(folder / SUMS, sealed("{}").encode())
 
 
 def forget_sums(folder: Path, inside: str) -> None:
     """Vouch no longer for the files of a folder inside, which is to be removed."""
     sums = read_sums(folder / SUMS)
     kept = {name: found for name, found in sums.items() if not name.startswith(f"{inside}/")}
-    _replace(folder / SUMS, json.dumps(kept, indent=1).encode())
+    _replace(folder / SUMS, sealed(json.dumps(kept, indent=1)).encode())
 
 
-def read_sums(record: Path) -> dict[str, str]:
-    """Name -> SHA-256 of the files that a record vouches for; a damaged record does for none."""
+def read_sums(record: Path) -> dict[str, int]:
+    """Name -> CRC-32 of the files that a record vouches for; a damaged record does for none."""
     with contextlib.suppress(InputError):
-        sums = read_json(record)
-        if isinstance(sums, dict):
-            return sums
+        return read_record(record)
     return {}
 
 
-def whole(path: Path) -> bool:
+def intact(path: Path) -> bool:
     """Whether the file is there as it was written, by the record of its folder."""
     record = _record_of(path)
     if not path.is_file() or record is None:
         return False
     with contextlib.suppress(OSError):
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        return read_sums(record).get(_name(path, record)) == found
+        return read_sums(record).get(_name(path, record)) == file_crc32(path)
     return False
+
+
+def file_crc32(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _record_of(path: Path) -> Path | None:
@@ -110,20 +212,20 @@ def write_json(path: Path, value: Any) -> None:
 
 def plain(value: Any) -> Any:
     """`value` in terms of JSON: arrays as lists, NaN and infinities as null."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # arrays and numbers of NumPy or JAX
         return plain(value.tolist())
-    if isinstance(value, float) and not np.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def numbers(record: dict[str, Any]) -> dict[str, Any]:
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of JSON with NaN again, where it has null."""
-    return {name: np.nan if value is None else value for name, value in record.items()}
+    return {name: math.nan if value is None else value for name, value in record.items()}
 
 
 def read_json(path: Path, strict: bool = True) -> Any:

@@ -1,41 +1,63 @@
-"""Progress with time left: a bar on a terminal, plain log lines elsewhere."""
+"""How far a long stage is: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import contextlib
+import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterator
 
-from absl import logging
-
-T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 10
 
 
-@runtime_checkable
-class Track(Protocol):
-    """Something that yields the items it is given and may show how far it is."""
-
-    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]:
-        """Yield every item."""
-
-
-def silent(items: Sequence[T], description: str) -> Iterable[T]:
-    """No progress is shown."""
-    del description
-    return items
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives a function to call with the number of items that are done since its last call."""
+    reporter = _bar if sys.stderr.isatty() else _lines
+    with reporter(what, total) as advance:
+        yield advance
 
 
-def shown(items: Sequence[T], description: str) -> Iterator[T]:
-    """A bar with rate and time left on a terminal; elsewhere a line every five seconds or so."""
-    from rich import console, progress
+@contextlib.contextmanager
+def _bar(what, total):
+    from rich import progress as bars
+    from rich.console import Console
 
-    if console.Console(stderr=True).is_terminal:
-        yield from progress.track(
-            items, description, console=console.Console(stderr=True), transient=True
+    class _Rate(bars.ProgressColumn):
+        def render(self, task):
+            return f"{task.speed:.1f}/s" if task.speed else ""
+
+    columns = (
+        bars.TextColumn("{task.description:>10}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        _Rate(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+@contextlib.contextmanager
+def _lines(what, total):
+    start = last = time.monotonic()
+    done = 0
+
+    def line():
+        seconds = time.monotonic() - start
+        rate = done / max(seconds, 1e-9)
+        left = (total - done) / rate if rate else float("inf")
+        print(
+            f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
         )
-        return
-    start = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said > 5 or done == len(items):
-            said, left = now, (now - start) / done * (len(items) - done)
-            logging.info("%s: %d of %d, %.0f s left", description, done, len(items), left)
+
+    def advance(count):
+        nonlocal done, last
+        done += count
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES and done < total:
+            last = time.monotonic()
+            line()
+
+    yield advance
+    print(
+        f"{what}: {done}/{total} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True
+    )

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError, unknown_name
 from circuits_jax.tasks.base import PromptPairs, Targets, Task, metric_values, targets
 from circuits_jax.tasks.compiled import compiled
@@ -72,13 +73,9 @@ def make_task(
     if n_held_out is None:
         n_held_out = 0 if name == "custom" else 10
     least_held_out = 0 if name == "custom" else 1
-    for field, value, least in (
-        ("n", n, 1),
-        ("n_held_out", n_held_out, least_held_out),
-        ("seed", seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{field} must be at least {least}, got {value}")
+    check_allowed("n", n, Range(1))
+    check_allowed("n_held_out", n_held_out, Range(least_held_out))
+    check_allowed("seed", seed, Range(0))
     build = _BUILDERS[name]
     known = set(inspect.signature(build).parameters) - {"tokenizer", "n", "n_held_out", "seed"}
     for option in options:

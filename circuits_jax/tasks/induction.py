@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.tokens import Tokenizer, balanced, next_token, require_capacity, token_ids
@@ -39,8 +40,7 @@ def induction(
       InputError: `length` is below 3, the vocabulary has fewer than 2 * length words, or more
         pairs are asked for than there are sequences.
     """
-    if length < 3:
-        raise InputError(f"length of task 'induction' must be at least 3, got {length}")
+    check_allowed("length of task 'induction'", length, Range(3))
     rng = np.random.default_rng(seed)
     words = _vocabulary_words(tokenizer, rng, limit=max(_POOL, 2 * length))
     if len(words) < 2 * length:

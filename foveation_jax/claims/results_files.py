@@ -43,7 +43,7 @@ from foveation_jax.claims import statistics
 from foveation_jax.claims.results import Claim, ClaimTable, History, LeftOut, ProbeResults
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import sealed, unseal, write_text
+from foveation_jax.runs.files import plain, sealed, unseal, write
 from foveation_jax.transforms.matched import from_fields
 
 VERSION = 1
@@ -56,7 +56,7 @@ def write_results(
     paths = tuple(workdir / name for name in ("results.json", "curves.csv", "claims.csv"))
     texts = (sealed(_dumps(as_document(results, table))), curves_csv(results), claims_csv(table))
     for path, text in zip(paths, texts, strict=True):
-        write_text(path, text)
+        write(path, text)
     return paths
 
 
@@ -68,7 +68,7 @@ def _dumps(document: Mapping[str, Any]) -> str:
             return "[" + ",".join("\n  " + json.dumps(x, allow_nan=False) for x in item) + "]"
         return json.dumps(item, allow_nan=False)
 
-    fields = (f"{json.dumps(name)}: {value(item)}" for name, item in _strict(document).items())
+    fields = (f"{json.dumps(name)}: {value(item)}" for name, item in plain(document).items())
     return "{\n " + ",\n ".join(fields) + "\n}\n"
 
 
@@ -210,19 +210,6 @@ def _crossovers(results: ProbeResults) -> Iterable[tuple[int | None, str, str, n
         if side == "centre" and periphery is not None:
             area = statistics.crossover(centre.levels, centre.accuracy, periphery.accuracy)
             yield epoch, kind, system, area
-
-
-def _strict(value: Any) -> Any:
-    """Plain JSON values; a number that is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(name): _strict(item) for name, item in value.items()}
-    if hasattr(value, "tolist"):  # arrays and numbers of NumPy or JAX
-        return _strict(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _floats(values: list) -> np.ndarray:

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import read_record, write_record
+from foveation_jax.runs.files import read_record, write_record
 
 Images = UInt8[np.ndarray, "N Y X 3"]
 

@@ -22,7 +22,7 @@ from jaxtyping import Float, Shaped
 
 from foveation_jax.metrics.levels import check_colours, to_levels
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import whole
+from foveation_jax.runs.files import whole
 
 SMALLEST_SIDE = 16
 DARKEST = 2**14  # the least that the brightest of 16-bit levels may be, unless all are 0

@@ -18,14 +18,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
 from foveation_jax.data.sources import ImageSource, read_batches
 from foveation_jax.data.tfds import describe_tfds, open_tfds
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import read_record, write_record
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import fingerprint, read_record, write_record
 
 TRAIN, TEST, VALIDATION = "train", "test", "val"
 SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given
@@ -131,8 +133,7 @@ def _earlier_files(folder: pathlib.Path) -> dict[str, dict[str, str]]:
 
 def _check_limits(limits: dict[str, int]) -> None:
     for name in (TRAIN, TEST):
-        if limits[name] < 0:
-            raise InputError(f"limit_{name} is {limits[name]}: it must be 0 (all) or more.")
+        check_allowed(f"limit_{name}", limits[name], Range(0))
 
 
 def _list_splits(data, size, seed, data_dir, limits, earlier) -> dict[str, _Split]:

@@ -20,28 +20,33 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from foveation_jax import metrics, transforms
-from foveation_jax.config import check_fixation
+from foveation_jax.config import check_fixation, check_size
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
 from foveation_jax.data.images import fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
+from foveation_jax.jobs.workdir import claim_workdir, fingerprints
 from foveation_jax.report import stage1_page
+from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import append_rows, read_rows, write
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import (
-    append_rows,
-    claim_workdir,
-    fingerprints,
-    read_rows,
-    write_text,
-)
 from foveation_jax.stage1.export import export_pictures, on_all_devices, pack_records, picture_key
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
+LIMITS = {
+    "batch_size": Range(1),
+    "limit": Range(0),
+    "report_images": Range(1),
+    "match_images": Range(1),
+    "match_tolerance": Range(0, 1, open=(0, 1)),
+    "systems": transforms.SYSTEMS,
+    "metrics": metrics.METRICS,
+}
 BLURS = ("uniform_blur", "foveation_blur")
 TEXTURE_FIELDS = (  # of a config, that decide what Foveation-Texture makes of a picture
     "scale", "fixation", "field_of_view", "published", "route", "weights", "blend", "colours",
@@ -130,27 +135,11 @@ def check_config(config: ConfigDict) -> None:
     """Raises InputError for the first field that is out of range; transforms check their own."""
     check_values(config)
     check_fixation(config.fixation)
-    size = tuple(config.size)
-    if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
-        raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
-    for field, least in (
-        ("batch_size", 1),
-        ("limit", 0),
-        ("report_images", 1),
-        ("match_images", 1),
-    ):
-        if config[field] < least:
-            raise InputError(f"{field} is {config[field]}: it must be {least} or more.")
-    if not 0 < config.match_tolerance < 1:
-        raise InputError(
-            f"match_tolerance is {config.match_tolerance}: it must lie within 0 and 1, in SSIM."
-        )
-    for field, known in (("systems", transforms.SYSTEMS), ("metrics", metrics.METRICS)):
+    check_size(config.size)
+    check_all(config, LIMITS)
+    for field in ("systems", "metrics"):
         if not config[field]:
-            raise InputError(f"{field} is empty: name one or more of {', '.join(known)}.")
-        for name in config[field]:
-            if name not in known:
-                raise InputError(f"{field} names {name!r}: known are {', '.join(known)}.")
+            raise InputError(f"{field} is empty: name one or more of {', '.join(LIMITS[field])}.")
     for needed in (REFERENCE, TEXTURE):
         if needed not in config.systems:
             raise InputError(f"systems must hold {needed!r}: the others are compared to it.")
@@ -233,7 +222,7 @@ def blur_match(
         kept = [row for row in rows if row["system"] != name]
         if len(kept) < len(rows):
             lines = "".join(json.dumps(row) + "\n" for row in kept)
-            write_text(workdir / "metrics.jsonl", lines)
+            write(workdir / "metrics.jsonl", lines)
     if record != before:
         matched.save(record, path)
     return record

@@ -28,20 +28,16 @@ from ml_collections import ConfigDict
 
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.sources import ImageSource
+from foveation_jax.jobs.workdir import claim_workdir, fingerprints
+from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import append_rows, read_rows, write_rows
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import (
-    append_rows,
-    check_rows,
-    claim_workdir,
-    fingerprints,
-    read_rows,
-    write_rows,
-)
 from foveation_jax.stage1.export import shard_images, whole_batches
 from foveation_jax.training.checkpoints import load_latest, save_latest
+from foveation_jax.training.rows import check_rows
 from foveation_jax.transforms.noise import coral
 from foveation_jax.transforms.vgg_texture import CellRegions, cell_regions, mix_regions
 from foveation_jax.vgg.encoder_decoder import Network, decode, encode, init_decoder
@@ -132,9 +128,8 @@ def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dic
 
 def _check(config: ConfigDict) -> None:
     check_values(config)
-    for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
-        if config[field] <= 0:
-            raise InputError(f"{field} is {config[field]}: it must be above 0.")
+    above = ("steps", "batch_size", "checkpoint_every", "learning_rate")
+    check_all(config, dict.fromkeys(above, Range(0, open=(0,))))
     if len(config.size) != 2 or any(side < 64 or side % 64 for side in config.size):
         raise InputError(f"size is {tuple(config.size)}: both sides must be multiples of 64.")
     if not config.encoder:

@@ -10,23 +10,27 @@ images trains V runs in one program; `convolution` keeps that fast on a CPU.
 """
 
 import difflib
+import functools
+import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float
 
 from foveation_jax.networks.alexnet import AlexNet
 from foveation_jax.networks.resnet import ResNet18
 from foveation_jax.networks.torch_names import from_torch
 from foveation_jax.networks.vgg11 import VGG11
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.vgg.weight_files import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 __all__ = ["NETWORKS", "first_layer_filters", "flops", "from_torch", "make_network", "normalise"]
 
 NETWORKS = {"alexnet": AlexNet, "resnet18": ResNet18, "vgg11": VGG11}
+OPTIONS = {"width": Range(0, open=(0,)), "dropout": Range(0, 1, open=(1,))}
 _FIRST_LAYERS = ("conv1", "conv1_1")
 
 
@@ -38,19 +42,15 @@ def make_network(name: str, n_classes: int, **options) -> nn.Module:
     Raises:
         InputError: unknown network or option, or a value out of range.
     """
-    if name not in NETWORKS:
-        raise InputError(f"network is {name!r}: it must be one of {', '.join(NETWORKS)}.")
-    if n_classes < 2:
-        raise InputError(f"n_classes is {n_classes}: it must be 2 or more.")
+    check_allowed("network", name, NETWORKS)
+    check_allowed("n_classes", n_classes, Range(2))
     known = set(NETWORKS[name].__dataclass_fields__) - {"n_classes", "parent", "name"}
     for option, value in options.items():
         if option not in known:
             nearest = difflib.get_close_matches(option, known, 1, 0)
             raise InputError(f"{name} has no option {option!r}: the nearest is {nearest[0]!r}.")
-        if option == "width" and not 0 < value < np.inf:
-            raise InputError(f"width is {value}: it must be positive.")
-        if option == "dropout" and not 0 <= value < 1:
-            raise InputError(f"dropout is {value}: it must be in [0, 1).")
+        if option in OPTIONS:
+            check_allowed(option, value, OPTIONS[option])
     return NETWORKS[name](n_classes, **options)
 
 
@@ -73,20 +73,12 @@ def flops(network: nn.Module, size: tuple[int, int]) -> int:
     Convolutions and fully connected layers alone, whatever algorithm computes them. A training
     step takes three times as many, less the first layer's.
     """
+    initialise = functools.partial(network.init, mutable=True, capture_intermediates=True)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    found = traverse_util.flatten_dict(jax.eval_shape(initialise, jax.random.key(0), image))
     total = 0
-
-    def count(function, arguments, keywords, context):
-        nonlocal total
-        result = function(*arguments, **keywords)
-        if context.method_name == "__call__" and hasattr(context.module, "initial"):
-            kernel = context.module.get_variable("params", "kernel")
-            places = 1 if result.ndim == 2 else result.shape[1] * result.shape[2]
-            total += 2 * places * kernel.size
-        return result
-
-    def initialise(image):
-        with nn.intercept_methods(count):
-            return network.init(jax.random.key(0), image)
-
-    jax.eval_shape(initialise, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    for (collection, *path, name), kernel in found.items():
+        if (collection, name) == ("params", "kernel"):
+            (out,) = found["intermediates", *path, "__call__"]
+            total += 2 * kernel.size * math.prod(out.shape[1:-1])
     return total

@@ -4,25 +4,22 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from foveation_jax.networks.layers import Conv, Linear, average_pool_to, require_size, scaled
+from foveation_jax.networks.layers import (
+    Conv,
+    FullyConnected,
+    Linear,
+    average_pool_to,
+    require_size,
+    scaled,
+)
 from foveation_jax.networks.pooling import max_pool
 
 LEAST_SIZE = 63
 CELLS = 6  # a side of the pooled map that the classifier sees
 
 
-class AlexNet(nn.Module):
-    """Normalised images [N, Y, X, 3] -> logits [N, L] and activations by name.
-
-    Attributes:
-        n_classes: L.
-        width: factor of all channel counts but the last.
-        dropout: rate before both hidden fully connected layers.
-    """
-
-    n_classes: int
-    width: float = 1.0
-    dropout: float = 0.5
+class AlexNet(FullyConnected):
+    """`FullyConnected`, whose dropout comes before both hidden fully connected layers."""
 
     @nn.compact
     def __call__(

@@ -157,3 +157,17 @@ def require_size(images: Float[Array, "N Y X C"], least: int, network: str) -> N
             f"images: {height} x {width} is too small for {network}, "
             f"which needs {least} x {least} or more."
         )
+
+
+class FullyConnected(nn.Module):
+    """Normalised images [N, Y, X, 3] -> logits [N, L] and activations by name.
+
+    Attributes:
+        n_classes: L.
+        width: factor of all channel counts but the last.
+        dropout: rate at both hidden fully connected layers.
+    """
+
+    n_classes: int
+    width: float = 1.0
+    dropout: float = 0.5

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from foveation_jax.networks.layers import (
     Conv,
+    FullyConnected,
     Linear,
     average_pool_to,
     normal_fan_out,
@@ -20,18 +21,8 @@ CELLS = 7  # a side of the pooled map that the classifier sees
 BLOCKS = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
 
-class VGG11(nn.Module):
-    """Normalised images [N, Y, X, 3] -> logits [N, L] and activations by name.
-
-    Attributes:
-        n_classes: L.
-        width: factor of all channel counts but the last.
-        dropout: rate after both hidden fully connected layers.
-    """
-
-    n_classes: int
-    width: float = 1.0
-    dropout: float = 0.5
+class VGG11(FullyConnected):
+    """`FullyConnected`, whose dropout comes after both hidden fully connected layers."""
 
     @nn.compact
     def __call__(

@@ -22,7 +22,7 @@ from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.probes.evaluate import evaluate
 from foveation_jax.probes.generalization import generalize
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import whole
+from foveation_jax.runs.files import read_arrays, whole
 from foveation_jax.training.prediction import compiled_logits
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
@@ -107,12 +107,11 @@ def load_battery(
             was made of something else than `made_of` (if given).
     """
     try:
-        with np.load(path) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        found = read_arrays(path)
         seal = json.loads(found.pop("seal").item())
         if seal["crc32s"] != _checksums(found):
             raise ValueError("its checksums do not fit")
-    except Exception as error:  # readers of zip and npy raise a dozen kinds on damaged bytes
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged or missing ({error}).") from None
     if made_of is not None and seal["made_of"] != made_of:
         raise InputError(f"{path} holds probes of other networks or images.")

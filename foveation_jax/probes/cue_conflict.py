@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from foveation_jax.metrics.levels import Images
 from foveation_jax.probes.occlusion import Level, check_level, hidden_areas, hidden_mask
+from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import check_images
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
@@ -142,8 +143,7 @@ def decoy_indices(labels: Int[np.ndarray, " N"], kind: str) -> Int[np.ndarray, "
     Property: a decoy is never of its image's class. Where all classes have the same number of
     images, the window's decoys are a permutation of the images.
     """
-    if kind not in DECOYS:
-        raise InputError(f"decoy kind is {kind!r}: it must be one of {', '.join(DECOYS)}.")
+    check_allowed("decoy kind", kind, DECOYS)
     counts = np.bincount(labels)
     if len(counts) < 2 or not counts.all():
         raise InputError(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from foveation_jax.probes import cue_conflict, frequency, occlusion
 from foveation_jax.probes.curves import Curve
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
 from foveation_jax.training.prediction import delay
@@ -263,9 +264,6 @@ def check_labelled(what: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _check(probes, every, n_images):
-    for name in probes:
-        if name not in PROBES:
-            raise InputError(f"probes names {name!r}: known are {', '.join(PROBES)}.")
-    for field, value, least in (("every", every, 1), ("n_images", n_images, 0)):
-        if value < least:
-            raise InputError(f"{field} is {value}: it must be {least} or more.")
+    check_allowed("probes", tuple(probes), PROBES)
+    check_allowed("every", every, Range(1))
+    check_allowed("n_images", n_images, Range(0))

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from foveation_jax.metrics.levels import Images
-from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.transforms import check_images
 
 KINDS = ("scotoma", "glaucoma", "left_to_right", "top_to_bottom")
@@ -53,6 +53,7 @@ def hidden_mask(kind: str, size: tuple[int, int], level: Level) -> Bool[Array, "
     Raises:
         InputError: an unknown kind, or a level outside 1 to 17.
     """
+    check_allowed("occlusion kind", kind, KINDS)
     check_level("occlusion", level, LEVELS[0], LEVELS[-1])
     if kind == "scotoma":
         return _rectangle(size, FRACTIONS, level)
@@ -60,9 +61,7 @@ def hidden_mask(kind: str, size: tuple[int, int], level: Level) -> Bool[Array, "
         return ~_rectangle(size, 1 - FRACTIONS, level)
     if kind == "left_to_right":
         return jnp.broadcast_to(_first(size[1], level)[None], size)
-    if kind == "top_to_bottom":
-        return jnp.broadcast_to(_first(size[0], level)[:, None], size)
-    raise InputError(f"occlusion kind is {kind!r}: it must be one of {', '.join(KINDS)}.")
+    return jnp.broadcast_to(_first(size[0], level)[:, None], size)
 
 
 def hidden_areas(kind: str, size: tuple[int, int]) -> Float[np.ndarray, " P"]:
@@ -73,12 +72,8 @@ def hidden_areas(kind: str, size: tuple[int, int]) -> Float[np.ndarray, " P"]:
 
 def check_level(probe: str, level, lowest: int, highest: int) -> None:
     """Raises InputError unless `level` is an integer within bounds; a traced one passes."""
-    if isinstance(level, jax.core.Tracer):
-        return
-    if not (float(level).is_integer() and lowest <= level <= highest):
-        raise InputError(
-            f"{probe} level is {level}: it must be a whole number within {lowest} and {highest}."
-        )
+    if not isinstance(level, jax.core.Tracer):
+        check_allowed(f"{probe} level", level, Range(lowest, highest, whole=True))
 
 
 def _first(n: int, level) -> Bool[Array, " n"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from foveation_jax.metrics import METRICS
 from foveation_jax.probes.evaluate import batch_rows
+from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
 
 
@@ -37,9 +38,7 @@ def perceptual_panel(
 
     Property: a system equal to the reference has mse 0 and ssim 1, up to rounding.
     """
-    for name in names:
-        if name not in METRICS:
-            raise InputError(f"metrics names {name!r}: known are {', '.join(METRICS)}.")
+    check_allowed("metrics", tuple(names), METRICS)
     for what, pictures in (("pictures", system), ("Reference's pictures", reference)):
         if pictures.dtype != np.uint8:
             raise InputError(f"{what} are {pictures.dtype}: the panel takes uint8 levels.")

@@ -19,7 +19,7 @@ from foveation_jax.claims.results_files import mean_accuracy
 from foveation_jax.report import experiment_figures, page
 from foveation_jax.report.experiment_figures import Style
 from foveation_jax.report.stage1_page import TITLES, metric_table
-from foveation_jax.runs.workdir import write_text
+from foveation_jax.runs.files import write
 from foveation_jax.transforms.matched import TOLERANCE
 
 FAMILIES = {  # probes that are drawn as curves, in the order of the page
@@ -51,7 +51,7 @@ SYMBOLS = {"holds": "✓", "fails": "✗", "undecided": "?"}
 def write_report(results: ProbeResults, table: ClaimTable, workdir: pathlib.Path) -> pathlib.Path:
     """Writes WORKDIR/report.html; returns its path."""
     path = workdir / "report.html"
-    write_text(path, render(results, table))
+    write(path, render(results, table))
     return path
 
 

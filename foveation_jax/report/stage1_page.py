@@ -19,7 +19,7 @@ from foveation_jax.claims import results
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.report import experiment_figures, page, stage1_figures
-from foveation_jax.runs.workdir import write_text
+from foveation_jax.runs.files import write
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
@@ -87,7 +87,7 @@ def write_report(
         experiment=json.loads((workdir / "experiment.json").read_text()),
     )
     path = workdir / "report.html"
-    write_text(path, text)
+    write(path, text)
     return path
 
 

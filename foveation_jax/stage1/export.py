@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import file_crc32, read_record, whole, write_record
+from foveation_jax.runs.files import file_crc32, read_record, whole, write_record
 
 # images [N, Y, X, 3] on the devices, digests of their names -> the same as a system sees them
 System = Callable[[Float[Array, "N Y X 3"], UInt32[Array, "N 2"]], Float[Array, "N Y X 3"]]

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import inspect
 import json
-import math
 import pathlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 
@@ -21,10 +20,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.labelled import LabelledImages
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import fingerprint
 from foveation_jax.stage1.export import on_all_devices, whole_batches
 from foveation_jax.transforms import SYSTEMS, transform
 from foveation_jax.windows import geometry
@@ -166,12 +166,8 @@ def on_the_fly(
             in `options` beside eye movements.
     """
     options = dict(options or {})
-    if eye_movements not in EYE_MOVEMENTS:
-        raise InputError(
-            f"eye_movements is {eye_movements!r}: it must be one of {', '.join(EYE_MOVEMENTS)}."
-        )
-    if not (math.isfinite(deviation) and deviation > 0):
-        raise InputError(f"deviation is {deviation}: it must be above 0 degrees.")
+    check_allowed("eye_movements", eye_movements, EYE_MOVEMENTS)
+    check_allowed("deviation, in degrees,", deviation, Range(0, open=(0,)))
     moving = eye_movements != "fixed"
     if moving and options.pop("fixation", None) is not None:
         raise InputError(f"fixation is set: with eye_movements={eye_movements!r} it is drawn.")

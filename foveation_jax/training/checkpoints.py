@@ -22,8 +22,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import file_crc32, read_record, whole, write_record
 from foveation_jax.runs.mesh import RUNS, runs_mesh
-from foveation_jax.runs.workdir import file_crc32, read_record, whole, write_record
 from foveation_jax.training.step import Setup, TrainState
 
 SUMS = "files.json"

@@ -30,9 +30,9 @@ import numpy as np
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.data.order import batches
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.files import append_rows, read_rows, write_rows
 from foveation_jax.runs.mesh import runs_mesh, shard_runs
 from foveation_jax.runs.progress import progress
-from foveation_jax.runs.workdir import append_rows, check_rows, read_rows, write_rows
 from foveation_jax.training.checkpoints import (
     claim_checkpoints,
     epochs_saved,
@@ -45,6 +45,7 @@ from foveation_jax.training.checkpoints import (
 )
 from foveation_jax.training.optimiser import learning_rate
 from foveation_jax.training.prediction import AHEAD, predict, score
+from foveation_jax.training.rows import check_rows
 from foveation_jax.training.step import Setup, TrainState, init_state, make_step, state_shapes
 
 

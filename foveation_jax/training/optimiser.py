@@ -16,9 +16,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.errors import InputError
 
 DTYPES = ("float32", "bfloat16")
+
+LIMITS = {
+    "epochs": Range(1),
+    "batch_size": Range(1),
+    "learning_rates": Range(0, open=(0,)),
+    "changes": Range(0, 1),
+    "momentum": Range(0, 1, open=(1,)),
+    "weight_decay": Range(0),
+    "dtype": DTYPES,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +60,15 @@ class Recipe:
     dtype: str = "float32"
 
     def __post_init__(self):
-        rules = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
-            "learning_rates": (
-                self.learning_rates and all(0 < r < math.inf for r in self.learning_rates),
-                "one or more numbers above 0",
-            ),
-            "changes": (
-                len(self.changes) == len(self.learning_rates) - 1
-                and all(0 <= f <= 1 for f in self.changes)
-                and list(self.changes) == sorted(self.changes),
-                f"{len(self.learning_rates) - 1} rising fractions within 0 and 1, "
-                "one fewer than learning_rates",
-            ),
-            "momentum": (0 <= self.momentum < 1, "0 or more and below 1"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more"),
-            "dtype": (self.dtype in DTYPES, f"one of {', '.join(DTYPES)}"),
-        }
-        for field, (fits, allowed) in rules.items():
-            if not fits:
-                raise InputError(f"{field} is {getattr(self, field)!r}: it must be {allowed}.")
+        check_all(self, LIMITS)
+        if not self.learning_rates:
+            raise InputError("learning_rates is (); allowed are one or more numbers above 0")
+        n = len(self.learning_rates) - 1
+        if len(self.changes) != n or list(self.changes) != sorted(self.changes):
+            raise InputError(
+                f"changes is {self.changes}; allowed are {n} rising fractions, one fewer than "
+                "learning_rates"
+            )
 
 
 def change_epochs(recipe: Recipe) -> list[int]:

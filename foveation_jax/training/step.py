@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from foveation_jax.data.order import steps_an_epoch
 from foveation_jax.networks import normalise
-from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.mesh import RUNS, each_run, runs_mesh, shard_runs
 from foveation_jax.stage1.perceived import Perceive
 from foveation_jax.training.optimiser import Recipe, descend, learning_rate
@@ -53,8 +53,7 @@ class Setup:
     perceive: Perceive | None = None
 
     def __post_init__(self):
-        if self.n_runs < 1:
-            raise InputError(f"n_runs is {self.n_runs}: it must be 1 or more.")
+        check_allowed("n_runs", self.n_runs, Range(1))
         steps_an_epoch(self.n_images, self.recipe.batch_size)
 
     @property

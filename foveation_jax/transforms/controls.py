@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.foveated_blur import blend_blurs
 from foveation_jax.windows import geometry
@@ -124,11 +125,9 @@ def contrast_sensitivity_blur(
     Raises:
         InputError: a constant out of range.
     """
-    if not (0 < half_eccentricity < math.inf and 0 < decay < math.inf and 0 < threshold < 1):
-        raise InputError(
-            f"half_eccentricity {half_eccentricity} and decay {decay} must be finite and above 0, "
-            f"and threshold {threshold} within 0 and 1."
-        )
+    check_allowed("half_eccentricity", half_eccentricity, Range(0, open=(0,)))
+    check_allowed("decay", decay, Range(0, open=(0,)))
+    check_allowed("threshold", threshold, Range(0, 1, open=(0, 1)))
     size = images.shape[1:3]
     per_degree = geometry.pixels_per_degree(size, field_of_view)
     geometry.check_fixation(fixation)

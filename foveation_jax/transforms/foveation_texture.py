@@ -9,6 +9,7 @@ A system of your own goes beside these by `register` and is called by its own na
 import jax
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.disarray import REACH, disarray_texture
@@ -69,12 +70,8 @@ def foveation_texture(
     check_key(key)
     size = images.shape[1:3]
     windows = pooling_windows(scale, size, fixation, published, field_of_view)
-    if route not in ROUTES:
-        raise InputError(f"route is {route!r}: it must be {' or '.join(ROUTES)}.")
-    if not 0 <= refinement <= 1000 or (refinement and route == "vgg"):
-        raise InputError(
-            f"refinement is {refinement}: it must lie within 0 and 1000, and be 0 for vgg."
-        )
+    check_allowed("route", route, ROUTES)
+    check_allowed("refinement", refinement, Range(0, 0 if route == "vgg" else 1000))
     if route == "vgg":
         return _vgg(images, key, windows, weights, blend, colours)
     octaves = pyramid.default_scales(size) if n_scales is None else n_scales
@@ -90,8 +87,7 @@ def foveation_texture(
 
 
 def _check_disarray(reach, n_scales, scramble):
-    if not 0 <= reach <= 1:
-        raise InputError(f"reach is {reach}: it must lie within 0 and 1 widths of the window.")
+    check_allowed("reach, in widths of the window,", reach, Range(0, 1))
     if scramble or n_scales is not None:
         option = "scramble" if scramble else "n_scales"
         raise InputError(f"{option} is of the pyramid route: disarray has none.")
@@ -100,8 +96,7 @@ def _check_disarray(reach, n_scales, scramble):
 def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str, colours: str):
     from foveation_jax.transforms.vgg_texture import cell_regions, load_networks, vgg_texture
 
-    if colours not in COLOURS:
-        raise InputError(f"colours is {colours!r}: it must be {' or '.join(COLOURS)}.")
+    check_allowed("colours", colours, COLOURS)
     encoder, decoder = load_networks(weights)
     white = white_noise(key, images.shape[1:])
     noise = jax.vmap(lambda image: COLOURS[colours](white, image, windows))(images)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import write_text
+from foveation_jax.runs.files import write
 
 ASSETS = Path(__file__).parent.parent / "assets"
 TOLERANCE = 0.01  # largest gap, whole and in each zone, that counts as matched; in mean SSIM
@@ -106,7 +106,7 @@ class Match:
 
 def save(match: Match, path: str | PathLike) -> None:
     """Write a record as JSON, whole or not at all."""
-    write_text(Path(path), json.dumps(dataclasses.asdict(match), indent=1) + "\n")
+    write(Path(path), json.dumps(dataclasses.asdict(match), indent=1) + "\n")
 
 
 def load(path: str | PathLike) -> Match:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 from foveation_jax.metrics.levels import check_finite
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 
 
@@ -169,8 +170,7 @@ class _Masks:
 
 @functools.lru_cache(maxsize=32)
 def _masks(size, n_scales, n_orientations) -> _Masks:
-    if not 2 <= n_orientations <= 16:
-        raise InputError(f"n_orientations is {n_orientations}: it must lie within 2 and 16.")
+    check_allowed("n_orientations", n_orientations, Range(2, 16))
     order = n_orientations - 1
     norm = 2**order * math.factorial(order) / math.sqrt(n_orientations * math.factorial(2 * order))
     turns = np.pi * np.arange(n_orientations)[:, None, None] / n_orientations

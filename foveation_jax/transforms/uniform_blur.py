@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.transforms.matched import Match, choose
 from foveation_jax.windows import geometry
 
@@ -70,6 +70,6 @@ def uniform_blur(
         view = {"scale": scale, "size": size, "field_of_view": field_of_view}
         degrees = choose("uniform_blur", matched, view).sigma_deg[0]
         sigma = degrees * geometry.pixels_per_degree(size, field_of_view)
-    elif not sigma >= 0:
-        raise InputError(f"sigma is {sigma}: it must be 0 pixels or more.")
+    else:
+        check_allowed("sigma, in pixels,", sigma, Range(0))
     return blur_batch(images, jnp.float32(sigma))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.vgg.encoder_decoder import STRIDE, Network, decode, encode
 from foveation_jax.vgg.weight_files import load_decoder, load_encoder
@@ -60,8 +61,7 @@ def cell_regions(windows: PoolingWindows, blend: str = "partition") -> CellRegio
     Raises:
         InputError: another blend.
     """
-    if blend not in BLENDS:
-        raise InputError(f"blend is {blend!r}: it must be one of {', '.join(BLENDS)}.")
+    check_allowed("blend", blend, BLENDS)
     kept = np.asarray(windows.kept).T.reshape(-1) > 0
     mixing = jnp.concatenate([jnp.zeros(1), windows.mixing().T.reshape(-1)[kept]])
     grid = [-(-side // STRIDE) for side in windows.size]

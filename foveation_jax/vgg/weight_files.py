@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.workdir import whole
+from foveation_jax.runs.files import whole
 from foveation_jax.vgg.encoder_decoder import BLOCKS, Network, layer_shapes
 from foveation_jax.vgg.torch_files import read_torch
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 
 FIELD_OF_VIEW = 26.0
@@ -28,10 +29,7 @@ def pixels_per_degree(size: tuple[int, int], field_of_view: float = FIELD_OF_VIE
     Raises:
         InputError: a field of view out of range.
     """
-    if not 0 < field_of_view <= 360:
-        raise InputError(
-            f"field_of_view is {field_of_view}: it must lie above 0 and within 360 deg."
-        )
+    check_allowed("field_of_view, in degrees,", field_of_view, Range(0, 360, open=(0,)))
     return size[1] / field_of_view
 
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.windows import geometry
 
@@ -180,8 +181,7 @@ def pooling_windows(
 
 
 def _check(scale, size):
-    if not SCALES[0] <= scale <= SCALES[1]:
-        raise InputError(f"scale is {scale}: it must lie within {SCALES[0]} and {SCALES[1]}.")
+    check_allowed("scale", scale, Range(*SCALES))
     if len(size) != 2 or min(size) < 2:
         raise InputError(f"size is {tuple(size)}: it must be (rows, columns), each 2 or more.")
 

@@ -170,4 +170,4 @@ def test_replacements_that_break_a_pass_are_told(task):
     keep = np.ones((2, L, H), bool)
     keep[1, 0] = False
     with pytest.raises(InputError, match=r"metric of held-out prompt 0 is not finite .*choice"):
-        masked_passes.judged(model, prepared, keep, "logit_diff")
+        masked_passes.masked_metrics(model, prepared, keep, "logit_diff")

@@ -33,18 +33,18 @@ def test_a_stopped_evaluation_goes_on_at_its_part(settings, tmp_path, monkeypatc
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     pipeline.run(settings, whole)
     printed = capsys.readouterr().out
-    judged, calls = faithfulness.judged, []
+    judged, calls = faithfulness.masked_metrics, []
 
     def stop(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(faithfulness, "edges_judged", stop)
+        patch.setattr(faithfulness, "edge_masked_metrics", stop)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(settings, stopped)
     assert {p.name for p in (stopped / "evaluation").iterdir()} == {"mean.json", "mean-curve.json"}
     assert not (stopped / "circuit.json").exists()
-    monkeypatch.setattr(faithfulness, "judged", lambda *a: calls.append(a) or judged(*a))
+    monkeypatch.setattr(faithfulness, "masked_metrics", lambda *a: calls.append(a) or judged(*a))
     pipeline.run(settings, stopped)
     assert len(calls) == 1  # heads, with others set to zero
     assert results(stopped) == results(whole)

@@ -16,7 +16,7 @@ from foveation_jax import pipeline
 from foveation_jax.data import read_image, render_scenes, write_png
 from foveation_jax.jobs import pictures, train_decoder
 from foveation_jax.runs import command as foveation_command
-from foveation_jax.runs import progress, workdir
+from foveation_jax.runs import files, progress
 from foveation_jax.runs.errors import InputError
 from foveation_jax.vgg import encoder_decoder, weight_files, winograd
 
@@ -135,7 +135,7 @@ def test_picture_replaced_in_place_is_noticed(finished, folder):
 def test_workdir_of_another_experiment_is_refused(finished):
     config, out, _ = finished
     other = load_config("transforms", **(config.to_dict() | {"scale": 0.5}))
-    with pytest.raises(InputError, match=r"holds a run with scale=0\.4, not 0\.5"):
+    with pytest.raises(InputError, match=r"config\.scale is 0\.4 there and 0\.5 here"):
         pictures.run(other, out)
 
 
@@ -143,10 +143,10 @@ def test_workdir_of_another_experiment_is_refused(finished):
     ("fields", "message"),
     [
         ({"size": (8, 64)}, r"size is \(8, 64\)"),
-        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0; allowed is 1 and"),
         ({"systems": ("reference", "foveation_texture", "warp")}, "systems names 'warp'"),
         ({"systems": ("reference",)}, "systems must hold 'foveation_texture'"),
-        ({"metrics": ("beauty",)}, "metrics names 'beauty': known are mse"),
+        ({"metrics": ("beauty",)}, "metrics has 'beauty'; allowed are mse"),
         ({"scale": 9.0}, "scale is 9.0"),
         ({"route": "vgg"}, "route=vgg needs weights=FILE"),
         ({"route": "warp"}, "route is 'warp'"),
@@ -212,14 +212,14 @@ def test_training_goes_on_from_its_checkpoint_and_its_weights_transform(
     }  # fmt: skip
     train_decoder.run(load_config("train_decoder", steps=2, **fields), tmp_path / "run")
     resumed = train_decoder.run(load_config("train_decoder", steps=4, **fields), tmp_path / "run")
-    rows = workdir.read_rows(tmp_path / "run" / "metrics.jsonl")
+    rows = files.read_rows(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 4]
     assert rows[1]["loss"] < rows[0]["loss"]
     assert resumed.loss == rows[1]["loss"]
     config = load_config("train_decoder", steps=4, **fields)
-    workdir.append_rows(tmp_path / "run" / "metrics.jsonl", [{"step": 5, "loss": 0.0}])  # undone
+    files.append_rows(tmp_path / "run" / "metrics.jsonl", [{"step": 5, "loss": 0.0}])  # undone
     assert train_decoder.run(config, tmp_path / "run").loss == resumed.loss
-    assert workdir.read_rows(tmp_path / "run" / "metrics.jsonl") == rows
+    assert files.read_rows(tmp_path / "run" / "metrics.jsonl") == rows
     for name, sentence in (
         (
             "checkpoints/4/files.json",
@@ -265,7 +265,7 @@ def test_training_stops_at_a_loss_that_is_not_finite(encoder_file, folder, tmp_p
     [
         ({"encoder": ""}, "encoder is empty"),
         ({"size": (60, 64)}, "multiples of 64"),
-        ({"steps": 0}, "steps is 0: it must be above 0"),
+        ({"steps": 0}, "steps is 0; allowed is above 0"),
     ],
 )
 def test_training_refuses_bad_fields(fields, message, encoder_file, folder, tmp_path):
@@ -359,12 +359,12 @@ def test_command_runs_to_the_page(folder, tmp_path):
 
 def test_rows_cut_short_by_a_stop_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    workdir.append_rows(path, [{"a": 1}, {"a": 2}])
+    files.append_rows(path, [{"a": 1}, {"a": 2}])
     path.write_text(path.read_text() + '{"a": 3, "b"')
-    assert workdir.read_rows(path) == [{"a": 1}, {"a": 2}]
-    workdir.append_rows(path, [{"a": 4}])
-    assert workdir.read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
-    assert workdir.read_rows(tmp_path / "absent.jsonl") == []
+    assert files.read_rows(path) == [{"a": 1}, {"a": 2}]
+    files.append_rows(path, [{"a": 4}])
+    assert files.read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
+    assert files.read_rows(tmp_path / "absent.jsonl") == []
 
 
 def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):

@@ -15,8 +15,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from foveation_jax import pipeline
 from foveation_jax.claims.results_files import read_results
+from foveation_jax.jobs import workdir
 from foveation_jax.probes.battery import load_battery
-from foveation_jax.runs import workdir
 from foveation_jax.runs.errors import InputError
 from foveation_jax.training.checkpoints import load_variables
 
@@ -111,19 +111,22 @@ def test_a_second_run_does_nothing_again(finished, monkeypatch):
         ({"data": ""}, "data is empty: name a folder, tfds:NAME, or synthetic"),
         ({"data": "nowhere"}, "nowhere is not a folder"),
         ({"size": (8, 8)}, r"size is \(8, 8\)"),
-        ({"runs": 0}, "runs is 0: it must be 1 or more"),
+        ({"runs": 0}, "runs is 0; allowed is 1 and above"),
         ({"systems": ()}, "systems is empty"),
-        ({"systems": ("referense",)}, "systems names 'referense': known are reference"),
-        ({"metrics": ("mss",)}, "metrics names 'mss': known are"),
-        ({"network": "resnet19"}, "network is 'resnet19': it must be one of alexnet"),
+        ({"systems": ("referense",)}, "systems has 'referense'; allowed are reference"),
+        ({"metrics": ("mss",)}, "metrics has 'mss'; allowed are"),
+        ({"network": "resnet19"}, "network is 'resnet19'; allowed are alexnet"),
         ({"network": "alexnet"}, "32 x 32 is too small for alexnet"),
-        ({"width": 0.0}, "width is 0.0: it must be positive"),
-        ({"recipe.epochs": 0, "keep_epochs": ()}, "epochs is 0: it must be 1 or more"),
+        ({"width": 0.0}, "width is 0.0; allowed is above 0"),
+        ({"recipe.epochs": 0, "keep_epochs": ()}, "epochs is 0; allowed is 1"),
         ({"recipe.batch_size": 64}, "64"),
-        ({"keep_epochs": (3,)}, "keep_epochs has 3: it must lie within 0 and recipe.epochs, 2"),
-        ({"stage1.when": "later"}, "stage1.when is 'later': it must be beforehand or on_the_fly"),
+        ({"keep_epochs": (3,)}, "keep_epochs has 3; allowed is 0 to 2"),
+        ({"stage1.when": "later"}, "stage1.when is 'later'; allowed are beforehand, on_the_fly"),
         ({"stage1.match_images": 0}, "stage1.match_images is 0"),
-        ({"stage1.match_tolerance": 0.0}, "stage1.match_tolerance 0.0: they must be"),
+        (
+            {"stage1.match_tolerance": 0.0},
+            "match_tolerance is 0.0; allowed is above 0 to below 1",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_claims_no_folder(changes, sentence, tmp_path):

@@ -20,6 +20,7 @@ from circuits_jax.decoder.decoder import initial_params
 from circuits_jax.lm.families import configs, tensors
 from circuits_jax.lm.families.tensors import Row
 from circuits_jax.lm.files.checkpoints import RawCheckpoint
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError, unknown_name
 
 DTYPES = ("float32", "bfloat16")
@@ -108,8 +109,7 @@ def read_params(
         InputError: a tensor missing, of the wrong shape or type, with a number that is not finite
             in `dtype`, or stored and neither used nor equal to what is used; an unknown dtype.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not supported; allowed: {', '.join(DTYPES)}")
+    check_allowed("dtype", dtype, DTYPES)
     family = FAMILIES[config.family]
     shapes = _param_shapes(config)
     rows = {row.path: row for row in family.rows if row.path in shapes}

@@ -30,6 +30,7 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import decoys
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.words import WordTokenizer
@@ -64,8 +65,7 @@ class Plant:
     seed: int = 0
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise InputError(f"planted circuit {self.kind!r}; allowed are {', '.join(KINDS)}")
+        check_allowed("kind of planted circuit", self.kind, KINDS)
         least = 2 if self.kind == "induction" else 1
         if self.n_layers < least or self.n_heads < 1:
             raise InputError(

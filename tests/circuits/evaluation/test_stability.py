@@ -10,7 +10,7 @@ import pytest
 from circuits_jax.circuits.circuit import NOISE
 from circuits_jax.codes import fit, sae
 from circuits_jax.evaluation import stability
-from circuits_jax.evaluation.captured import captured_rows
+from circuits_jax.evaluation.captured import captured_outputs
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
@@ -39,7 +39,7 @@ def found(model, task):
 @pytest.mark.parametrize("options", [PEAK, SHARED], ids=["ours", "published"])
 def test_all_pairs_once_give_the_scores_of_the_method(model, task, options):
     key = jax.random.key(3)
-    captured = captured_rows(model, task.learn, options)
+    captured = captured_outputs(model, task.learn, options)
     settings = sae.Settings(options.l1, options.learning_rate)
     params, _ = fit.fit(key, captured.x, options.sae_config, settings, d_model=captured.d_model)
     rows = np.stack([np.arange(B), np.arange(B)[::-1]])  # the order of pairs does not matter
@@ -49,7 +49,7 @@ def test_all_pairs_once_give_the_scores_of_the_method(model, task, options):
 
 
 def test_rows_of_pairs_keep_both_prompts_of_a_pair(model, task):
-    captured = captured_rows(model, task.learn, OPTIONS)
+    captured = captured_outputs(model, task.learn, OPTIONS)
     some = captured.of_pairs(jnp.array([3, 3, 1])).x
     np.testing.assert_array_equal(some, captured.x[:, jnp.array([3, 3, 1, B + 3, B + 3, B + 1])])
 
@@ -57,7 +57,7 @@ def test_rows_of_pairs_keep_both_prompts_of_a_pair(model, task):
 def test_scores_of_ours_are_means_over_the_pairs_that_were_drawn(found, model, task):
     """Evidence is a mean over pairs, so scores are linear in how often each was drawn."""
     fit_key, _ = jax.random.split(jax.random.key(0))
-    captured = captured_rows(model, task.learn, OPTIONS)
+    captured = captured_outputs(model, task.learn, OPTIONS)
     settings = sae.Settings(OPTIONS.l1, OPTIONS.learning_rate)
     params, _ = fit.fit(
         fit_key, captured.x, OPTIONS.sae_config, settings, d_model=captured.d_model, n_seeds=2

@@ -95,8 +95,8 @@ def by_head(model, batch, keep, keep_edges, replacement):
         jnp.zeros((b, t, D)),
         Written(jnp.zeros((b, t, H, K)), jnp.zeros((b, t, D))),
     )
-    write = jax.jit(functools.partial(interpose.heads_writing, config, params))
-    read = jax.jit(functools.partial(interpose.heads_reading, config, params, batch))
+    write = jax.jit(functools.partial(interpose.attention_out, config, params))
+    read = jax.jit(functools.partial(interpose.z_from, config, params, batch))
     run = jax.jit(functools.partial(interpose.run_layer, config, params, batch))
     stream, said = Decoder(config).apply({"params": params}, batch, method="embed"), []
     for layer in range(L):

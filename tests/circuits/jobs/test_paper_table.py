@@ -86,9 +86,9 @@ def test_published_numbers_stand_beside(rows):
 
 
 def test_both_circuits_of_docstring_are_judged_by_the_same_scores(finished):
-    areas = json.loads((finished / "docstring-sae_codes.json").read_text())
-    assert set(areas) == {"acdc", "oneill2024"}
-    assert all(len(trials) == 2 for trials in areas.values())
+    aucs = json.loads((finished / "docstring-sae_codes.json").read_text())
+    assert set(aucs) == {"acdc", "oneill2024"}
+    assert all(len(trials) == 2 for trials in aucs.values())
 
 
 def test_files_of_the_table(finished, rows):
@@ -108,7 +108,7 @@ def test_files_of_the_table(finished, rows):
 def test_a_stopped_table_goes_on(finished, settings, rows, monkeypatch):
     (finished / "report.html").unlink()
     monkeypatch.setattr(paper_table, "load_model", load)
-    monkeypatch.setattr(paper_table, "captured_rows", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(paper_table, "captured_outputs", lambda *_: pytest.fail("run again"))
     paper_table.run(settings, finished)
     assert json.loads((finished / "paper_table.json").read_text())["rows"] == rows
 
@@ -147,7 +147,7 @@ def test_a_model_without_the_circuits_heads(settings, tmp_path, monkeypatch):
     [
         ({"methods": ("eap",)}, "config.methods has 'eap'"),
         ({"n_trials": 0}, "config.n_trials is 0"),
-        ({"trained": 5}, "config.trained is 5; allowed is 1 to config.counted, 4"),
+        ({"trained": 5}, "config.trained is 5; allowed is 1 to 4"),
         ({"models": {"ioi": "", "greater_than": "", "docstring": ""}}, "config.models is empty"),
     ],
 )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from circuits_jax import config
-from circuits_jax.evaluation.captured import captured_rows
-from circuits_jax.jobs import draws, sweep
+from circuits_jax.evaluation.captured import captured_outputs
+from circuits_jax.jobs import subsampling, sweep
 from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.report import sweep_page
 from circuits_jax.runs.errors import InputError
@@ -26,29 +26,29 @@ SHARED = dataclasses.replace(PUBLISHED, n_codes=6, steps=20)
 def test_all_pairs_give_the_scores_of_the_method(options):
     """One cell, one draw, the pairs in their own order: nothing but `sae_codes`."""
     model, task, key = tiny.model(), tiny.task(n=N), jax.random.key(0)
-    rows = captured_rows(model, task.learn, options)
+    rows = captured_outputs(model, task.learn, options)
     every = np.arange(N)[None, None]
-    found = draws.scores(key, rows, options, every, every, [options.l1])
+    found = subsampling.scores(key, rows, options, every, every, [options.l1])
     wanted = sae_codes(model, task, key, options).head_scores
     np.testing.assert_allclose(found[0, 0, 0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_set_that_is_repeated_scores_as_the_set():
     """The loss is a mean over rows and evidence a mean over pairs."""
-    rows = captured_rows(tiny.model(), tiny.task(n=N).learn, OURS)
+    rows = captured_outputs(tiny.model(), tiny.task(n=N).learn, OURS)
     few = np.array([[[2, 0]]])
     often = np.tile(few, N // 2)
     key = jax.random.key(1)
-    once = draws.scores(key, rows, OURS, few, few, [0.02])
-    again = draws.scores(key, rows, OURS, often, often, [0.02])
+    once = subsampling.scores(key, rows, OURS, few, few, [0.02])
+    again = subsampling.scores(key, rows, OURS, often, often, [0.02])
     np.testing.assert_allclose(again, once, rtol=1e-3, atol=1e-5)
 
 
 def test_only_pairs_that_are_counted_count():
-    rows = captured_rows(tiny.model(), tiny.task(n=N).learn, OURS)
+    rows = captured_outputs(tiny.model(), tiny.task(n=N).learn, OURS)
     trained = np.arange(N)[None, None]
     one, two, both = (
-        draws.scores(jax.random.key(0), rows, OURS, trained, np.array([[pairs]]), [0.02])
+        subsampling.scores(jax.random.key(0), rows, OURS, trained, np.array([[pairs]]), [0.02])
         for pairs in ([0] * N, [1] * N, [0, 1] * (N // 2))
     )
     np.testing.assert_allclose(both, (one + two) / 2, rtol=1e-4, atol=1e-6)
@@ -57,19 +57,19 @@ def test_only_pairs_that_are_counted_count():
 
 def test_penalties_share_a_program_and_differ():
     relu = dataclasses.replace(OURS, activation="relu")
-    rows = captured_rows(tiny.model(), tiny.task(n=N).learn, relu)
+    rows = captured_outputs(tiny.model(), tiny.task(n=N).learn, relu)
     every = np.arange(N)[None, None]
-    found = draws.scores(jax.random.key(0), rows, relu, every, every, [0.0, 0.5])
-    alone = draws.scores(jax.random.key(0), rows, relu, every, every, [0.5, 0.5])
+    found = subsampling.scores(jax.random.key(0), rows, relu, every, every, [0.0, 0.5])
+    alone = subsampling.scores(jax.random.key(0), rows, relu, every, every, [0.5, 0.5])
     np.testing.assert_allclose(alone, np.stack([found[1], found[1]]), rtol=1e-4, atol=1e-5)
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_subsets_are_the_first_of_every_order():
-    order = draws.orders(jax.random.key(0), 6, 3)
+    order = subsampling.orders(jax.random.key(0), 6, 3)
     assert np.sort(order).tolist() == [list(range(6))] * 3
     assert len({tuple(row) for row in order}) > 1
-    found = draws.subsets(order, [2, 3, 6], "n")
+    found = subsampling.subsets(order, [2, 3, 6], "n")
     assert found.shape == (3, 3, 6)
     np.testing.assert_array_equal(found[0], np.tile(order[:, :2], 3))
     np.testing.assert_array_equal(found[2], order)
@@ -78,14 +78,14 @@ def test_subsets_are_the_first_of_every_order():
 @pytest.mark.parametrize("sizes", [[0, 6], [4, 6], [7]])
 def test_sizes_that_cannot_be_drawn(sizes):
     with pytest.raises(InputError, match=r"trained has \d; allowed are 1 to 6 pairs"):
-        draws.subsets(np.zeros((1, 6), int), sizes, "trained")
+        subsampling.subsets(np.zeros((1, 6), int), sizes, "trained")
 
 
 def test_aucs():
     truth = np.array([[True, False], [False, True]])
-    found = draws.aucs(np.stack([truth * 1.0, 1.0 - truth, np.zeros((2, 2))]), truth)
+    found = subsampling.aucs(np.stack([truth * 1.0, 1.0 - truth, np.zeros((2, 2))]), truth)
     assert found.tolist() == [1, 0, 0.5]
-    assert np.isnan(draws.aucs(np.zeros((2, 2, 2)), np.ones((2, 2), bool))).all()
+    assert np.isnan(subsampling.aucs(np.zeros((2, 2, 2)), np.ones((2, 2), bool))).all()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from circuits_jax.methods.sae_codes import (
     PUBLISHED,
     SaeCodes,
     inputs,
-    paired_rows,
+    paired_differences,
     sae_codes,
     score_outputs,
 )
@@ -37,7 +37,7 @@ def outputs():
     moved = 0.01 * rng.standard_normal((B, L, H, D))
     for layer, head in PLANTED:
         moved[:, layer, head] += 2 * rng.standard_normal(D)
-    return paired_rows(jnp.asarray(moved, jnp.float32))
+    return paired_differences(jnp.asarray(moved, jnp.float32))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_discover_on_a_model(model):
     assert found.head_scores.shape == (L, H)
     assert np.isfinite(found.head_scores).all()
     assert (np.asarray(found.head_scores) >= 0).all()
-    rows = paired_rows(read_outputs(model, task.learn))
+    rows = paired_differences(read_outputs(model, task.learn))
     key = keys.stream(3, "method")
     by_hand = score_outputs(key, rows, SaeCodes(**FAST), model.config.head_width)
     np.testing.assert_array_equal(found.head_scores, by_hand.head_scores)
@@ -240,7 +240,7 @@ def test_options_out_of_range_are_refused(option, value):
 @pytest.mark.parametrize("k", [0, 21])
 def test_topk_needs_a_k_among_its_codes(k):
     assert method_options("sae_codes", n_codes=20, activation="topk", k=20).k == 20
-    with pytest.raises(InputError, match=f"k is {k}; allowed are 1 to 20"):
+    with pytest.raises(InputError, match=f"k is {k}; allowed is 1 to 20"):
         method_options("sae_codes", n_codes=20, activation="topk", k=k)
 
 

@@ -68,7 +68,7 @@ def test_a_damaged_file_is_made_again_or_named(finished, settings, tmp_path, nam
     assert report.read_text().rstrip().endswith("</html>")
     assert json.loads((folder / "run.json").read_text())["seconds"]
     for path, digest in files.read_sums(folder / files.SUMS).items():
-        assert files.whole(folder / path), digest
+        assert files.intact(folder / path), digest
 
 
 def test_an_undamaged_run_is_not_touched(finished, settings):

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import tempfile
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -42,17 +42,14 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path, monkeypatch, step):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def half(self, content):
+        self.touch()
+        full()
+
     if step == "replace":
-        monkeypatch.setattr(files.os, "replace", full)
+        monkeypatch.setattr(Path, "replace", full)
     else:
-        open_temporary = tempfile.NamedTemporaryFile
-
-        def open_full(*args, **kwargs):
-            file = open_temporary(*args, **kwargs)
-            file.write = full
-            return file
-
-        monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", open_full)
+        monkeypatch.setattr(Path, "write_bytes", half)
     refuse(path, "No space left on device")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
@@ -65,7 +62,7 @@ def test_an_interruption_leaves_the_earlier_file(tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "replace", stop)
+    monkeypatch.setattr(Path, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         files.write(path, "new")
     assert path.read_text() == "old"
@@ -86,8 +83,39 @@ def test_no_permission(tmp_path, monkeypatch):
     def denied(*args, **kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", denied)
+    monkeypatch.setattr(Path, "write_bytes", denied)
     refuse(tmp_path / "file", "Permission denied")
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text()).filter(lambda r: "crc32" not in r))
+def test_sealed_records_come_back(record):
+    text = files.sealed(json.dumps(record))
+    assert files.unseal(text) == record
+    assert json.loads(text) == record | {"crc32": text[-11:-3]}
+
+
+@pytest.mark.parametrize("record", [{}, {"a": 1}, {"a": {"crc32": "00000000"}, "b": [2]}])
+def test_any_changed_character_breaks_the_seal(record):
+    text = files.sealed(json.dumps(record))
+    assert files.unseal(text) == record
+    for i, character in enumerate(text):
+        for other in {"0", "}", "\n", ""} - {character}:
+            with pytest.raises(ValueError, match="checksum"):
+                files.unseal(text[:i] + other + text[i + 1 :])
+
+
+def test_what_killed_runs_left_goes(tmp_path):
+    folder = tmp_path / "a"
+    files.write(folder / "kept", "kept")
+    with files.whole(folder / "file") as file, files.whole(folder / "folder") as below:
+        file.touch()
+        below.mkdir()
+        (below / "part").touch()
+        files.remove_unfinished(tmp_path)
+        assert os.listdir(folder) == ["kept"]
+        file.touch()
+        below.mkdir()
+    assert sorted(os.listdir(folder)) == ["file", "folder", "kept"]
 
 
 def test_plain_values():

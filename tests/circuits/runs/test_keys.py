@@ -13,9 +13,9 @@ import circuits_jax as cj
 from circuits_jax import config, main
 from circuits_jax.circuits.circuit import load_scores
 from circuits_jax.evaluation import cost
-from circuits_jax.jobs import compare
+from circuits_jax.jobs import compare, workdir
 from circuits_jax.pipeline import found_evaluation
-from circuits_jax.runs import command, keys, workdir
+from circuits_jax.runs import command, keys
 from circuits_jax.runs.errors import InputError
 
 ROOT = Path(__file__).parents[3]

@@ -9,9 +9,10 @@ import pytest
 
 from circuits_jax.circuits.circuit import Scores, load_scores
 from circuits_jax.config import experiment
+from circuits_jax.jobs.workdir import open_workdir
 from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
-from circuits_jax.runs.workdir import environment, open_workdir
+from circuits_jax.runs.experiment import environment
 
 
 def begun(config, path):

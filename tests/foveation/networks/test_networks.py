@@ -240,12 +240,12 @@ def test_images_too_small_are_refused_and_the_least_size_is_named(name, least):
 @pytest.mark.parametrize(
     ("name", "classes", "options", "message"),
     [
-        ("alexnett", 5, {}, "network is 'alexnett': it must be one of alexnet, resnet18, vgg11"),
-        ("alexnet", 1, {}, "n_classes is 1: it must be 2 or more"),
+        ("alexnett", 5, {}, "network is 'alexnett'; allowed are alexnet, resnet18, vgg11"),
+        ("alexnet", 1, {}, "n_classes is 1; allowed is 2 and above"),
         ("alexnet", 5, {"widht": 1.0}, "alexnet has no option 'widht': the nearest is 'width'"),
         ("resnet18", 5, {"dropout": 0.5}, "resnet18 has no option 'dropout'"),
-        ("vgg11", 5, {"width": 0.0}, "width is 0.0: it must be positive"),
-        ("vgg11", 5, {"dropout": 1.0}, r"dropout is 1.0: it must be in \[0, 1\)"),
+        ("vgg11", 5, {"width": 0.0}, "width is 0.0; allowed is above 0$"),
+        ("vgg11", 5, {"dropout": 1.0}, r"dropout is 1.0; allowed is 0 to below 1"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(name, classes, options, message):

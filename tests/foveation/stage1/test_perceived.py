@@ -230,9 +230,9 @@ def test_eye_movements_differ_by_image_and_call_and_are_functions_of_the_key():
 
 
 def test_eye_movements_that_cannot_be_used():
-    with pytest.raises(InputError, match="eye_movements is 'saccades': it must be one of fixed"):
+    with pytest.raises(InputError, match="eye_movements is 'saccades'; allowed are fixed"):
         on_the_fly("foveation_blur", eye_movements="saccades")
-    with pytest.raises(InputError, match="deviation is 0: it must be above 0 degrees"):
+    with pytest.raises(InputError, match="deviation, in degrees, is 0; allowed is above 0"):
         on_the_fly("foveation_blur", eye_movements="gaussian", deviation=0)
     with pytest.raises(InputError, match="fixation is set"):
         on_the_fly("foveation_blur", {"fixation": (1, 1)}, "uniform")

@@ -132,12 +132,12 @@ def test_noise_takes_the_colours_of_the_image_or_of_each_region(files):
     }
     assert all(bool(jnp.isfinite(picture).all()) for picture in seen.values())
     assert float(jnp.abs(seen["image"] - seen["region"]).mean()) > 1e-3
-    with pytest.raises(InputError, match="colours is 'grey': it must be image or region"):
+    with pytest.raises(InputError, match="colours is 'grey'; allowed are image, region"):
         fj.transform("foveation_texture", images, key, colours="grey", **options)
 
 
 def test_unknown_blend_is_refused():
-    with pytest.raises(InputError, match="blend is 'soft': it must be one of partition, overwrite"):
+    with pytest.raises(InputError, match="blend is 'soft'; allowed are partition, overwrite"):
         vgg_texture.cell_regions(pooling_windows(0.5, (64, 64)), "soft")
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sklearn import metrics
 
 from circuits_jax.codes import fit, sae
-from circuits_jax.evaluation.captured import Rows, head_scores
+from circuits_jax.evaluation.captured import CapturedOutputs, head_scores
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.runs.errors import InputError
 
@@ -51,7 +51,7 @@ def subsets(
 
 def scores(
     key: jax.Array,
-    captured: Rows,
+    captured: CapturedOutputs,
     options: SaeCodes,
     trained: Int[np.ndarray, "C S M"],
     counted: Int[np.ndarray, "C S M2"],
@@ -68,7 +68,7 @@ def scores(
         l1: P penalties.
     """
     n_cells, n_draws = trained.shape[:2]
-    x = _training_rows(captured, trained.reshape(n_cells * n_draws, -1))
+    x = _training_inputs(captured, trained.reshape(n_cells * n_draws, -1))
     settings = sae.Settings(jnp.asarray(l1, jnp.float32), options.learning_rate)
     params, _ = fit.fit(
         key,
@@ -85,13 +85,15 @@ def scores(
 
 
 @jax.jit
-def _training_rows(captured: Rows, pairs: Int[Array, "X M"]) -> Float[Array, "X A N R"]:
+def _training_inputs(
+    captured: CapturedOutputs, pairs: Int[Array, "X M"]
+) -> Float[Array, "X A N R"]:
     return jax.vmap(lambda pairs: captured.of_pairs(pairs).x)(pairs)
 
 
 @functools.partial(jax.jit, static_argnames="options")
 def _scored(
-    params: sae.SaeParams, captured: Rows, rows: Int[Array, "X M"], options: SaeCodes
+    params: sae.SaeParams, captured: CapturedOutputs, rows: Int[Array, "X M"], options: SaeCodes
 ) -> Float[Array, "X L H"]:
     def one(item):
         params, rows = item
@@ -107,5 +109,5 @@ def aucs(
     flat = found.reshape(-1, truth.size)
     if truth.all() or not truth.any():
         return np.full(found.shape[:-2], np.nan)
-    areas = [metrics.roc_auc_score(truth.reshape(-1), one) for one in flat]
-    return np.array(areas).reshape(found.shape[:-2])
+    aucs = [metrics.roc_auc_score(truth.reshape(-1), one) for one in flat]
+    return np.array(aucs).reshape(found.shape[:-2])

@@ -9,45 +9,29 @@
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page
 
-    sums.json       SHA-256 of all that was written
+    sums.json       CRC-32 of all that was written
 
 A file that is there as it was written is whole, so its stage is done; another is made again.
 """
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_collections
 from absl import logging
 
-from circuits_jax.runs import files
+from circuits_jax.runs import experiment, files
 from circuits_jax.runs.errors import InputError
 
-_PACKAGES = (
-    "circuits-foveation-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "scipy",
-    "transformers",
-    "tokenizers",
-)
 PARTS = "evaluation"  # the folder of what is not finished
 
 
@@ -70,7 +54,7 @@ class Workdir:
 
     def has(self, name: str) -> bool:
         """Whether a stage's file is there as it was written, and so finished."""
-        if files.whole(self / name):
+        if files.intact(self / name):
             return True
         if (self / name).exists():
             logging.warning("%s is damaged or of no record; it is made again", self / name)
@@ -88,6 +72,7 @@ class Workdir:
 
         Called when model and prompts are there, so that a mistyped name leaves nothing behind.
         """
+        files.remove_unfinished(self.path)
         files.record_sums(self.path)
         files.write_json(self / "config.json", self.config)
         self._write_run()
@@ -104,7 +89,7 @@ class Workdir:
             self._write_run()
 
     def _write_run(self) -> None:
-        files.write_json(self / "run.json", environment() | {"seconds": self.seconds})
+        files.write_json(self / "run.json", experiment.environment() | {"seconds": self.seconds})
 
     def part(self, name: str, make: Callable[..., Any], *args: Any) -> Any:
         """A part of the evaluation in terms of JSON, found by its name, or made and saved."""
@@ -144,9 +129,9 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     for name, told in resolved["model_files"].items() if isinstance(known, dict) else ():
         if told is None or known.get(name) is None:  # of the hub, and not downloaded then
             known[name] = told
-    if found != resolved:
+    if difference := experiment.first_difference(found, resolved):
         raise InputError(
-            f"{path} holds another experiment ({_first_difference(found, resolved)}); "
+            f"{path} holds another experiment ({difference}); "
             "give another --workdir, or delete that one"
         )
     workdir = Workdir(path, resolved, {})
@@ -200,41 +185,3 @@ def _models(config: dict[str, Any]) -> list[str]:
 def _sha256(path: Path) -> str | None:
     """Of a file that the config names, since its contents belong to the experiment."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def environment() -> dict[str, Any]:
-    """Where and when: date, versions, devices, git revision, command."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "git_revision": _git_revision(),
-        "versions": versions,
-        "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
-    }
-
-
-def _git_revision() -> str | None:
-    """The commit of the code, with `+` where the working tree differs; None outside git."""
-    folder = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(folder), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _first_difference(found: Any, wanted: Any, name: str = "config") -> str:
-    """Names the first field in which two configs differ, with both values."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for field in [*wanted, *found]:
-            if found.get(field) != wanted.get(field):
-                return _first_difference(found.get(field), wanted.get(field), f"{name}.{field}")
-    return f"{name} is {found!r} there and {wanted!r} here"

@@ -1,0 +1,52 @@
+"""What tells files from others that took their place."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+from foveation_jax.runs.errors import InputError
+
+Fingerprint = Mapping[str, str]  # see `fingerprint`
+
+
+def fingerprint(
+    places: Iterable[pathlib.Path], earlier: Fingerprint | None = None
+) -> dict[str, str]:
+    """What tells files from others: {"content", "seen"}, both SHA-256.
+
+    Args:
+        places: files, and folders with all that is in them, hidden files aside. A copy elsewhere
+            has the same content.
+        earlier: the fingerprint at another time. Where names, sizes and times of change are as they
+            were then, its content is taken, and no file is read.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    seen, content = hashlib.sha256(), hashlib.sha256()
+    files = [(f"{number}/{name}", p) for number, f in enumerate(places) for name, p in _files(f)]
+    try:
+        for name, path in files:
+            s = path.stat()  # unlike the time of modification, that of change cannot be set back
+            times = f"{s.st_size} {s.st_mtime_ns} {s.st_ctime_ns} {s.st_ino}"
+            seen.update(os.fsencode(f"{name} {times}\n"))
+        if earlier and earlier.get("seen") == seen.hexdigest():
+            return dict(earlier)
+        for name, path in files:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            content.update(os.fsencode(f"{name} {digest}\n"))
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}).") from None
+    return {"content": content.hexdigest(), "seen": seen.hexdigest()}
+
+
+def _files(place: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
+    """(relative name, path) of each file in a folder, hidden ones aside; or of the file itself."""
+    if place.is_file():
+        return [("", place)]
+    below = ((path.relative_to(place), path) for path in place.rglob("*") if path.is_file())
+    return sorted(
+        (str(name), path) for name, path in below if not any(p[0] == "." for p in name.parts)
+    )
