@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from foveation_jax import metrics, transforms
-from foveation_jax.config import check_fixation
+from foveation_jax.config import check_fixation, transforms_run
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
 from foveation_jax.data.images import fit_image
 from foveation_jax.data.sources import ImageSource
@@ -33,7 +33,10 @@ from foveation_jax.runs.progress import progress
 from foveation_jax.runs.workdir import (
     append_rows,
     claim_workdir,
+    file_names,
+    fingerprint,
     fingerprints,
+    read_record,
     read_rows,
     write_text,
 )
@@ -87,7 +90,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     blurs = [name for name in config.systems if name in BLURS]
     others = {name: _system(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config)
-    claim_workdir(workdir, config, fingerprints(workdir, named_files(config)))
+    claim_workdir(workdir, config, *_sources(config, workdir))
     failures = _export(source, others, config, workdir)
     if len(failures) == len(source.names):
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
@@ -118,6 +121,28 @@ def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
     return {"images": images, "weights": weights}
 
 
+def _sources(config: ConfigDict, workdir: pathlib.Path):
+    """Fingerprints of what `config` names, and of as much of it as the run so far has had.
+
+    They differ where a folder of pictures has got more of them, of the same classes: what is there
+    then stays, as no picture depends on another.
+    """
+    named, record = named_files(config), workdir / "experiment.json"
+    sources = fingerprints(workdir, named)
+    files = [name for folder in named["images"] for name in file_names(folder)]
+    sources["images"]["files"] = files
+    before = read_record(record)["sources"].get("images", {}) if record.exists() else {}
+    known = set(before.get("files", files))
+    if known < set(files) and _classes(known) == _classes(files):
+        had = fingerprint(named["images"], before, only=known)
+        return sources, sources | {"images": had}
+    return sources, sources
+
+
+def _classes(files: Iterable[str]) -> set[str]:
+    return {pathlib.PurePath(name).parent.as_posix() for name in files}
+
+
 def _export(source, systems, config, workdir) -> dict[str, str]:
     """Pictures of `systems` under `workdir`, with progress; returns the failures."""
     compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
@@ -128,7 +153,7 @@ def _export(source, systems, config, workdir) -> dict[str, str]:
 
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for the first field that is out of range; transforms check their own."""
-    check_values(config)
+    check_values(config, transforms_run())
     check_fixation(config.fixation)
     size = tuple(config.size)
     if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):

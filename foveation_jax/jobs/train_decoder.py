@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from foveation_jax.config import decoder_training
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.runs.command import check_values
@@ -131,7 +132,7 @@ def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dic
 
 
 def _check(config: ConfigDict) -> None:
-    check_values(config)
+    check_values(config, decoder_training())
     for field in ("steps", "batch_size", "checkpoint_every", "learning_rate"):
         if config[field] <= 0:
             raise InputError(f"{field} is {config[field]}: it must be above 0.")

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -74,15 +74,17 @@ def claim_workdir(
     workdir: pathlib.Path,
     config: ConfigDict,
     sources: Mapping[str, Mapping[str, str]] | None = None,
+    earlier: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Makes `workdir` the record of this experiment: config, versions, devices, git revision.
 
+    `earlier` is of the files that the experiment has had so far, where `sources` has more of them.
     What killed runs have left unfinished is removed; a run holds the folder's lock.
 
     Raises:
         InputError: as `check_workdir`, or the folder cannot be written.
     """
-    check_workdir(workdir, config, sources)
+    check_workdir(workdir, config, sources if earlier is None else earlier)
     record = {
         "config": json.loads(config.to_json_best_effort()),
         "command": sys.argv,
@@ -254,7 +256,9 @@ def check_rows(
 
 
 def fingerprint(
-    places: Iterable[pathlib.Path], earlier: Fingerprint | None = None
+    places: Iterable[pathlib.Path],
+    earlier: Fingerprint | None = None,
+    only: Container[str] | None = None,
 ) -> dict[str, str]:
     """What tells files from others: {"content", "seen"}, both SHA-256.
 
@@ -263,12 +267,18 @@ def fingerprint(
             has the same content.
         earlier: the fingerprint at another time. Where names, sizes and times of change are as they
             were then, its content is taken, and no file is read.
+        only: names, within the folders, of the files to look at; all by default.
 
     Raises:
         InputError: a file cannot be read.
     """
     seen, content = hashlib.sha256(), hashlib.sha256()
-    files = [(f"{number}/{name}", p) for number, f in enumerate(places) for name, p in _files(f)]
+    files = [
+        (f"{number}/{name}", path)
+        for number, place in enumerate(places)
+        for name, path in _files(place)
+        if only is None or name in only
+    ]
     try:
         for name, path in files:
             s = path.stat()  # unlike the time of modification, that of change cannot be set back
@@ -298,6 +308,11 @@ def fingerprints(
     path = workdir / "experiment.json"
     earlier = read_record(path, REMEDY)["sources"] if path.exists() else {}
     return {field: fingerprint(named, earlier.get(field)) for field, named in places.items()}
+
+
+def file_names(place: pathlib.Path) -> list[str]:
+    """Names, within a folder, of the files that its `fingerprint` is of; of a file, one empty."""
+    return [name for name, _ in _files(place)]
 
 
 def _files(place: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
