@@ -1,4 +1,4 @@
-"""The fields of a stage-2 experiment, which the files in configs/foveation/ fill in."""
+"""The fields of each job, which the files in configs/foveation/ fill in."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -114,4 +114,55 @@ def systems_experiment() -> ConfigDict:
     config.dynamics_every = 4
     config.metrics = ("mse", "mutual_information", "ssim", "gmsd", "vif")  # perceptual panel
     config.report_images = 3  # test images shown in full on the page
+    return config
+
+
+def transforms_run() -> ConfigDict:
+    """A config of pictures as the stage-1 systems see them, with every field at its default."""
+    config = ConfigDict()
+    config.job = "transforms"
+    # A folder (its sub-folders, if any, are classes), "tfds:NAME", or "" for the embedded pictures:
+    # synthetic scenes, and scikit-image's photographs where that package is installed.
+    config.images = ""
+    config.split = "train"  # of a TFDS data set
+    config.data_dir = ""  # of TFDS; its own default if empty
+    config.limit = 0  # use the first so many pictures; 0 for all
+    config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
+    config.size = (256, 256)  # rows and columns that every picture is brought to
+    config.scale = 0.4  # s, window width over eccentricity
+    config.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
+    config.field_of_view = 26.0  # degrees that the width subtends
+    config.published = False  # cut windows and corner slivers as in the published masks
+    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
+    config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
+    config.blend = "partition"  # of the vgg route: or "overwrite", as published
+    config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region
+    # The blurs' mean SSIM to Reference is within `match_tolerance` of the texture's, whole and in
+    # each ring, on up to 1000 of this run's pictures. Where the shipped sigmas do not achieve that,
+    # they are matched on `match_images` of these, or more as needed; a gap that stays leaves the
+    # blur out.
+    config.match_images = 64
+    config.match_tolerance = 0.01
+    config.seed = 0  # of the noise and of the embedded scenes
+    config.batch_size = 8
+    config.records = False  # also pack each system's pictures into array_record files
+    config.metrics = ("mse", "psnr", "ssim", "ms_ssim", "gmsd", "vif", "mutual_information")
+    config.report_images = 6  # pictures shown in full on the page
+    return config
+
+
+def decoder_training() -> ConfigDict:
+    """A config of the training of the vgg route's decoder, with every field at its default."""
+    config = ConfigDict()
+    config.job = "train_decoder"
+    config.images = ""  # folder of photographs; "" for the embedded pictures
+    config.encoder = ""  # weights of the encoder: .pth, .safetensors or .npz
+    config.size = (256, 256)
+    config.scale = 0.4  # of the windows in which half of every batch is turned into texture
+    config.batch_size = 8
+    config.steps = 20_000
+    config.learning_rate = 1e-4
+    config.statistics_weight = 1.0  # of the local statistics beside the content
+    config.checkpoint_every = 500
+    config.seed = 0
     return config

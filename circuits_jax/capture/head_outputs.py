@@ -89,7 +89,7 @@ def _outputs(
         for part in split((batch, weights), batch_size)
     ]
     outputs = jnp.concatenate(rows)[: len(prompts)]
-    check_finite(outputs, prompts)
+    check_finite(outputs, prompts, model.params)
     return outputs
 
 
@@ -188,10 +188,12 @@ def _project(z: Array, w_o: Float[Array, "L H K D"]) -> Float[Array, "B ... L H 
     return jnp.einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
 
 
-def check_finite(outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Sequence[str]) -> None:
+def check_finite(
+    outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Sequence[str], params: Any
+) -> None:
     """Raise InputError, naming prompt and head, where an output is NaN or infinite."""
     finite = np.isfinite(outputs).all(axis=-1)
     if not finite.all():
         index = np.argwhere(~finite)[0]
         part = f"the output of layer {index[-2]} head {index[-1]}"
-        raise InputError(not_finite(part, int(index[0]), prompts[index[0]]))
+        raise InputError(not_finite(part, int(index[0]), prompts[index[0]], params))

@@ -181,6 +181,9 @@ class Scores:
                     f"{source}: the {name} score of {where} is not finite, and so are {len(wrong)}"
                     f" of {np.size(scores)}; nothing is ranked by them"
                 )
+        noise = self.details.get("noise")
+        if noise is not None and not np.isfinite(noise):
+            raise InputError(f"{source}: noise is {noise}; no score is above or below it")
 
     def circuit(
         self,
@@ -279,7 +282,13 @@ def load_scores(path: Path) -> Scores:
     """What `Scores.save` wrote.
 
     Raises:
-        InputError: no such file, or one that is damaged or something else.
+        InputError: no such file, one that is damaged or something else, or a score in it that is
+            not finite.
     """
     details = files.read_arrays(path)
-    return Scores(details.pop("head_scores"), details.pop("edge_scores"), details)
+    try:
+        scores = Scores(details.pop("head_scores"), details.pop("edge_scores"), details)
+        scores.check_finite(str(path))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} does not hold scores ({error!r})") from error
+    return scores

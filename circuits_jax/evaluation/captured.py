@@ -9,10 +9,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from circuits_jax.capture.head_outputs import check_finite, paired_outputs, read_outputs
+from circuits_jax.capture.head_outputs import paired_outputs, read_outputs
 from circuits_jax.codes import sae
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.methods.sae_codes import SaeCodes, inputs, paired_differences, scored
+from circuits_jax.methods.sae_codes import SaeCodes, checked_differences, inputs, scored
 from circuits_jax.tasks import PromptPairs
 
 
@@ -49,8 +49,8 @@ def captured_outputs(
         InputError: unusable prompts, or an output that is not finite.
     """
     if options.position == "peak":
-        outputs = paired_differences(read_outputs(model, pairs, read_weight=options.read_weight))
-        check_finite(outputs, [*pairs.positives, *pairs.negatives])
+        moved = read_outputs(model, pairs, read_weight=options.read_weight)
+        outputs = checked_differences(model, pairs, moved)
     else:
         outputs = paired_outputs(model, pairs, options.position)
     x, scale = inputs(outputs, options, model.config.head_width)

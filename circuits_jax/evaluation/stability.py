@@ -151,9 +151,14 @@ def load(path: Path) -> Stability:
     """What `save` wrote.
 
     Raises:
-        InputError: no such file, or one that is damaged or something else.
+        InputError: no such file, one that is damaged or something else, or a number in it that is
+            not finite.
     """
     fields = files.read_arrays(path)
+    for name, values in fields.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            place = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise InputError(f"{path}: {name} holds {values[tuple(place)]} at {place}")
     try:
         return Stability(**fields | {"jaccard": float(fields["jaccard"])})
     except (KeyError, TypeError, ValueError) as error:

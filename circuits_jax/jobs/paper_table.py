@@ -120,7 +120,7 @@ def task_of(
         name, model.tokenizer, n=config.counted, n_held_out=config.task.n_held_out, seed=config.seed
     )
     file = workdir / f"{name}-performance.json"
-    if not file.is_file():
+    if not workdir.has(file.name):
         measured = performance.measure(model, task, ("learn",))
         files.write_json(file, performance.to_json({f"learn of {name}": measured["learn"]}))
     return task, performance.from_json(files.read_json(file))

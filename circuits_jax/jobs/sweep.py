@@ -75,13 +75,15 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     start = _Captures(config, workdir, options)
     with workdir.stage("capture"):
         start(config.model, config.task.negatives)
+    told = [n for n in files.read_sums(workdir / files.SUMS) if n.endswith(f"/{PERFORMANCE}")]
+    anew = () if all(map(workdir.has, told)) else CAPTURING
     cells = []
     for axis in (name for name in AXES if config.sweep[name]):
         if axis == "l1" and options.activation == "topk":
             logging.info("l1 is left out: topk codes have no penalty")
             continue
         with workdir.stage(axis):
-            if not workdir.has(f"{axis}.json"):
+            if axis in anew or not workdir.has(f"{axis}.json"):
                 values, aucs = AXES[axis](config, options, start)
                 found = [
                     {"axis": axis, "value": value, "auc": auc}
@@ -267,6 +269,7 @@ AXES = {
     "negatives": _negatives,
     "models": _models,
 }
+CAPTURING = ("negatives", "models")  # axes for which more than the base is captured
 
 
 def _summed_up(cell: dict[str, Any]) -> dict[str, Any]:

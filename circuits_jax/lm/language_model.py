@@ -140,15 +140,21 @@ class LanguageModel:
         else:
             attention = mlps[index, layer] or not between[index, layer]
             part = f"the output of layer {layer}'s {'attention' if attention else 'MLP'}"
-        return not_finite(part, index, prompts[index])
+        return not_finite(part, index, prompts[index], self.params)
 
 
-def not_finite(part: str, index: int, prompt: str) -> str:
-    """The sentence for a part of the model that says what is no number."""
-    return (
-        f"{part} is not finite on prompt {index} ({prompt[:40]!r}); check the model's weights, or "
-        "load it in float32"
-    )
+def not_finite(part: str, index: int, prompt: str, params: Any) -> str:
+    """The sentence for a part of the model that says what is no number.
+
+    It names the parameter that is none itself, if there is one.
+    """
+    cause = "check the model's weights, or load it in float32"
+    for path, values in jax.tree_util.tree_leaves_with_path(params):
+        if len(wrong := np.argwhere(~np.isfinite(values))):
+            name, place = "/".join(str(entry.key) for entry in path), wrong[0].tolist()
+            cause = f"the model's parameter {name} holds {values[tuple(place)]} at {place}"
+            break
+    return f"{part} is not finite on prompt {index} ({prompt[:40]!r}); {cause}"
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -34,7 +34,7 @@ from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import Task
+from circuits_jax.tasks import PromptPairs, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,15 +128,27 @@ def sae_codes(
         shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
         x = jax.ShapeDtypeStruct(shape, jnp.float32)
         fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
-        rows = paired_differences(moved)
-        if not np.isfinite(rows).all():  # where it began, as one such number makes others
-            raise InputError(
-                model.first_not_finite([*pairs.positives, *pairs.negatives])
-                or "what is read of the heads is not finite, though all that they say is"
-            )
+        rows = checked_differences(model, pairs, moved)
         return score_outputs(key, rows, options, model.config.head_width)
     outputs = paired_outputs(model, pairs, options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
+
+
+def checked_differences(
+    model: LanguageModel, pairs: PromptPairs, moved: Float[Array, "B L H D"]
+) -> Float[np.ndarray, "B2 L H D"]:
+    """`paired_differences` of what `read_outputs` gave for the pairs.
+
+    Raises:
+        InputError: a movement is not finite; the sentence says where in the model that begins.
+    """
+    rows = paired_differences(moved)
+    if not np.isfinite(rows).all():
+        raise InputError(
+            model.first_not_finite([*pairs.positives, *pairs.negatives])
+            or "what is read of the heads is not finite, though all that they say is"
+        )
+    return rows
 
 
 def paired_differences(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:

@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -114,6 +115,13 @@ def subnetwork_probing(
     keys = jax.random.split(key, options.n_seeds)
     learnt = _learnt(model.config, model.params, prepared, keys, task.metric, options)
     log_alpha, lost, kept = mesh.gather(learnt, options.n_seeds)
+    if not np.isfinite(lost).all():
+        seed, step = np.argwhere(~np.isfinite(lost))[0]
+        raise InputError(
+            model.first_not_finite([*task.learn.positives, *task.learn.negatives])
+            or f"subnetwork_probing: the divergence is not finite at step {step} (seed {seed}); "
+            "lower learning_rate"
+        )
     head_scores = jnp.mean(probability(log_alpha), axis=0)
     details = {"log_alpha": log_alpha, "divergences": lost, "kept": kept}
     return Scores(head_scores, product_edges(head_scores), details)

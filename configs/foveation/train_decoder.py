@@ -11,20 +11,8 @@ Cost: work for an accelerator; a step encodes 4 and decodes 2 images for each of
         --config.encoder=FILE --workdir=DIR
 """
 
-from ml_collections import config_dict
+from foveation_jax.config import decoder_training
 
 
-def get_config() -> config_dict.ConfigDict:
-    config = config_dict.ConfigDict()
-    config.job = "train_decoder"
-    config.images = ""  # folder of photographs; "" for the embedded pictures
-    config.encoder = ""  # weights of the encoder: .pth, .safetensors or .npz
-    config.size = (256, 256)
-    config.scale = 0.4  # of the windows in which half of every batch is turned into texture
-    config.batch_size = 8
-    config.steps = 20_000
-    config.learning_rate = 1e-4
-    config.statistics_weight = 1.0  # of the local statistics beside the content
-    config.checkpoint_every = 500
-    config.seed = 0
-    return config.lock()
+def get_config():
+    return decoder_training().lock()

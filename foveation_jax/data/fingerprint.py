@@ -3,7 +3,7 @@
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from foveation_jax.runs.errors import InputError
 
@@ -11,7 +11,9 @@ Fingerprint = Mapping[str, str]  # see `fingerprint`
 
 
 def fingerprint(
-    places: Iterable[pathlib.Path], earlier: Fingerprint | None = None
+    places: Iterable[pathlib.Path],
+    earlier: Fingerprint | None = None,
+    only: Container[str] | None = None,
 ) -> dict[str, str]:
     """What tells files from others: {"content", "seen"}, both SHA-256.
 
@@ -20,12 +22,18 @@ def fingerprint(
             has the same content.
         earlier: the fingerprint at another time. Where names, sizes and times of change are as they
             were then, its content is taken, and no file is read.
+        only: names, within the folders, of the files to look at; all by default.
 
     Raises:
         InputError: a file cannot be read.
     """
     seen, content = hashlib.sha256(), hashlib.sha256()
-    files = [(f"{number}/{name}", p) for number, f in enumerate(places) for name, p in _files(f)]
+    files = [
+        (f"{number}/{name}", path)
+        for number, place in enumerate(places)
+        for name, path in _files(place)
+        if only is None or name in only
+    ]
     try:
         for name, path in files:
             s = path.stat()  # unlike the time of modification, that of change cannot be set back
@@ -40,6 +48,11 @@ def fingerprint(
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}).") from None
     return {"content": content.hexdigest(), "seen": seen.hexdigest()}
+
+
+def file_names(place: pathlib.Path) -> list[str]:
+    """Names, within a folder, of the files that its `fingerprint` is of; of a file, one empty."""
+    return [name for name, _ in _files(place)]
 
 
 def _files(place: pathlib.Path) -> list[tuple[str, pathlib.Path]]:

@@ -115,7 +115,7 @@ def _to_rgb(path, picture, layout: _Layout) -> Float[np.ndarray, "Y X 3"]:
         return np.repeat(levels[..., None], 3, axis=2).astype(np.float32)
     # Of 16 bits a channel the higher bytes are left; "BGR;16" has 16 a pixel.
     if ";16" in layout.samples and not layout.samples.startswith("BGR"):
-        _check_16_bits(path, 256 * int(np.asarray(picture.convert("RGB")).max()) + 255)
+        check_16_bits(path, 256 * int(np.asarray(picture.convert("RGB")).max()) + 255)
     picture = _to_srgb(picture)
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
@@ -137,11 +137,12 @@ def _grey(path, picture, layout: _Layout) -> Float[np.ndarray, "Y X"]:
             f"{levels.max():g}, and nothing says which is white: save it with 8 or 16 bits."
         )
     if levels.any() and layout.kind != "PPM":  # which states its white
-        _check_16_bits(path, int(levels.max()))
+        check_16_bits(path, int(levels.max()))
     return levels / 65535
 
 
-def _check_16_bits(path, highest: int) -> None:
+def check_16_bits(path, highest: int) -> None:
+    """Refuse a picture of 16 bits that says nothing above the levels of 14."""
     if highest < DARKEST:
         bits = max(highest.bit_length(), 8)
         raise InputError(

@@ -5,7 +5,9 @@ import pathlib
 
 import numpy as np
 
+from foveation_jax.data.images import check_16_bits
 from foveation_jax.data.sources import ImageSource
+from foveation_jax.metrics.levels import check_colours
 from foveation_jax.runs.errors import InputError
 
 
@@ -77,7 +79,9 @@ def open_tfds(
         names=tuple(f"{index:07d}" for index in range(len(records))),
         labels=labels,
         class_names=tuple(features["label"].names) if labelled else (),
-        read=lambda index: _three_channels(np.asarray(records[index]["image"])),
+        read=lambda index: _three_channels(
+            np.asarray(records[index]["image"]), f"{where}, example {index}"
+        ),
     )
 
 
@@ -110,7 +114,24 @@ def _first_line(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _three_channels(levels: np.ndarray) -> np.ndarray:
-    """Integer levels [Y, X, 1 or 3] as float32 [Y, X, 3] in [0, 1]."""
-    values = levels.astype(np.float32) / np.iinfo(levels.dtype).max
+def _three_channels(levels: np.ndarray, where: str) -> np.ndarray:
+    """An example's image [Y, X, 1 or 3], levels of 8 or 16 bits or colours, as float32 colours.
+
+    Raises:
+        InputError: another number of channels or type, 16-bit levels that are all dark, as those of
+            12 bits are, or colours that are not finite or not within 0 and 1.
+    """
+    if levels.ndim != 3 or levels.shape[2] not in (1, 3):
+        raise InputError(f"{where}: its image has shape {levels.shape}; 1 or 3 channels are read.")
+    if levels.dtype in (np.uint8, np.uint16):
+        if levels.dtype == np.uint16 and levels.any():
+            check_16_bits(where, int(levels.max()))
+        levels = levels.astype(np.float32) / np.iinfo(levels.dtype).max
+    elif levels.dtype.kind != "f":
+        raise InputError(
+            f"{where}: its image is of type {levels.dtype}, and nothing says which is white; "
+            "uint8, uint16 and floating point are read."
+        )
+    check_colours(f"{where}: its colours", levels)
+    values = np.clip(levels, 0, 1).astype(np.float32)
     return np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values

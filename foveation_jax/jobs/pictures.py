@@ -12,7 +12,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from foveation_jax import metrics, transforms
-from foveation_jax.config import check_fixation, check_size
+from foveation_jax.config import check_fixation, check_size, transforms_run
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
+from foveation_jax.data.fingerprint import file_names, fingerprint
 from foveation_jax.data.images import fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
@@ -30,7 +31,7 @@ from foveation_jax.report import stage1_page
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.files import append_rows, read_rows, write
+from foveation_jax.runs.files import append_rows, read_record, read_rows, write
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
 from foveation_jax.stage1.export import export_pictures, on_all_devices, pack_records, picture_key
@@ -92,7 +93,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     blurs = [name for name in config.systems if name in BLURS]
     others = {name: _system(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config)
-    claim_workdir(workdir, config, fingerprints(workdir, named_files(config)))
+    claim_workdir(workdir, config, *_sources(config, workdir))
     failures = _export(source, others, config, workdir)
     if len(failures) == len(source.names):
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
@@ -123,6 +124,28 @@ def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
     return {"images": images, "weights": weights}
 
 
+def _sources(config: ConfigDict, workdir: pathlib.Path):
+    """Fingerprints of what `config` names, and of as much of it as the run so far has had.
+
+    They differ where a folder of pictures has got more of them, of the same classes: what is there
+    then stays, as no picture depends on another.
+    """
+    named, record = named_files(config), workdir / "experiment.json"
+    sources = fingerprints(workdir, named)
+    files = [name for folder in named["images"] for name in file_names(folder)]
+    sources["images"]["files"] = files
+    before = read_record(record)["sources"].get("images", {}) if record.exists() else {}
+    known = set(before.get("files", files))
+    if known < set(files) and _classes(known) == _classes(files):
+        had = fingerprint(named["images"], before, only=known)
+        return sources, sources | {"images": had}
+    return sources, sources
+
+
+def _classes(files: Iterable[str]) -> set[str]:
+    return {pathlib.PurePath(name).parent.as_posix() for name in files}
+
+
 def _export(source, systems, config, workdir) -> dict[str, str]:
     """Pictures of `systems` under `workdir`, with progress; returns the failures."""
     compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
@@ -133,7 +156,7 @@ def _export(source, systems, config, workdir) -> dict[str, str]:
 
 def check_config(config: ConfigDict) -> None:
     """Raises InputError for the first field that is out of range; transforms check their own."""
-    check_values(config)
+    check_values(config, transforms_run())
     check_fixation(config.fixation)
     check_size(config.size)
     check_all(config, LIMITS)

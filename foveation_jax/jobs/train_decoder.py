@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from foveation_jax.config import decoder_training
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.jobs.workdir import claim_workdir, fingerprints
@@ -127,7 +128,7 @@ def _rows_until(path: pathlib.Path, done: int, folder: pathlib.Path) -> list[dic
 
 
 def _check(config: ConfigDict) -> None:
-    check_values(config)
+    check_values(config, decoder_training())
     above = ("steps", "batch_size", "checkpoint_every", "learning_rate")
     check_all(config, dict.fromkeys(above, Range(0, open=(0,))))
     if len(config.size) != 2 or any(side < 64 or side % 64 for side in config.size):

@@ -54,15 +54,17 @@ def claim_workdir(
     workdir: pathlib.Path,
     config: ConfigDict,
     sources: Mapping[str, Mapping[str, str]] | None = None,
+    earlier: Mapping[str, Mapping[str, str]] | None = None,
 ) -> None:
     """Makes `workdir` the record of this experiment: config, versions, devices, git revision.
 
+    `earlier` is of the files that the experiment has had so far, where `sources` has more of them.
     What killed runs have left unfinished is removed; a run holds the folder's lock.
 
     Raises:
         InputError: as `check_workdir`, or the folder cannot be written.
     """
-    check_workdir(workdir, config, sources)
+    check_workdir(workdir, config, sources if earlier is None else earlier)
     remove_unfinished(workdir)
     about = {"config": json.loads(config.to_json_best_effort()), "sources": dict(sources or {})}
     write_record(workdir / "experiment.json", about | environment())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, UInt32
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8, UInt32
 
 from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
@@ -47,7 +47,16 @@ def on_all_devices(system: Callable, shared: bool = True) -> Callable:
 
 def name_digests(names: Sequence[str]) -> UInt32[np.ndarray, "N 2"]:
     """64 bits of each name's SHA-256."""
-    found = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names]
+    return _digests([name.encode("utf-8", "surrogatepass") for name in names])
+
+
+def image_digests(images: UInt8[np.ndarray, "N Y X 3"]) -> UInt32[np.ndarray, "N 2"]:
+    """64 bits of the SHA-256 of each image's levels, for images that have no name."""
+    return _digests([np.ascontiguousarray(image) for image in images])
+
+
+def _digests(contents) -> UInt32[np.ndarray, "N 2"]:
+    found = [hashlib.sha256(content).digest()[:8] for content in contents]
     return np.frombuffer(b"".join(found), "<u4").reshape(-1, 2)
 
 

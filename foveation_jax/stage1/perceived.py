@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.fingerprint import fingerprint
@@ -25,7 +25,7 @@ from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
-from foveation_jax.stage1.export import on_all_devices, whole_batches
+from foveation_jax.stage1.export import image_digests, on_all_devices, picture_key, whole_batches
 from foveation_jax.transforms import SYSTEMS, transform
 from foveation_jax.windows import geometry
 
@@ -44,8 +44,8 @@ def perceive(
 ) -> LabelledImages:
     """All images as `system` sees them, written to `path`; found there by the next call.
 
-    Batch b of 32 images is seen with the noise of fold_in(key, b), so the result depends neither on
-    the number of devices nor on stops: a run that was killed goes on with the batch it was at.
+    The noise of an image is its own, by its levels: it depends neither on the images beside it nor
+    on the number of devices or on stops. A run that was killed goes on with the batch it was at.
 
     Args:
         labelled: the images.
@@ -67,6 +67,7 @@ def perceive(
         "options": repr(sorted(options.items())),
         "key": jax.random.key_data(key).tolist(),
         "images": labelled.fingerprint or _hash(labelled),
+        "noise": "of each image",
     }
     if options.get("weights"):
         files = map(pathlib.Path, filter(None, str(options["weights"]).split(",")))
@@ -198,12 +199,14 @@ def _hash(labelled: LabelledImages) -> str:
 def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "N Y X 3"]:
     """Makes the images of `perceive` batch by batch over all devices, with progress."""
     see = _compiled(system, tuple(sorted(options.items())))
-    jax.eval_shape(see, _batch(labelled, 0), key)  # bad options stop before any output
+    first = _batch(labelled, 0)
+    jax.eval_shape(see, first, own_keys(key, first))  # bad options stop before any output
 
     def make(numbers: range) -> Iterator[np.ndarray]:
         for number in numbers:
             length = min(BATCH, len(labelled.images) - number * BATCH)
-            seen = see(_batch(labelled, number), jax.random.fold_in(key, number))
+            batch = _batch(labelled, number)
+            seen = see(batch, own_keys(key, batch))
             levels, finite = (np.asarray(part)[:length] for part in seen)
             if not finite.all():
                 image = number * BATCH + int(np.argmin(finite))
@@ -220,13 +223,19 @@ def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "
 
 @functools.lru_cache(maxsize=16)
 def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
-    """(images, key) -> levels and whether each image is finite, compiled once for all splits."""
+    """(images, keys) -> levels and whether each image is finite, compiled once for all splits."""
 
-    def see(images, key):
-        levels = _levels(system, dict(options), images, key)
-        return levels.astype(jnp.uint8), jnp.isfinite(levels).all((1, 2, 3))
+    def one(image_and_key):
+        image, key = image_and_key
+        levels = _levels(system, dict(options), image[None], key)[0]
+        return levels.astype(jnp.uint8), jnp.isfinite(levels).all()
 
-    return on_all_devices(see)
+    return on_all_devices(lambda images, keys: jax.lax.map(one, (images, keys)), shared=False)
+
+
+def own_keys(key: Key[Array, ""], images: UInt8[np.ndarray, "N Y X 3"]) -> Key[Array, " N"]:
+    """The key of each image's noise: equal for equal images, wherever they stand."""
+    return jax.vmap(picture_key, (None, 0))(key, image_digests(images))
 
 
 def _batch(labelled: LabelledImages, number: int) -> UInt8[np.ndarray, "B Y X 3"]:

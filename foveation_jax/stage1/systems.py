@@ -20,6 +20,7 @@ from foveation_jax.stage1.perceived import (
     Perceive,
     draw_fixations,
     on_the_fly,
+    own_keys,
     perceive,
     perceive_batch,
 )
@@ -142,7 +143,8 @@ def shown_pictures(
         filled = np.resize(places, AT_ONCE)
         options = tuple(options_for(name, config.stage1.to_dict()).items())
         at = fixations[filled] if name == TEXTURE and fixations is not None else None
-        seen = _perceived(name, options, images[filled], key, filled, at)
+        shown = np.asarray(images[filled])
+        seen = _perceived(name, options, shown, own_keys(key, shown), at)
         return np.asarray(seen)[: len(places)]
 
     def show(name, places) -> Float[np.ndarray, "N Y X 3"]:
@@ -164,17 +166,16 @@ def shown_pictures(
 
 
 @functools.partial(jax.jit, static_argnames=("name", "options"))
-def _perceived(name, options, images, key, places, fixations):
-    """Every image with the noise of its place, and with its fixation if it has one."""
+def _perceived(name, options, images, keys, fixations):
+    """Every image with the noise of its own key, and with its fixation if it has one."""
 
     def one(picture):
-        image, place, *fixation = picture
+        image, key, *fixation = picture
         at = fixation[0][None] if fixation else None
-        noise = jax.random.fold_in(key, place)
-        return perceive_batch(name, dict(options), image[None], noise, at)[0]
+        return perceive_batch(name, dict(options), image[None], key, at)[0]
 
-    given = () if fixations is None else (fixations,)
-    return jax.lax.map(one, tuple(map(jnp.asarray, (images, places, *given))))
+    given = () if fixations is None else (jnp.asarray(fixations),)
+    return jax.lax.map(one, (jnp.asarray(images), keys, *given))
 
 
 def _moving(config: ConfigDict) -> bool:

@@ -47,7 +47,7 @@ def foveation_blur(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    sigma: tuple[float, ...] | None = None,
+    sigma: tuple[float, ...] | Float[Array, " E"] | None = None,
     matched: str | PathLike | Match | None = None,
     scale: float = 0.4,
     fixation: tuple | Array | None = None,
@@ -58,8 +58,9 @@ def foveation_blur(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        sigma: deviations in pixels, one a ring from inside out (`windows.ring_edges()`); by default
-            the matched ones, read at the centres of rings, the outermost holding beyond.
+        sigma: deviations in pixels, one a ring from inside out (`windows.ring_edges()`), which may
+            be traced; by default the matched ones, read at the centres of rings, the outermost
+            holding beyond.
         matched: record of a match (or its file); by default the shipped one, with a warning that
             says on what it was matched.
         scale: s of the rings; the record's must agree.
@@ -79,7 +80,8 @@ def foveation_blur(
         sigmas = sigmas_at(choose("foveation_blur", matched, view), windows)
     else:
         sigmas = jnp.asarray(sigma, jnp.float32)
-        if sigmas.shape != (windows.n_rings,) or not bool((sigmas >= 0).all()):
+        known = not isinstance(sigmas, jax.core.Tracer)
+        if sigmas.shape != (windows.n_rings,) or (known and not bool((sigmas >= 0).all())):
             raise InputError(
                 f"sigma is {sigma}: {windows.n_rings} rings need as many deviations, 0 px or more."
             )

@@ -49,6 +49,8 @@ class Match:
         fixation: (y, x) in pixels; None where every picture had its own.
         field_of_view: degrees that the width subtends.
         origin: where the sigmas come from, in words.
+        joined_from_deg: centre of the ring from which on all are one zone, since in some of them
+            the target is farther than any blur goes; None where every ring is its own.
         made_of: digest of the pictures and settings of a run, which finds its record by it.
     """
 
@@ -69,6 +71,7 @@ class Match:
     field_of_view: float
     origin: str = ""
     made_of: str = ""
+    joined_from_deg: float | None = None
 
     @property
     def gap(self) -> tuple[float, ...]:
@@ -97,6 +100,11 @@ class Match:
         """What was achieved, on how many pictures, and where the sigmas come from."""
         (blurred, target), (low, high) = self.whole, self.whole_interval
         zones = "" if len(self.gap) == 1 else f", in its zones at most {self.largest_gap:.4f}"
+        if self.joined_from_deg is not None:
+            zones += (
+                f" (from {self.joined_from_deg:.1f} degrees on one zone: the texture there is "
+                "farther from Reference than any blur)"
+            )
         return (
             f"{self.system}: mean {self.metric.upper()} {blurred:.4f}, the texture's {target:.4f}, "
             f"gap {self.whole_gap:+.4f} (95 % {low:+.4f} to {high:+.4f}){zones}, on "
@@ -132,6 +140,7 @@ def from_fields(fields: Mapping[str, Any]) -> Match:
     pairs = {"interval": match.interval, "whole_interval": (match.whole_interval,)}
     pairs |= {"size": (match.size,), "fixation": (match.fixation or (0, 0),)}
     lists = {name: getattr(match, name) for name in zones}
+    lists |= {"joined_from_deg": (match.joined_from_deg or 0,)}
     lists |= {"scale": (match.scale,), "field_of_view": (match.field_of_view,)}
     lists |= {name: tuple(x for pair in value for x in pair) for name, value in pairs.items()}
     for name, values in lists.items():

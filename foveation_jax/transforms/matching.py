@@ -4,7 +4,9 @@ Uniform-Blur: one sigma with mean SSIM(Reference, blurred) = mean SSIM(Reference
 Foveation-Blur: one sigma a ring, matched on the SSIM map weighed by each ring. The fovea counts to
 the innermost ring and a ring of which the image holds little to its neighbour, and only pixels at
 which SSIM's window lies in the image count: so zones share out all that `metrics.ssim` averages,
-and a match in every zone is a match of the mean SSIM.
+and a match in every zone is a match of the mean SSIM. In a smooth periphery a texture can be
+farther from Reference than a blank is, and no blur goes beyond a blank: the outermost zones then
+are one, as few of them as it takes, and the record says from which eccentricity on.
 
 With f(v) the measure by zone of blurs of log sigma v, and t the texture's, f(v) = t is solved for
 all zones at once:
@@ -45,15 +47,15 @@ from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 SYSTEMS = ("uniform_blur", "foveation_blur")
-SIGMA_BOUNDS = (0.1, 64.0)  # pixels
+SMALLEST_SIGMA = 0.1  # pixels; the largest is the image's longer side, next to a blank
 FINE = 0.002  # gap that nobody would see, in SSIM
 STEP, LARGEST_STEP, ITERATIONS = 0.1, 0.7, 30
 SMALLEST_SHARE = 0.01  # a ring with less of the pixels keeps its neighbour's sigma
 RESAMPLES = 2000
 AT_ONCE = 16  # pictures that are held in memory together
 CHECKED = 1000  # at most so many pictures tell whether sigmas hold on a run's
-# Metric -> its map, and the border in pixels in which the metric itself has no windows.
-MAPS = {"ssim": (metrics.ssim_map, TAPS // 2), "mse": (lambda a, b: (a - b) ** 2, 0)}
+# Metric -> its map, the border in pixels in which it has no windows, its value for equal images.
+MAPS = {"ssim": (metrics.ssim_map, TAPS // 2, 1.0), "mse": (lambda a, b: (a - b) ** 2, 0, 0.0)}
 
 # What is blurred, Reference and target, all [N, Y, X, C], and the fixations [N, 2].
 Chunk = tuple[Array | np.ndarray, ...]
@@ -116,8 +118,8 @@ def match(
         Sigmas in degrees, the measures, and a 95 % interval of their difference.
 
     Raises:
-        InputError: an unknown name, shapes that differ, or no sigma within .1 and 64 px that comes
-            within `tolerance` of the target (it says how near it comes).
+        InputError: an unknown name, shapes that differ, or no sigma from .1 px to the longer side
+            that comes within `tolerance` of the target (it says how near it comes).
 
     Property: matching a target that is itself such a blur finds its sigmas.
     """
@@ -211,14 +213,20 @@ def find_sigmas(
     centres = _centres(system, view)
     ring_area = areas.sum(0)[-len(centres) :]
     enough = min(SMALLEST_SHARE * areas.sum(), ring_area.max())
-    eccentricity = centres[ring_area >= enough]
+    rings = centres[ring_area >= enough]
+    bounds = SMALLEST_SIGMA, float(max(view.size))
+    eccentricity = rings
+    if len(rings) > 1:
+        blank = _of_blur(system, metric, view, chunks, np.full(len(centres), bounds[1]))
+        moved = np.stack([moments, blank]) - MAPS[metric][2] * areas
+        eccentricity = _reached(rings, centres, areas, moved, min(tolerance, TOLERANCE))
     wanted, share = _by_zone(eccentricity, centres, areas, moments)
     goal, settled = wanted.mean(0), min(tolerance, FINE) / 20
     per_degree = view.windows.pixels_per_degree
     sigma = np.ones(len(eccentricity))
     if start is not None:
-        sigma = _at(centres[ring_area >= enough], start) * per_degree
-    low, high = np.log(SIGMA_BOUNDS)
+        sigma = _at(eccentricity, start) * per_degree
+    low, high = np.log(bounds)
     log_sigma = np.clip(np.log(sigma), low, high)
 
     def values(log_sigma):
@@ -234,14 +242,17 @@ def find_sigmas(
         slope = (values(log_sigma + STEP).mean(0) - here.mean(0)) / STEP
         slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
         step = np.clip(gap / slope, -LARGEST_STEP, LARGEST_STEP)
-        log_sigma = np.clip(log_sigma + step, low, high)
+        before, log_sigma = log_sigma, np.clip(log_sigma + step, low, high)
+        if np.array_equal(before, log_sigma):
+            break
         here = values(log_sigma)
     sigma = np.exp(log_sigma)
-    _refuse(metric, goal, here.mean(0), sigma, tolerance)
+    _refuse(metric, goal, here.mean(0), sigma, bounds, tolerance)
     return Match(
         system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
         sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
         **view.fields, origin=f"sigmas matched on {len(here)} pictures",
+        joined_from_deg=_floats(eccentricity)[-1] if len(eccentricity) < len(rings) else None,
     )  # fmt: skip
 
 
@@ -391,6 +402,28 @@ def _by_zone(eccentricity, centres, areas, moments):
     return (moments @ zone) / np.maximum(area, 1e-9)[None], area / area.sum()
 
 
+def _reached(rings, centres, areas, moved, tolerance) -> np.ndarray:
+    """Innermost rings of the most zones in which a blank is as far as the target is [Z].
+
+    Args:
+        rings: eccentricities of the rings that can be zones.
+        centres: those of all.
+        areas: [N, 1 + E].
+        moved: moments of the target's and of a blank's change of the measure, [2, N, 1 + E].
+        tolerance: by how much the target may be farther.
+
+    Returns:
+        Zones, of which the last holds all rings from its own outwards; `rings` if none will do.
+    """
+    for count in range(len(rings), 0, -1):
+        target, most = (
+            np.abs(_by_zone(rings[:count], centres, areas, m)[0].mean(0)) for m in moved
+        )
+        if (target - most <= tolerance).all():
+            return rings[:count]
+    return rings
+
+
 def _achieved(wanted, here, share, key) -> dict[str, Any]:
     """The fields of a record that say what was measured; wanted and here are [N, Z]."""
     apart = np.concatenate([here - wanted, ((here - wanted) @ share)[:, None]], 1)
@@ -473,7 +506,7 @@ def _moments(a, b, rings, system, metric):
     if system == "uniform_blur":
         value = metrics.METRICS[metric](a[None], b[None])
         return jnp.ones_like(value), value
-    metric_map, border = MAPS[metric]
+    metric_map, border, _ = MAPS[metric]
     inside = tuple(slice(border, n - border) for n in rings.shape[1:])
     zones = jnp.concatenate([jnp.clip(1 - rings.sum(0, keepdims=True), 0, 1), rings])
     zones = zones[:, *inside]
@@ -481,11 +514,11 @@ def _moments(a, b, rings, system, metric):
     return zones.sum((1, 2)), (zones * values[None]).sum((1, 2))
 
 
-def _refuse(metric, wanted, values, sigma, tolerance):
+def _refuse(metric, wanted, values, sigma, bounds, tolerance):
     worst = int(np.argmax(np.abs(values - wanted)))
     if not abs(values[worst] - wanted[worst]) <= tolerance:
         raise NoSigma(
-            f"match: no sigma within {SIGMA_BOUNDS[0]} and {SIGMA_BOUNDS[1]} px reaches {metric} "
+            f"match: no sigma within {bounds[0]} and {bounds[1]} px reaches {metric} "
             f"{wanted[worst]:.4f} in zone {worst}: {values[worst]:.4f} at {sigma[worst]:.2f} px is "
             f"the nearest, and tolerance is {tolerance}."
         )

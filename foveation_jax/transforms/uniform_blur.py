@@ -46,7 +46,7 @@ def uniform_blur(
     images: Float[Array, "N Y X C"],
     key,
     *,
-    sigma: float | None = None,
+    sigma: float | Float[Array, ""] | None = None,
     matched: str | PathLike | Match | None = None,
     scale: float = 0.4,
     field_of_view: float = geometry.FIELD_OF_VIEW,
@@ -56,7 +56,7 @@ def uniform_blur(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        sigma: deviation in pixels, 0 or more; by default the matched one.
+        sigma: deviation in pixels, 0 or more; may be traced. By default the matched one.
         matched: record of a match (or its file); by default the shipped one, with a warning that
             says on what it was matched.
         scale: of the texture that the blur stands in for; the record's must agree.
@@ -70,6 +70,6 @@ def uniform_blur(
         view = {"scale": scale, "size": size, "field_of_view": field_of_view}
         degrees = choose("uniform_blur", matched, view).sigma_deg[0]
         sigma = degrees * geometry.pixels_per_degree(size, field_of_view)
-    else:
+    elif not isinstance(sigma, jax.core.Tracer):
         check_allowed("sigma, in pixels,", sigma, Range(0))
     return blur_batch(images, jnp.float32(sigma))

@@ -15,6 +15,7 @@ from circuits_jax.jobs import paper_table
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
+from tests.circuits.runs.test_damage import made_again
 from tests.circuits.tasks.conftest import make_tokenizer
 
 SHAPES = {"tiny-gpt2": (12, 12), "tiny-attn-only": (4, 8)}
@@ -111,6 +112,11 @@ def test_a_stopped_table_goes_on(finished, settings, rows, monkeypatch):
     monkeypatch.setattr(paper_table, "captured_outputs", lambda *_: pytest.fail("run again"))
     paper_table.run(settings, finished)
     assert json.loads((finished / "paper_table.json").read_text())["rows"] == rows
+
+
+def test_damaged_files_of_a_table_are_made_again(finished, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(paper_table, "load_model", load)
+    made_again(finished, tmp_path / "run", lambda folder: paper_table.run(settings, folder))
 
 
 def test_a_finished_table_is_printed_again(finished, settings, rows, capsys):

@@ -16,6 +16,7 @@ from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, sae_codes
 from circuits_jax.report import sweep_page
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
+from tests.circuits.runs.test_damage import made_again
 
 L, H, N = 3, 4, 4
 OURS = SaeCodes(position="mean", n_codes=6, steps=20)
@@ -149,6 +150,29 @@ def test_a_stopped_sweep_goes_on(finished, settings, cells, monkeypatch):
     monkeypatch.setattr(sweep, "AXES", run | {"trained": lambda *_: pytest.fail("run again")})
     sweep.run(settings, finished)
     assert json.loads((finished / "sweep.json").read_text())["cells"] == cells
+
+
+def test_damaged_files_of_a_sweep_are_made_again(finished, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "reference", reference)
+    made_again(finished, tmp_path / "run", lambda folder: sweep.run(settings, folder))
+
+
+def test_performance_of_another_model_that_is_damaged_is_measured_again(
+    settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sweep, "reference", reference)
+    two = settings.copy_and_resolve_references().unlock()
+    other = str(tiny.write_model(tmp_path / "other", seed=1))
+    two.sweep.update({"models": (other,), "trained": (), "counted": (), "codes": ()})
+    folder = tmp_path / "run"
+    sweep.run(two, folder)
+    before = (folder / "sweep.json").read_bytes()
+    (path,) = (folder / sweep._folder(other, None)).glob(sweep.PERFORMANCE)
+    assert len(json.loads(before)["performance"]) == 4
+    for content in (b"{", None):
+        path.unlink() if content is None else path.write_bytes(content)
+        sweep.run(two, folder)
+        assert (folder / "sweep.json").read_bytes() == before
 
 
 def test_a_finished_sweep_prints_its_table_again(finished, settings, cells, capsys):

@@ -51,6 +51,31 @@ def damaged(content, kind, rng):
     return {"cut": content[:at], "empty": b"", "other": b"[1, 2]"}[kind]
 
 
+def made_again(finished, folder, run):
+    """Damage a copy of a finished run three times over and see that `run(folder)` mends it.
+
+    Every file at once, each in another way; then the record of all; then config.json, which says
+    whose folder it is, so that nothing can be mended.
+    """
+    shutil.copytree(finished, folder)
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    timed = {"run.json", "report.html", files.SUMS}
+    for accident in ({*names} - {"config.json", files.SUMS}, {files.SUMS}):
+        for number, name in enumerate(sorted(accident)):
+            rng = np.random.default_rng([number, *name.encode()])
+            kind = KINDS[number % len(KINDS)]
+            (folder / name).write_bytes(damaged((folder / name).read_bytes(), kind, rng))
+        run(folder)
+        for name in names:
+            assert files.whole(folder / name) or name == files.SUMS, name
+            if name not in timed:
+                assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+        assert (folder / "report.html").read_text().rstrip().endswith("</html>")
+    (folder / "config.json").write_bytes(b"{")
+    with pytest.raises(InputError, match=str(folder / "config.json")):
+        run(folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*SAME, "report.html", "run.json", "sums.json"])
 def test_a_damaged_file_is_made_again_or_named(finished, settings, tmp_path, name, kind):

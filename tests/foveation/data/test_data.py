@@ -22,6 +22,7 @@ from foveation_jax.data import (
     write_png,
 )
 from foveation_jax.data.images import to_levels
+from foveation_jax.data.tfds import _three_channels
 from foveation_jax.runs.errors import InputError
 from foveation_jax.stage1.export import export_pictures, pack_records, shard_images, whole_batches
 
@@ -455,6 +456,32 @@ def test_tfds_is_read_without_tensorflow(prepared):
         assert level in range(0, 240, 60)
         assert level // 60 % 2 == label
     assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("levels", "sentence"),
+    [
+        (np.full((4, 5, 1), 4095, np.uint16), "none of the picture's 16-bit levels is above 4095"),
+        (np.full((4, 5, 3), 254, np.float32), "its colours span 254 to 254: .*divide .* by 255"),
+        (np.full((4, 5, 3), np.nan, np.float32), r"its colours hold nan at \[0, 0, 0\]"),
+        (np.full((4, 5, 3), 7, np.int32), "its image is of type int32"),
+        (np.full((4, 5, 4), 7, np.uint8), r"its image has shape \(4, 5, 4\)"),
+    ],
+)
+def test_levels_of_examples_that_say_no_white_are_refused(levels, sentence):
+    with pytest.raises(InputError, match=f"^tfds:x, example 3: {sentence}"):
+        _three_channels(levels, "tfds:x, example 3")
+
+
+def test_levels_of_examples_by_their_type():
+    grey = np.array([[[0.0], [0.25], [1.0]]], np.float32)
+    expected = np.repeat(grey, 3, axis=2)
+    for levels in (grey, grey.astype(np.float64), np.round(grey * 65535).astype(np.uint16),
+                   np.round(grey * 255).astype(np.uint8)):  # fmt: skip
+        values = _three_channels(levels, "x")
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, expected, atol=2e-3)
+    assert not _three_channels(np.zeros((2, 2, 1), np.uint16), "x").any()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import runpy
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 
 import foveation_jax as fj
 from foveation_jax.data import open_folder, read_image, render_scenes, write_png
-from foveation_jax.jobs import pictures
+from foveation_jax.jobs import pictures, train_decoder
 from foveation_jax.stage1.export import name_digests, picture_key
 from foveation_jax.transforms import SYSTEMS, matched
 from foveation_jax.transforms.uniform_blur import blur_batch
@@ -151,6 +152,61 @@ def test_the_kept_record_is_what_a_user_may_give(folder, tmp_path):
     seen = fj.transform("uniform_blur", image, jax.random.key(0), matched=out / "uniform_blur.json")
     on_disk = read_image(out / "uniform_blur" / "attic" / "0.png")
     np.testing.assert_allclose(seen[0], on_disk, atol=1 / 255)
+
+
+WRONG = {bool: 3, int: "many", float: "wide", str: 7, tuple: 5}
+
+
+@pytest.mark.parametrize("job", ["transforms", "train_decoder"])
+def test_a_field_of_another_type_is_refused_by_name(job, folder, tmp_path):
+    """Every field in turn; and one that is missing."""
+    config = runpy.run_path(str(ROOT / f"configs/foveation/{job}.py"))["get_config"]()
+    run = {"transforms": pictures.run, "train_decoder": train_decoder.run}[job]
+    for field in config:
+        kind = config.get_type(field)
+        wrong = config.copy_and_resolve_references()
+        with wrong.ignore_type():
+            wrong[field] = WRONG[kind]
+        with pytest.raises(fj.InputError, match=f"config.{field} is {WRONG[kind]!r}; it must be"):
+            run(wrong, tmp_path / "out")
+    with config.unlocked():
+        del config.scale
+    with pytest.raises(fj.InputError, match=r"the config file sets no config\.scale"):
+        run(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_gained_pictures_has_the_new_ones_done(folder, tmp_path):
+    root, out = tmp_path / "photographs", tmp_path / "out"
+    shutil.copytree(folder, root)
+    late = root / "sky" / "6.png"
+    aside = late.rename(tmp_path / "6.png")
+    first = pictures.run(config_of(root), out)
+    before = {p: p.stat().st_mtime_ns for p in (out / "foveation_texture").rglob("*.png")}
+    assert (first.pictures, len(before)) == (6, 6)
+    aside.rename(late)
+    assert pictures.run(config_of(root), out).pictures == 7
+    after = {p: p.stat().st_mtime_ns for p in (out / "foveation_texture").rglob("*.png")}
+    assert len(after) == 7
+    assert {p: t for p, t in after.items() if p in before} == before
+    assert pictures.run(config_of(root), out).pictures == 7  # and once more, with nothing new
+
+    refused = pytest.raises(fj.InputError, match=r"images=.*photographs names has changed since")
+    content = late.read_bytes()
+    shutil.copy(root / "sky" / "5.png", late)  # another picture in its place, and a new one
+    shutil.copy(root / "sky" / "5.png", root / "sky" / "8.png")
+    with refused:
+        pictures.run(config_of(root), out)
+    late.write_bytes(content)
+    assert pictures.run(config_of(root), out).pictures == 8
+    late.unlink()
+    with refused:
+        pictures.run(config_of(root), out)
+    late.write_bytes(content)
+    (root / "barn").mkdir()  # another class: the numbers of the others move
+    shutil.copy(late, root / "barn" / "1.png")
+    with refused:
+        pictures.run(config_of(root), out)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), 1.5])

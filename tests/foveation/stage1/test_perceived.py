@@ -15,7 +15,7 @@ from foveation_jax.data import LabelledImages, render_scenes
 from foveation_jax.data.images import to_levels
 from foveation_jax.stage1 import on_the_fly, perceive, perceive_batch
 from foveation_jax.stage1 import perceived as module
-from foveation_jax.stage1.perceived import BATCH, draw_fixations
+from foveation_jax.stage1.perceived import BATCH, draw_fixations, own_keys
 from foveation_jax.transforms import SYSTEMS, matched
 
 SIZE = (32, 32)
@@ -34,8 +34,9 @@ FIXATED = {  # with options under which so small an image is changed
 
 def _expected(system: str, number: int) -> np.ndarray:
     """What the system makes of a batch by itself, as levels."""
-    images = jnp.asarray(IMAGES[number * BATCH :][:BATCH]) / 255
-    return to_levels(transform(system, images, jax.random.fold_in(KEY, number)))
+    batch = IMAGES[number * BATCH :][:BATCH]
+    each = zip(jnp.asarray(batch) / 255, own_keys(KEY, batch), strict=True)
+    return to_levels(jnp.concatenate([transform(system, image[None], key) for image, key in each]))
 
 
 def _levels_apart(first, second) -> int:
@@ -72,6 +73,20 @@ def test_images_on_disk_are_what_the_system_lets_through(grainy):
         expected = _expected("grainy", number)
         assert _levels_apart(seen.images[number * BATCH :][:BATCH], expected) <= 1
     assert np.abs(seen.images.astype(int) - IMAGES).mean() > 2
+
+
+def test_the_noise_of_an_image_is_its_own(grainy, tmp_path):
+    """Wherever it stands, and whatever stands beside it; and no two images share theirs."""
+    _, seen = grainy
+    places = np.random.default_rng(0).permutation(len(LABELS))[:20]
+    few = dataclasses.replace(
+        LABELLED, images=IMAGES[places], labels=LABELS[places], fingerprint="few"
+    )
+    again = perceive(few, "grainy", KEY, tmp_path / "few.npy")
+    np.testing.assert_array_equal(again.images, seen.images[places])
+    noise = (seen.images.astype(int) - IMAGES)[:, 8:16, 8:16].reshape(len(IMAGES), -1)
+    correlation = np.corrcoef(noise) - np.eye(len(noise))
+    assert np.abs(correlation).max() < 0.7
 
 
 def test_reference_is_run_and_gives_the_images(tmp_path):

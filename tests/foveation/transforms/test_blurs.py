@@ -67,6 +67,23 @@ def test_shipped_sigmas_grow_with_eccentricity_and_follow_the_resolution():
     assert np.isfinite(fixated).all()
 
 
+def test_sigmas_may_be_traced():
+    """So that they can be fitted by gradient; under vmap, a sigma an image."""
+    image = jax.random.uniform(KEY, (1, 32, 32, 3))
+    rings = fj.pooling_windows(0.4, (32, 32), published=False).n_rings
+    for name, sigma in (("uniform_blur", 1.5), ("foveation_blur", (1.5,) * rings)):
+
+        def seen(sigma, name=name):
+            return fj.transform(name, image, KEY, sigma=sigma)
+
+        expected = seen(sigma)
+        np.testing.assert_allclose(jax.jit(seen)(jnp.asarray(sigma)), expected, atol=1e-6)
+        both = jax.vmap(seen)(jnp.stack([jnp.asarray(sigma), 2 * jnp.asarray(sigma)]))
+        np.testing.assert_allclose(both[0], expected, atol=1e-5)
+        slope = jax.grad(lambda s, f=seen: f(s).var())(jnp.asarray(sigma))
+        assert float(slope.sum()) < 0
+
+
 @pytest.fixture(autouse=True)
 def _nothing_said():
     matched._say.cache_clear()

@@ -127,6 +127,37 @@ def test_zones_that_match_make_a_whole_that_matches(images, fixation, field_of_v
     assert np.asarray(gap).std() / 2 / 4 < high - low < 8 * np.asarray(gap).std() / 2
 
 
+@pytest.mark.parametrize(("metric", "turned"), [("ssim", 0.8), ("mse", 0.6)])
+def test_zones_where_no_blur_goes_as_far_as_the_target_are_joined(images, metric, turned):
+    """Turning the colours of the outermost ring over takes it farther than a blank is."""
+    rings = fj.pooling_windows(0.4, (64, 64), published=False).pixel_factors()[0]
+    outer = turned * rings[-2:].sum(0)[None, ..., None]
+    mild = fj.transform("uniform_blur", images, KEY, sigma=1.5)
+    target = (1 - outer) * mild + outer * (1 - images)
+    free = {"system": "foveation_blur", "metric": metric, "tolerance": 2e-3}
+    apart = fj.match(images, mild, KEY, **free)
+    assert apart.joined_from_deg is None
+    record = fj.match(images, target, KEY, **free)
+    assert record.eccentricity_deg == apart.eccentricity_deg[:-1]  # no more of them than it takes
+    assert record.joined_from_deg == record.eccentricity_deg[-1]
+    assert record.largest_gap < 2e-3
+    assert sum(record.share) == pytest.approx(1, abs=1e-5)
+    assert "from 10.9 degrees on one zone" in record.sentence()
+    seen = fj.transform("foveation_blur", images, KEY, matched=record)
+    of_both = [fj.metrics.METRICS[metric](images, other).mean() for other in (seen, target)]
+    assert float(of_both[0] - of_both[1]) == pytest.approx(record.whole_gap, abs=5e-4)
+    checked = fj.check_match(record, images, target, KEY)
+    assert checked.gap == pytest.approx(record.gap, abs=1e-5)
+
+
+def test_the_widest_blur_follows_the_size(images):
+    """At 64 px a sigma of 64 is a blank; in a larger image of the same content it is not."""
+    large = jax.image.resize(images[:2], (2, 192, 192, 3), "linear")
+    target = fj.transform("uniform_blur", large, KEY, sigma=90.0)
+    record = fj.match(large, target, KEY, tolerance=1e-4)
+    assert record.sigma_deg[0] * 192 / 26 == pytest.approx(90.0, rel=0.05)
+
+
 def test_a_record_says_what_it_was_matched_on_and_achieves_on_others(images):
     view = {"fixation": (0.0, 0.0), "field_of_view": 26.0}
     target = fj.transform("uniform_blur", images, KEY, sigma=2.0)
