@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import (
-    MLP,
     Attention,
     Block,
     Decoder,
@@ -21,6 +20,7 @@ from circuits_jax.decoder.decoder import (
     Norm,
     TokenBatch,
     layer_data,
+    norm_of,
 )
 from circuits_jax.interpose.heads import returns_heads
 from circuits_jax.interpose.interception import intercepted
@@ -113,7 +113,6 @@ def run_layer(
 
     What an MLP writes is taken after its post norm, where the family has one.
     """
-    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
     z, mlp = None, jnp.zeros_like(stream)
 
     def interceptor(call, args, kwargs, context):
@@ -126,7 +125,7 @@ def run_layer(
             out = out + added.qkv["qkv".index(args[0])]
         if returns_heads(context):
             out = z = out + added.written.z if added else out
-        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
+        if isinstance(module, Norm) and (module.name, method) == ("mlp_post_norm", "__call__"):
             out = mlp = out + added.written.mlp if added else out
         return out
 
@@ -155,7 +154,7 @@ def reading(
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
     """`heads_reading` of a layer given by its own weights and data."""
-    norm = Norm(config.norm, config.norm_eps)
+    norm = norm_of(config, "attention_norm")
     normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
     attention = Attention(config)
     return attention.apply({"params": own["attention"]}, normed, data, batch, method="attend")
@@ -174,10 +173,8 @@ def post_normed(
     config: DecoderConfig, own: Any, written: Float[Array, "*heads B T D"]
 ) -> Float[Array, "*heads B T D"]:
     """What attention writes, normed where the family does so; `own` are the layer's weights."""
-    if not config.post_norms:
-        return written
-    norm = Norm(config.norm, config.norm_eps)
-    return norm.apply({"params": own["attention_post_norm"]}, written)
+    norm = norm_of(config, "attention_post_norm")
+    return norm.apply({"params": own.get("attention_post_norm", {})}, written)
 
 
 def final_logits(

@@ -34,6 +34,8 @@ class Record:
             it; zeros where there is no MLP.
         neurons: of the MLP: what the activation is given and gives (`given`, `active`), and what
             it is multiplied by (`up`) where the MLP is gated.
+        routed: of a mixture of experts: how much each expert (`shares`) and each of its neurons
+            (`neurons`) counts.
         inverse_scales: of each norm of the layer, by name: what it multiplied by.
     """
 
@@ -46,6 +48,7 @@ class Record:
     mlp_stream: Float[Array, "*L B T D"]
     mlp: Float[Array, "*L B T D"]
     neurons: dict[str, Float[Array, "*L B T E"]]
+    routed: dict[str, Float[Array, "*L B T _"]]
     inverse_scales: dict[str, Array]
 
 
@@ -57,8 +60,7 @@ def record(
     Returns:
         The residual stream after the last layer, and the reductions, stacked over layers.
     """
-    mlp_writer = "mlp_post_norm" if config.post_norms else "mlp"
-    kept, scales, neurons = {}, {}, {}
+    kept, scales, neurons, routed = {}, {}, {}, {}
 
     def interceptor(call, args, kwargs, context):
         module, method = context.module, context.method_name
@@ -71,11 +73,15 @@ def record(
             neurons.update(given=args[0], active=out)
         if isinstance(module, MLP) and method == "gate":
             neurons["up"] = args[1]
-        if isinstance(module, MLP | Norm) and (module.name, method) == (mlp_writer, "__call__"):
+        if isinstance(module, MLP) and method == "shares":
+            routed["shares"] = out
+        if isinstance(module, MLP) and method == "neurons":
+            routed["neurons"] = out
+        if isinstance(module, Norm) and (module.name, method) == ("mlp_post_norm", "__call__"):
             kept["mlp"] = out
         if isinstance(module, Attention) and method == "pattern":
             kept.update(q=args[0], k=args[1], pattern=out)
-        if isinstance(module, Attention) and method == "heads_of" and args[0] == "v":
+        if isinstance(module, Attention) and method == "cut" and args[0] == "v":
             kept["v"] = out
         if returns_heads(context):
             kept["z"] = out
@@ -86,7 +92,9 @@ def record(
         kept.update(dict.fromkeys(("mlp_stream", "mlp"), jnp.zeros_like(stream)))
         scales.clear()
         after, _ = Block(config).apply({"params": own}, stream, data, batch)
-        kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
+        kept.update(
+            stream=stream, neurons=dict(neurons), routed=dict(routed), inverse_scales=dict(scales)
+        )
         return after, reduce(Record(**kept))
 
     with intercepted(interceptor):
