@@ -94,9 +94,7 @@ def relative_errors(name, dtype):
     logits, heads = run(config, read_params(raw, config, dtype), batch)
     mask, logits = np.asarray(batch.mask), np.asarray(logits)
     heads = np.asarray(heads.astype(jnp.float32))
-    want_heads = want_heads * raw.config.get(
-        "residual_multiplier", 1.0
-    )  # what heads write (Granite)
+    want_heads = want_heads * raw.config.get("residual_multiplier", 1.0)  # Granite: what they write
     errors = []
     for side in (slice(0, 2), slice(2, 4)):
         real_heads = [

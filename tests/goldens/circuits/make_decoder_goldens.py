@@ -3,7 +3,8 @@
 Writes `decoder.npz` and `families.npz` (or those that are named) beside itself. For each case: the
 config.json as written and as transformers saves it, the names and shapes of the saved tensors,
 logits [T V] and head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32
-with eager attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes them from names and shapes.
+with eager attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes
+them from names and shapes.
 
 Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
 
