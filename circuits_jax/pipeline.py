@@ -25,7 +25,7 @@ from circuits_jax.evaluation.faithfulness import (
 )
 from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
+from circuits_jax.lm.load import open_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
@@ -61,10 +61,11 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         return workdir / "report.html"
     method_key = keys.stream(config.seed, "method")
 
+    with workdir.stage("make prompts"):  # before weights are read: what is wrong shows at once
+        opened = open_model(config.model, config.dtype, config.adapter)
+        task = task_of(config, opened)
     with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
+        model = opened.load()
     with workdir.stage("measure performance"):
         measured = measured_performance(model, task)
     workdir.begin()

@@ -7,6 +7,7 @@ from absl import logging
 from circuits_jax.circuits.circuit import Circuit, Scores
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.load import OpenedModel
 from circuits_jax.lm.performance import Performance
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, make_task
@@ -41,7 +42,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
+def task_of(config: ml_collections.ConfigDict, model: LanguageModel | OpenedModel) -> Task:
     """The config's task, in the model's tokens.
 
     Raises:
@@ -52,7 +53,9 @@ def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
     return make_task(tokenizer=model.tokenizer, seed=config.seed, **given)
 
 
-def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) -> None:
+def check_circuit_size(
+    config: ml_collections.ConfigDict, model: LanguageModel | OpenedModel
+) -> None:
     """Refuse a circuit larger than the model.
 
     Raises:

@@ -35,7 +35,7 @@ from circuits_jax.evaluation.masked_passes import judged
 from circuits_jax.jobs.common import check_fields, cut, measured_performance, task_of
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
+from circuits_jax.lm.load import open_model
 from circuits_jax.lm.performance import Interval
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
@@ -117,10 +117,11 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         logging.info("%s is finished; nothing is done again", workdir.path)
         print(printed(files.read_json(workdir / "compare.json")))
         return workdir / "report.html"
+    with workdir.stage("make prompts"):  # before weights are read: what is wrong shows at once
+        opened = open_model(config.model, config.dtype, config.adapter)
+        task = task_of(config, opened)
     with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
+        model = opened.load()
     with workdir.stage("measure performance"):
         measured = measured_performance(model, task)
     workdir.begin()

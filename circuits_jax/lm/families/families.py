@@ -8,6 +8,7 @@ weights came from.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -106,10 +107,31 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
             )
         return read_config(inner | {"model_type": given}, source)
     if model_type not in FAMILIES:
-        known = {*FAMILIES, *_WRAPPED}
-        raise InputError(f"{source}: {unknown_name('model_type', str(model_type), known)}")
+        raise InputError(f"{source}: {_not_loaded(str(model_type))}")
     fields = configs.Fields(dict(config), source)
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
+
+
+_RECURRENT = re.compile(
+    r"mamba|rwkv|xlstm|recurrent|retnet|jamba|bamba|zamba|falcon_h1|nemotron_h|granitemoehybrid|"
+    r"hybrid|qwen3_next|qwen3_5|lfm2|kimi_linear|minimax$"
+)
+
+
+def _not_loaded(model_type: str) -> str:
+    """The sentence on a type that is no family here; a name is proposed only for a mistyped one."""
+    known = {*FAMILIES, *_WRAPPED}
+    if _RECURRENT.search(model_type):
+        return (
+            f"models of type {model_type!r} have recurrent or state-space layers in place of "
+            "attention, all or some; what is studied here are the heads of decoders with attention "
+            f"in every layer: {', '.join(sorted(known))}"
+        )
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if model_type in CONFIG_MAPPING_NAMES:
+        return f"model_type {model_type!r} is not supported; allowed: {', '.join(sorted(known))}"
+    return unknown_name("model_type", model_type, known)
 
 
 def with_stored_head(raw: RawCheckpoint, config: DecoderConfig) -> DecoderConfig:

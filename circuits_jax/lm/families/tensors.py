@@ -91,7 +91,11 @@ class Row:
 
 
 def canonical_name(name: str) -> str:
-    """The name of a tensor inside the decoder, whichever model class and version saved it."""
+    """The name of a tensor inside the decoder, whichever model class and version saved it.
+
+    torch.compile and data-parallel training put words of their own before it.
+    """
+    name = re.sub(r"^((_orig_mod|module)\.)+", "", name).replace("._orig_mod.", ".")
     prefix = next((p for p in PREFIXES if name.startswith(p)), "")
     name = name[len(prefix) :]
     return RENAMED.get(name, name)

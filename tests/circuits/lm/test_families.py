@@ -19,7 +19,6 @@ from flax import traverse_util
 
 from circuits_jax.decoder.config import NO_WINDOW
 from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch, initial_params
-from circuits_jax.lm.families import tensors
 from circuits_jax.lm.families.families import (
     FAMILIES,
     is_finite,
@@ -556,14 +555,49 @@ def test_other_dtypes_are_refused():
         read_params(raw, read_config(raw.config, "tiny"), "float16")
 
 
-def test_tables_have_a_row_for_every_parameter():
-    """And of each tensor the axes of our parameter, once the part is picked."""
-    config, _ = parameters(checkpoint("qwen2_moe"))
-    sizes = tensors.axis_sizes(config)
+def test_tables_have_what_every_decoder_needs():
     for name, family in FAMILIES.items():
-        assert {"embedding", "unembedding", "layers/attention/q"} <= {r.path for r in family.rows}
-        for row in family.rows:
-            tensor = np.zeros(tensors.stored_shape(row, sizes))
-            ours = tensors.to_ours(tensor, row, sizes)
-            kept = [np.prod([sizes[a] for a in axis]) for axis in row.stored.split()]
-            assert ours.size <= np.prod(kept) if "(" not in row.stored else ours.size, (name, row)
+        paths = {row.path for row in family.rows}
+        assert {"embedding", "unembedding", "layers/attention/q", "layers/mlp/down"} <= paths, name
+
+
+def test_experts_may_be_stored_one_by_one_or_together():
+    """As published, and as transformers 5 holds them."""
+    raw = checkpoint("qwen3_moe")
+    config, params = parameters(raw)
+    together = dict(raw.tensors)
+    for layer in range(config.n_layers):
+        here = f"model.layers.{layer}.mlp.experts."
+        parts = {
+            n: np.stack([together.pop(f"{here}{x}.{n}_proj.weight") for x in range(5)])
+            for n in ("gate", "up", "down")
+        }
+        together[f"{here}gate_up_proj"] = np.concatenate([parts["gate"], parts["up"]], axis=1)
+        together[f"{here}down_proj"] = parts["down"]
+    other = parameters(checkpoint("qwen3_moe", together))[1]
+    jax.tree.map(np.testing.assert_array_equal, params, other)
+
+
+@pytest.mark.parametrize("before", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_words_that_training_puts_before_names_make_no_difference(before):
+    raw = checkpoint("smollm3")
+    renamed = {before + name: tensor for name, tensor in raw.tensors.items()}
+    other = parameters(checkpoint("smollm3", renamed))[1]
+    jax.tree.map(np.testing.assert_array_equal, parameters(raw)[1], other)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words", "proposed"),
+    [
+        ("llama4", ["'llama4' is not supported"], False),
+        ("mamba2", ["recurrent or state-space"], False),
+        ("qwen3_next", ["recurrent or state-space"], False),
+        ("qwen_3", ["unknown model_type"], True),
+    ],
+)
+def test_a_name_is_proposed_for_a_mistyped_type_alone(model_type, words, proposed):
+    raw = checkpoint("llama", model_type=model_type)
+    with pytest.raises(InputError) as error:
+        read_config(raw.config, raw.source)
+    assert all(word in str(error.value) for word in words)
+    assert ("did you mean" in str(error.value)) == proposed
