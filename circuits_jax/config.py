@@ -94,7 +94,8 @@ def paper_table() -> ml_collections.ConfigDict:
 
 def _any_options() -> dict[str, Any]:
     """Options that some tasks have; None is the task's own choice."""
-    return {"path": config_dict.placeholder(str), "negatives": config_dict.placeholder(str)}
+    names = ("path", "negatives", "metric", "answer_tokens", "ids", "counterfactual")
+    return {name: config_dict.placeholder(str) for name in names}
 
 
 def _config(

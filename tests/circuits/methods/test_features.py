@@ -234,9 +234,11 @@ def test_experts_are_read_through_the_routers_weights():
     pairs = tiny.task(n=2).learn
     sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
 
+    forked = fork(stacked(sides), 12)
+
     @jax.jit
     def run(params):
-        flow = slope_attribution.flows(config, params, fork(stacked(sides), 12))
+        flow = slope_attribution.flows(config, params, forked)
         logits, _ = interpose.capture(config, params, sides[0])
         other, z = interpose.capture(config, params, sides[1])
         keep = 1 - jnp.eye(G).reshape(G, L, H)
