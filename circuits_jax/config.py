@@ -15,11 +15,11 @@ COSTLY = ("acdc", "cdt", "subnetwork_probing")  # many passes: asked for by name
 def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "circuit", with every field at its default.
 
-    Fields: `model`, `dtype`, `seed`, `method`; `task` (name, n, n_held_out and the options of that
-    task; n_held_out None is 10, or of the lines of a file all that do not learn); `circuit`
-    (fraction of all heads, or size, or threshold); `stability` (n bootstraps, 0 for none, and
-    n_seeds of the autoencoders; of methods with codes); `evaluate`; and for each method a section
-    of its own name with its options.
+    Fields: `model`, `adapter` (a LoRA folder or hub id, merged into it), `dtype`, `seed`, `method`;
+    `task` (name, n, n_held_out and the options of that task; n_held_out None is 10, or of the lines
+    of a file all that do not learn); `circuit` (fraction of all heads, or size, or threshold);
+    `stability` (n bootstraps, 0 for none, and n_seeds of the autoencoders; of methods with codes);
+    `evaluate`; and for each method a section of its own name with its options.
     """
     evaluate = dataclasses.asdict(EvaluationOptions())
     stability = {"n": 100, "n_seeds": 5}
@@ -94,7 +94,8 @@ def paper_table() -> ml_collections.ConfigDict:
 
 def _any_options() -> dict[str, Any]:
     """Options that some tasks have; None is the task's own choice."""
-    return {"path": config_dict.placeholder(str), "negatives": config_dict.placeholder(str)}
+    names = ("path", "negatives", "metric", "answer_tokens", "ids", "counterfactual")
+    return {name: config_dict.placeholder(str) for name in names}
 
 
 def _config(
@@ -106,6 +107,7 @@ def _config(
         {
             "job": job,
             "model": "smollm2",
+            "adapter": config_dict.placeholder(str),
             "dtype": "float32",
             "seed": 0,
             "task": {"name": task, "n": 5, "n_held_out": held_out, **task_options},

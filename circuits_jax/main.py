@@ -7,6 +7,7 @@ find the circuit of a task; compare.py runs all methods on one; sweep.py moves t
 discrete-code method; paper_table.py makes the paper's table. Fields that are often set:
 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
+    --config.adapter=FOLDER     LoRA weights that are merged into the model
     --config.task.n=5           pairs of prompts that the method learns from
     --config.task.n_held_out=10 pairs that judge the circuit; 0 for all others of a file
     --config.task.path=FILE     a file of JSON lines, for custom.py

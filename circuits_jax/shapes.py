@@ -4,7 +4,7 @@
     L  layers                        H  heads in a layer           G  all heads, G = L * H
     K  width of a head               D  width of the residual stream
     J  key-value heads in a layer    I  query heads of each of them, H = I * J
-    E  width of an MLP
+    E  width of an MLP, of all its experts together             X  experts
     N  examples of an autoencoder    R  width of the basis it works in (R = D, or the rank)
     F  codes of an autoencoder       S  seeds                      P  settings
     M  masks of heads (circuits judged at once)

@@ -45,6 +45,13 @@ class ForkedBatch(TokenBatch):
         return jnp.concatenate([self.first.positions, ending], axis=1)
 
     @property
+    def lengths(self) -> Int[Array, "B T"]:
+        """How many tokens the prompt of each token has; of the shared beginning, the first."""
+        second = TokenBatch(self.second(self.tokens), self.second(self.mask))
+        ending = second.lengths[:, -self.n_ending :]
+        return jnp.concatenate([self.first.lengths, ending], axis=1)
+
+    @property
     def distance(self) -> Int[Array, "B T T"]:
         """How many tokens before each of them (row) every other one (column) stands.
 

@@ -129,8 +129,10 @@ def read_outputs(
 def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
     """B rows, a positive and the ending of its negative in each."""
     sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
-    whole = sides[0].tokens.shape[1]
-    return fork(stacked(sides), LENGTH_MULTIPLE if model.config.causal else whole)
+    both, whole = stacked(sides), sides[0].tokens.shape[1]
+    context = model.config.rotary_context  # beyond it a beginning depends on its prompt's length
+    alike = model.config.causal and not (context and (both.lengths > context).any())
+    return fork(both, LENGTH_MULTIPLE if alike else whole)
 
 
 @functools.partial(jax.jit, static_argnames="config")

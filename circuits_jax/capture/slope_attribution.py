@@ -15,6 +15,8 @@ how much of the residual stream at token t is read after a layer:
     norm       a multiplication by what it multiplied by, held still
     MLP        every neuron by the slope d act(u) / d u, and each factor of a gated product gets
                half (arXiv 2508.21258)
+    experts    their neurons count by the router's weights of the positive prompt; these, and which
+               experts are chosen, are held still: what is due to another choice is not read
 
 d is positive minus negative, and 0 at tokens without a partner (`lm/alignment.py`). A pair's
 prompts begin alike, and nothing moves there in a causal model: what is kept and read is of the
@@ -44,7 +46,14 @@ from jaxtyping import Array, Float
 from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import Attention, LayerData, TokenBatch, layer_data, rotate
+from circuits_jax.decoder.decoder import (
+    NORMS,
+    Attention,
+    LayerData,
+    TokenBatch,
+    layer_data,
+    turned,
+)
 from circuits_jax.runs.passes import layer_run
 
 NEVER = 1e-30  # a pattern's share that counts as none
@@ -133,7 +142,11 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
         return jnp.where(shared, positive - negative, 0)
 
     neurons, other = _sides(record.neurons, batch)
+    shares, _ = _sides(record.routed, batch)
     other = {name: jnp.where(shared[..., 0], x, neurons[name]) for name, x in other.items()}
+    slopes = neuron_slopes(neurons, other) if config.d_mlp else {}
+    if config.n_experts:
+        slopes = {name: x * shares["neurons"] for name, x in slopes.items()}
     q, other_q = batch.endings(record.q)
     k, other_k = record.k[:, : batch.length], batch.second(record.k)
     ending = slice(batch.length - batch.n_ending, batch.length)
@@ -146,7 +159,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
         other_q=jnp.where(shared, other_q, q),
         other_k=jnp.where(whole_shared, other_k, k),
         pattern=record.pattern[..., ending, : batch.length],
-        slopes=neuron_slopes(neurons, other) if config.d_mlp else {},
+        slopes=slopes,
         inverse_scales=_sides(record.inverse_scales, batch)[0],
     )
 
@@ -204,21 +217,24 @@ def prediction_weight(
     positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
     unembedding = params["embedding"] if config.tied else params["unembedding"].T
     weight = (positive - negative) @ unembedding.astype(jnp.float32)
-    return through_norm(params, "final_norm", {"final_norm": inverse_scale}, weight)
+    return through_norm(config, params, "final_norm", {"final_norm": inverse_scale}, weight)
 
 
-def through_norm(own: Any, name: str, inverse_scales: dict[str, Array], weight: Array) -> Array:
+def through_norm(
+    config: DecoderConfig, own: Any, name: str, inverse_scales: dict[str, Array], weight: Array
+) -> Array:
     """How a norm's input is read, given how its output is; what it multiplies by is held still.
 
-    `own` are parameters of the module that holds the norm; a norm without any leaves things alone.
+    `own` are parameters of the module that holds the norm.
     """
-    if name not in own:
+    kind = config.norm_at(name)
+    if kind == "none":
         return weight
-    scale = own[name]["scale"].astype(jnp.float32)
-    weight = weight * scale.reshape(*(1,) * (weight.ndim - 1), -1) * inverse_scales[name]
-    if "bias" in own[name]:  # a layer norm takes the mean away
-        weight = weight - jnp.mean(weight, axis=-1, keepdims=True)
-    return weight
+    if NORMS[kind].scale:
+        scale = own[name]["scale"].astype(jnp.float32)
+        weight = weight * scale.reshape(*(1,) * (weight.ndim - scale.ndim), *scale.shape)
+    weight = weight * inverse_scales[name]
+    return weight - jnp.mean(weight, axis=-1, keepdims=True) if NORMS[kind].centred else weight
 
 
 def read_layer(
@@ -234,14 +250,14 @@ def read_layer(
     `batch` are the positive prompts.
     """
     scales = moved.inverse_scales
-    mlp = read_mlp(own, moved, weight) if config.d_mlp else 0.0
+    mlp = read_mlp(config, own, moved, weight) if config.d_mlp else 0.0
     after_attention = weight if config.parallel else weight + mlp
-    written = through_norm(own, "attention_post_norm", scales, after_attention)
+    written = through_norm(config, own, "attention_post_norm", scales, after_attention)
     w_o = own["attention"]["o"]
     heads = jnp.einsum("hkd,bqd->bqhk", w_o, written)
-    between = patterns_between(config, own["attention"], data, batch, moved)
-    reads = read_attention(config, own["attention"], data, batch, moved, between, heads)
-    reads = through_norm(own, "attention_norm", scales, reads)
+    between, sink = patterns_between(config, own["attention"], data, batch, moved)
+    reads = read_attention(config, own["attention"], data, batch, moved, between, heads, sink)
+    reads = through_norm(config, own, "attention_norm", scales, reads)
     gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
     square = jnp.einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
     flow = Flow(
@@ -254,15 +270,22 @@ def read_layer(
 
 def patterns_between(
     config: DecoderConfig, own: Any, data: LayerData, batch: TokenBatch, moved: Moved
-) -> Float[Array, "B J I Q T"]:
-    """M of the module: the positive prompts' patterns, on the way to the negative ones'."""
+) -> tuple[Float[Array, "B J I Q T"], Float[Array, "B J I Q 1"] | float]:
+    """M of the module: the positive prompts' patterns, on the way to the negative ones'.
+
+    And the same of what a sink takes.
+    """
     own = {"params": own}
     queries = jnp.concatenate([moved.other_q, moved.q, moved.other_q])
     keys = jnp.concatenate([moved.k, moved.other_k, moved.other_k])
     three = jax.tree.map(lambda x: jnp.tile(x, (3, 1)), batch)
     others = Attention(config).apply(own, queries, keys, data, three, method="pattern")
     others = others.reshape(3, *moved.pattern.shape)
-    return jnp.mean(logarithmic_mean(moved.pattern[None], others), axis=0)
+    between = jnp.mean(logarithmic_mean(moved.pattern[None], others), axis=0)
+    if not config.sinks:
+        return between, 0.0
+    taken, other = (1 - jnp.sum(x, axis=-1, keepdims=True) for x in (moved.pattern[None], others))
+    return between, jnp.mean(logarithmic_mean(taken, other), axis=0)
 
 
 def read_attention(
@@ -273,6 +296,7 @@ def read_attention(
     moved: Moved,
     between: Float[Array, "B J I Q T"],
     heads: Float[Array, "B Q H K"],
+    sink: Float[Array, "B J I Q 1"] | float = 0.0,
 ) -> Float[Array, "B Q D"]:
     """How attention reads its input, as values and through its patterns, given what is read of z.
 
@@ -284,32 +308,33 @@ def read_attention(
     heads = heads.reshape(grouped)
     values = jnp.einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
     credit = jnp.einsum("bqjik,bsjk->bjiqs", heads, moved.v)
-    mean = jnp.sum(between * credit, axis=-1, keepdims=True)
-    mean = mean / jnp.maximum(jnp.sum(between, axis=-1, keepdims=True), NEVER)
+    whole = jnp.sum(between, axis=-1, keepdims=True) + sink
+    mean = jnp.sum(between * credit, axis=-1, keepdims=True) / jnp.maximum(whole, NEVER)
     scores = between * (credit - mean) * config.attention_scale
     queries = jnp.einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
     keys = jnp.einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
-    if config.rotary_width:
-        turn = -batch.positions[:, -n_ending:], data.frequencies, data.rotary_scale
-        queries, keys = (rotate(x, *turn) for x in (queries, keys))
-    queries = through_norm(own, "q_norm", moved.inverse_scales, queries)
-    keys = through_norm(own, "k_norm", moved.inverse_scales, keys)
+    queries = turned(config, "q", queries, data, batch, back=True)
+    keys = turned(config, "k", keys, data, batch, back=True)
+    queries = through_norm(config, own, "q_norm", moved.inverse_scales, queries)
+    keys = through_norm(config, own, "k_norm", moved.inverse_scales, keys)
     read = {"q": queries, "k": keys, "v": values}
     # Weights first: with them second, XLA transposes them on a CPU.
     total = sum(jnp.einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
     return jnp.moveaxis(total, 0, -1)
 
 
-def read_mlp(own: Any, moved: Moved, weight: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
+def read_mlp(
+    config: DecoderConfig, own: Any, moved: Moved, weight: Float[Array, "B Q D"]
+) -> Float[Array, "B Q D"]:
     """How the MLP reads the stream.
 
     Not gated < d x, what is read > = < d mlp, weight >, but for the norms: nothing gets lost.
     """
     scales = moved.inverse_scales
-    written = through_norm(own, "mlp_post_norm", scales, weight)
+    written = through_norm(config, own, "mlp_post_norm", scales, weight)
     hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"])
     read = sum(
         jnp.einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
         for name, slopes in moved.slopes.items()
     )
-    return through_norm(own, "mlp_norm", scales, read)
+    return through_norm(config, own, "mlp_norm", scales, read)

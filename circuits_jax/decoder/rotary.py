@@ -2,7 +2,9 @@
 
 Which frequencies a model was trained with, as its Hugging Face config tells it: plain, divided by a
 factor (`linear`), Llama 3.1's blend (`llama3`), or YaRN (`yarn`, arXiv 2309.00071). Everything here
-is plain Python numbers, computed once when a config is read.
+is plain Python numbers, computed once when a config is read. Of settings that depend on a prompt's
+length (`dynamic`, `longrope`), these are the frequencies of prompts as long as the model was first
+trained for; `rotary_by_length` has the rest.
 """
 
 import math
@@ -23,6 +25,7 @@ NUMBERS = {
     "beta_slow",
     "mscale",
     "mscale_all_dim",
+    "llama_4_scaling_beta",
 }
 
 
@@ -47,22 +50,83 @@ def rotary_frequencies(
     """
     rope = {name: value for name, value in rope.items() if value is not None}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _SCALE:
+    if kind not in KINDS:
         raise InputError(
-            f"{source}: rope_type {kind!r} is not supported; allowed: {', '.join(_SCALE)}"
+            f"{source}: rope_type {kind!r} is not supported; allowed: {', '.join(KINDS)}"
         )
     if width % 2:
         raise InputError(f"{source}: {width} rotary components are not pairs; need an even number")
     for name in set(rope) & NUMBERS:
         if not isinstance(rope[name], int | float) or not 0 < rope[name] < math.inf:
             raise InputError(f"{source}: {name!r} is {rope[name]!r}; allowed: a number above 0")
-    plain = float(rope["rope_theta"]) ** (-np.arange(0, width, 2) / width)
+    plain = _plain(rope, width)
     context = rope.get("original_max_position_embeddings", n_positions)
     try:
-        scaled, scale = _SCALE[kind](plain, rope, context)
+        if kind == "longrope":
+            factors = _factors(rope, "short_factor", len(plain), source)
+            _factors(rope, "long_factor", len(plain), source)
+            scaled, scale = plain / factors, _longrope_scale(rope, context, n_positions)
+        else:
+            scaled, scale = _SCALE[kind](plain, rope, context)
     except KeyError as missing:
         raise InputError(f"{source}: rope_type {kind!r} needs the field {missing}") from None
     return tuple(scaled.tolist()), float(scale)
+
+
+def rotary_by_length(
+    rope: dict, width: int, n_positions: int, source: str
+) -> dict[str, float | int | tuple[float, ...]]:
+    """What `dynamic` and `longrope` settings say of prompts longer than the original context.
+
+    Args:
+        rope: as for `rotary_frequencies`, which has checked it.
+        width: rotated components.
+        n_positions: `max_position_embeddings`.
+        source: for messages.
+
+    Returns:
+        The fields `rotary_stretch`, `rotary_long` (of one kind of layer) and `rotary_context` of
+        `DecoderConfig`, and `n_positions`; none where lengths do not matter.
+    """
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "dynamic":
+        longest = max(int(n_positions * rope["factor"]), n_positions)
+        stretch = {"rotary_stretch": float(rope["factor"]), "rotary_context": n_positions}
+        return {**stretch, "n_positions": longest}
+    if kind != "longrope":
+        return {}
+    context = rope.get("original_max_position_embeddings") or n_positions
+    plain = _plain(rope, width)
+    long = plain / _factors(rope, "long_factor", len(plain), source)
+    return {"rotary_long": tuple(long.tolist()), "rotary_context": int(context)}
+
+
+def alibi_slopes(n_heads: int) -> Float[np.ndarray, " H"]:
+    """How much each head's scores rise by token (arXiv 2108.12409), rounded as Falcon rounds them.
+
+    2 ** (-8 h / n), h = 1 ... n, where n is a power of two; what is missing to another number is
+    every other one of those for twice as many heads.
+    """
+    import ml_dtypes
+
+    n = 2 ** int(math.log2(n_heads))
+    slopes = 2.0 ** (-8 * np.arange(1, n + 1) / n)
+    more = 2.0 ** (-8 * np.arange(1, 2 * (n_heads - n) + 1, 2) / (2 * n))
+    return np.append(slopes, more).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def _plain(rope: dict, width: int) -> Float[np.ndarray, " rotary"]:
+    """As trained at first."""
+    return float(rope["rope_theta"]) ** (-np.arange(0, width, 2) / width)
+
+
+def _factors(rope: dict, name: str, n: int, source: str) -> Float[np.ndarray, " rotary"]:
+    """One number above 0 for each pair of components."""
+    given = rope[name]
+    whole = isinstance(given, list | tuple) and len(given) == n
+    if not whole or not all(isinstance(x, int | float) and 0 < x < math.inf for x in given):
+        raise InputError(f"{source}: {name!r} is {given!r:.60}; allowed: {n} numbers above 0")
+    return np.array(given, float)
 
 
 def _default(plain: Float[np.ndarray, " rotary"], rope: dict, context: int):
@@ -114,4 +178,24 @@ def _yarn_scale(rope: dict, factor: float) -> float:
     return temperature(1.0)
 
 
-_SCALE = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+def _longrope_scale(rope: dict, context: int, n_positions: int) -> float:
+    """Factor on cosines and sines: given, or by how much the context was extended."""
+    factor = rope.get("factor", n_positions / context)
+    if "attention_factor" in rope or factor <= 1:
+        return rope.get("attention_factor", 1.0)
+    return math.sqrt(1 + math.log(factor) / math.log(context))
+
+
+def _dynamic(plain: Float[np.ndarray, " rotary"], rope: dict, context: int):
+    """As trained, until a prompt is longer than that."""
+    return plain, 1.0 + 0 * rope["factor"]
+
+
+_SCALE = {
+    "default": _default,
+    "dynamic": _dynamic,
+    "linear": _linear,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+KINDS = (*_SCALE, "longrope")

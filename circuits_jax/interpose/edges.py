@@ -102,18 +102,33 @@ def _z_of_each(
     layer: Int[Array, ""],
     streams: Float[Array, "H B T D"],
 ) -> Float[Array, "B T H K"]:
-    """Z of heads, each from a stream of its own: each is a layer of one head."""
+    """Z of heads, each from a stream of its own: each is a layer of one head.
+
+    Where queries of all heads are normed together, each is a head of the whole layer instead, of
+    which the others read the same stream.
+    """
     alone = dataclasses.replace(config, n_heads=1, n_kv_heads=1)
     own, data = layer_of(config, params, layer)
     shared = config.n_heads // config.n_kv_heads
-    axes = {"q": 1, "k": 1, "v": 1, "o": 0, "q_bias": 0, "k_bias": 0, "v_bias": 0}
+    axes = {"q": 1, "k": 1, "v": 1, "o": 0, "q_bias": 0, "k_bias": 0, "v_bias": 0, "sinks": 0}
+
+    def of_head(name, x, head, axis):
+        at = head // shared if name[0] in "kv" else head
+        return jax.lax.dynamic_slice_in_dim(x, at, 1, axis)
 
     def one(head, stream):
+        if config.qk_norm and config.qk_norm_over == "all":
+            return z_of_weights(config, own, data, batch, stream)[:, :, head]
         weights = dict(own["attention"])
         for name in [name for name in axes if name in weights]:
-            at = head // shared if name[0] in "kv" else head
-            weights[name] = jax.lax.dynamic_slice_in_dim(weights[name], at, 1, axes[name])
-        return z_of_weights(alone, own | {"attention": weights}, data, batch, stream)[:, :, 0]
+            weights[name] = of_head(name, weights[name], head, axes[name])
+        for name in {"q_norm", "k_norm"} & set(weights) if config.qk_norm_over == "HK" else ():
+            slices = {part: of_head(name, x, head, 0) for part, x in weights[name].items()}
+            weights[name] = slices
+        slopes = data.slopes
+        slopes = None if slopes is None else of_head("slopes", slopes, head, 0)
+        at_head = data.replace(slopes=slopes)
+        return z_of_weights(alone, own | {"attention": weights}, at_head, batch, stream)[:, :, 0]
 
     return jnp.moveaxis(jax.vmap(one)(jnp.arange(config.n_heads), streams), 0, 2)
 

@@ -18,9 +18,9 @@ from circuits_jax.decoder.decoder import (
     Block,
     Decoder,
     LayerData,
-    Norm,
     TokenBatch,
     layer_data,
+    norm_of,
 )
 from circuits_jax.interpose.points import intercepted
 
@@ -147,7 +147,7 @@ def z_of_weights(
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
     """`z_from`, of a layer given by its own weights and data."""
-    norm = Norm(config.norm, config.norm_eps)
+    norm = norm_of(config, "attention_norm")
     normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
     attention = Attention(config)
     return attention.apply({"params": own["attention"]}, normed, data, batch, method="attend")
@@ -166,10 +166,8 @@ def post_normed(
     config: DecoderConfig, own: Any, written: Float[Array, "*heads B T D"]
 ) -> Float[Array, "*heads B T D"]:
     """What attention writes, normed where the family does so; `own` are the layer's weights."""
-    if not config.post_norms:
-        return written
-    norm = Norm(config.norm, config.norm_eps)
-    return norm.apply({"params": own["attention_post_norm"]}, written)
+    norm = norm_of(config, "attention_post_norm")
+    return norm.apply({"params": own.get("attention_post_norm", {})}, written)
 
 
 def final_logits(

@@ -23,23 +23,19 @@ def _method(kind: type, method: str, name: str | None = None) -> Callable[..., b
     return is_here
 
 
-def _gives_mlp_out(module: nn.Module, called: str) -> bool:
-    """What the MLP adds to the stream: of its post norm, where the family has one."""
-    if called != "__call__" or module.name not in ("mlp", "mlp_post_norm"):
-        return False
-    return (module.name == "mlp_post_norm") == module.parent.config.post_norms
-
-
 POINTS: dict[str, Callable[[nn.Module, str], bool]] = {
     "resid_pre": _method(Block, "__call__"),  # (stream, ...) -> the stream after the layer
     "qkv": _method(Attention, "heads_of"),  # ("q" | "k" | "v", x) -> of all heads
+    "qkv_cut": _method(Attention, "cut"),  # the same, normed and cut to the range they may have
     "pattern": _method(Attention, "pattern"),  # (q, k, ...) -> attention pattern
     "z": _method(Attention, "attend"),
     "attn_out": _method(Attention, "project"),  # (z) -> z W_O summed over heads, before any norm
     "mlp_in": _method(Norm, "__call__", "mlp_norm"),  # (stream) -> normed
     "activation": _method(MLP, "activate"),  # (pre) -> post
     "gate": _method(MLP, "gate"),  # (activation, up) -> their product
-    "mlp_out": _gives_mlp_out,
+    "shares": _method(MLP, "shares"),  # of a mixture: how much each expert counts
+    "expert_neurons": _method(MLP, "neurons"),  # (shares) -> of each neuron
+    "mlp_out": _method(Norm, "__call__", "mlp_post_norm"),  # what the MLP adds to the stream
     "inverse_scale": _method(Norm, "inverse_scale"),
 }
 

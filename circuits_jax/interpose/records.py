@@ -25,6 +25,8 @@ class Record:
             it; zeros where there is no MLP.
         neurons: of the MLP: what the activation is given and gives (`given`, `active`), and what
             it is multiplied by (`up`) where the MLP is gated.
+        routed: of a mixture of experts: how much each expert (`shares`) and each of its neurons
+            (`neurons`) counts.
         inverse_scales: of each norm of the layer, by name: what it multiplied by.
     """
 
@@ -37,6 +39,7 @@ class Record:
     mlp_stream: Float[Array, "*L B T D"]
     mlp: Float[Array, "*L B T D"]
     neurons: dict[str, Float[Array, "*L B T E"]]
+    routed: dict[str, Float[Array, "*L B T _"]]
     inverse_scales: dict[str, Array]
 
 
@@ -48,15 +51,17 @@ def record(
     Returns:
         The residual stream after the last layer, and the reductions, stacked over layers.
     """
-    kept, scales, neurons = {}, {}, {}
+    kept, scales, neurons, routed = {}, {}, {}, {}
     read = {  # point -> (module, what it gave, what it was given) -> parts of the record
         "inverse_scale": lambda norm, out, *_: scales.update({norm.name: out}),
         "mlp_in": lambda _, out, stream: kept.update(mlp_stream=stream),
         "activation": lambda _, out, given: neurons.update(given=given, active=out),
         "gate": lambda _, out, activation, up: neurons.update(up=up),
+        "shares": lambda _, out, *__: routed.update(shares=out),
+        "expert_neurons": lambda _, out, *__: routed.update(neurons=out),
         "mlp_out": lambda _, out, *__: kept.update(mlp=out),
         "pattern": lambda _, out, q, k, *__: kept.update(q=q, k=k, pattern=out),
-        "qkv": lambda _, out, name, x: kept.update({name: out} if name == "v" else {}),
+        "qkv_cut": lambda _, out, name, x: kept.update({name: out} if name == "v" else {}),
         "z": lambda _, out, *__: kept.update(z=out),
     }
 
@@ -65,7 +70,9 @@ def record(
         kept.update(dict.fromkeys(("mlp_stream", "mlp"), jnp.zeros_like(stream)))
         scales.clear()
         after, _ = Block(config).apply({"params": own}, stream, data, batch)
-        kept.update(stream=stream, neurons=dict(neurons), inverse_scales=dict(scales))
+        kept.update(
+            stream=stream, neurons=dict(neurons), routed=dict(routed), inverse_scales=dict(scales)
+        )
         return after, reduce(Record(**kept))
 
     with observed(**read):

@@ -8,7 +8,7 @@ from circuits_jax.circuits.circuit import Circuit, Scores
 from circuits_jax.jobs.workdir import Workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.load import load_model
+from circuits_jax.lm.load import OpenedModel, open_model
 from circuits_jax.lm.performance import Performance
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
@@ -35,10 +35,11 @@ def begun(
     Raises:
         InputError: a model or a task that cannot be had, or a task without contrast.
     """
+    with workdir.stage("make prompts"):  # before weights are read: what is wrong shows at once
+        opened = open_model(config.model, config.dtype, config.adapter)
+        task = task_of(config, opened)
     with workdir.stage("load model"):
-        model = load_model(config.model, config.dtype)
-    with workdir.stage("make prompts"):
-        task = task_of(config, model)
+        model = opened.load()
     with workdir.stage("measure performance"):
         measured = measured_performance(model, task)
     workdir.begin()
@@ -59,7 +60,7 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     check_allowed("config.circuit.fraction", config.circuit.fraction, Range(0, 1))
 
 
-def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
+def task_of(config: ml_collections.ConfigDict, model: LanguageModel | OpenedModel) -> Task:
     """The config's task, in the model's tokens.
 
     Raises:
@@ -70,7 +71,9 @@ def task_of(config: ml_collections.ConfigDict, model: LanguageModel) -> Task:
     return make_task(tokenizer=model.tokenizer, seed=config.seed, **given)
 
 
-def check_circuit_size(config: ml_collections.ConfigDict, model: LanguageModel) -> None:
+def check_circuit_size(
+    config: ml_collections.ConfigDict, model: LanguageModel | OpenedModel
+) -> None:
     """Refuse a circuit larger than the model.
 
     Raises:

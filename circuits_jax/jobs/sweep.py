@@ -168,7 +168,7 @@ class _Captures:
     def _capture(self, name: str, negatives: str | None) -> Captured:
         config = self.config.copy_and_resolve_references().unlock()
         config.model, config.task.negatives = name, negatives
-        model = load_model(name, config.dtype)
+        model = load_model(name, config.dtype, config.adapter)
         task = task_of(config, model)
         folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
         found = folder.has(PERFORMANCE)

@@ -95,6 +95,11 @@ class LanguageModel:
         if not isinstance(prompt, str):
             raise InputError(f"prompt {index} is a {type(prompt).__name__}; a string is needed")
         ids = prompt_ids(self.tokenizer, prompt)
+        if ids and max(ids) >= self.config.vocab_size:
+            raise InputError(
+                f"prompt {index} ({prompt[:40]!r}) has the token {max(ids)}, and {self.name} an "
+                f"embedding of {self.config.vocab_size} tokens; its tokenizer is another model's"
+            )
         limit = self.config.n_positions
         if not 0 < len(ids) <= limit:
             raise InputError(

@@ -10,6 +10,7 @@ before starts with b = 0. Then
     norm         the centred b and c times what the norm multiplied x by; its bias goes to both,
                  in proportion to |b| and |c|
     attention    patterns are those of x, held still: sum_s A(t, s) of the parts of the values
+    experts      the router's weights are those of x, held still
     activation   f(c) and f(b + c) - f(c); so for the product of a gated MLP, which the paper has
                  not: f(c_gate) c_up, and the rest; and for a cap on logits
     residual     sums
@@ -50,7 +51,7 @@ from circuits_jax import interpose
 from circuits_jax.capture.ablation import Ablation, Trial, trial
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import ACTIVATIONS, softcap
+from circuits_jax.decoder.decoder import NORMS, activated, factor, softcap
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
@@ -115,11 +116,13 @@ class Whole:
         stream: the residual stream before the layer.
         pattern: of its attention.
         inverse_scales: what each of its norms multiplied by, by name.
+        routed: as `interpose.Record` has it.
     """
 
     stream: Float[Array, "*L B T D"]
     pattern: Float[Array, "*L B J I T T"]
     inverse_scales: dict[str, Array]
+    routed: dict[str, Array]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
@@ -149,7 +152,7 @@ def whole_pass(
     """What is kept of the plain pass: of all layers, and what the final norm multiplied by."""
 
     def reduce(record):
-        return Whole(record.stream, record.pattern, record.inverse_scales)
+        return Whole(record.stream, record.pattern, record.inverse_scales, record.routed)
 
     stream, layers = interpose.record(config, params, trial.batch, reduce)
     last = jnp.take_along_axis(stream, trial.batch.last[:, None, None], axis=1)
@@ -188,13 +191,15 @@ def decomposed(
     parts = run(first, parts, (head, trial.replacement[first][:, :, head]))
     parts = jax.lax.fori_loop(first + 1, config.n_layers, run, parts)
     last = jnp.take_along_axis(parts, trial.batch.last[None, :, None, None], axis=2)[:, :, 0]
-    last = rule.norm(config, params.get("final_norm", {}), final_scale, last)
-    weight = params["embedding"].T if config.tied else params["unembedding"]
-    logits = jnp.einsum("cbd,dv->cbv", last, weight)
-    return activated(lambda x: softcap(x, config.logit_softcap), logits)
+    last = rule.norm(config, params, "final_norm", final_scale, last)
+    unembedding = {"o": params["embedding"].T if config.tied else params["unembedding"]}
+    if config.unembedding_bias:
+        unembedding["o_bias"] = params["unembedding_bias"]
+    logits = rule.linear("cbd,dv->cbv", last, unembedding, "o")
+    return of_parts(lambda x: softcap(x, config.logit_softcap), logits)
 
 
-def activated(function, parts: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
+def of_parts(function, parts: Float[Array, "2 ..."]) -> Float[Array, "2 ..."]:
     """f(b + c) - f(c) and f(c)."""
     irrelevant = function(parts[1])
     return jnp.stack([function(parts[0] + parts[1]) - irrelevant, irrelevant])
@@ -233,53 +238,61 @@ class Rule:
         product = jnp.einsum(subscripts, parts, own[name])
         return self.biased(product, own.get(f"{name}_bias"), product)
 
-    def norm(self, config, own, inverse_scale, parts):
-        """A norm with parameters `own`, that multiplied the whole by `inverse_scale`."""
-        if config.norm == "none":
+    def norm(self, config, own, name, inverse_scale, parts):
+        """The norm `name` of `own`, that multiplied the whole by `inverse_scale`."""
+        kind, own = config.norm_at(name), own.get(name, {})
+        if kind == "none":
             return parts
         y = parts
-        if config.norm == "layer":
+        if NORMS[kind].centred:
             y = y - jnp.mean(y, axis=-1, keepdims=True)
-        scale = own["scale"].reshape((1,) * (y.ndim - 1) + own["scale"].shape)
-        return self.biased(y * inverse_scale[None] * scale, own.get("bias"), parts)
+        y = y * inverse_scale[None]
+        if NORMS[kind].scale:
+            y = y * own["scale"].reshape((1,) * (y.ndim - 1) + own["scale"].shape)
+        return self.biased(y, own.get("bias"), parts)
 
     def layer(self, config, own, whole, parts, replaced=None):
         """The parts of the residual stream after a layer."""
 
         def norm(name, y):
-            return self.norm(config, own.get(name, {}), whole.inverse_scales.get(name), y)
+            return self.norm(config, own, name, whole.inverse_scales.get(name), y)
 
-        def written(name, y):
-            return norm(name, y) if config.post_norms else y
-
-        z = self.attend(own["attention"], whole.pattern, norm("attention_norm", parts))
+        z = self.attend(config, own["attention"], whole.pattern, norm("attention_norm", parts))
         if replaced is not None:
             head, irrelevant = replaced
             mine = z[0, :, :, head] + z[1, :, :, head]
             irrelevant = jnp.broadcast_to(irrelevant, mine.shape)
             z = z.at[:, :, :, head].set(jnp.stack([mine - irrelevant, irrelevant]))
         attention = self.linear("cbthk,hkd->cbtd", z, own["attention"], "o")
-        after = parts + written("attention_post_norm", attention)
+        after = parts + norm("attention_post_norm", attention)
         if not config.d_mlp:
             return self.resolved(after)
         read = norm("mlp_norm", parts if config.parallel else after)
-        mlp = self.resolved(self.mlp(config, own["mlp"], read))
-        return self.resolved(after + written("mlp_post_norm", mlp))
+        mlp = self.resolved(self.mlp(config, own["mlp"], read, whole.routed))
+        return self.resolved(after + norm("mlp_post_norm", mlp))
 
-    def attend(self, own, pattern, parts):
+    def attend(self, config, own, pattern, parts):
         """What every head says, by the pattern of the whole."""
         values = self.linear("cbtd,djk->cbtjk", parts, own, "v")
+        if config.qkv_clip:
+            values = of_parts(lambda x: jnp.clip(x, -config.qkv_clip, config.qkv_clip), values)
         z = jnp.einsum("bjits,cbsjk->cbtjik", pattern, values)
         return z.reshape(*z.shape[:3], -1, z.shape[-1])
 
-    def mlp(self, config, own, parts):
-        """An MLP, plain or gated."""
-        activation = ACTIVATIONS[config.activation]
+    def mlp(self, config, own, parts, routed):
+        """An MLP, plain or gated, or a mixture of experts by the shares of the whole."""
+        activation = functools.partial(activated, config)
         up = self.resolved(self.linear("cbtd,de->cbte", parts, own, "up"))
         if config.gated_mlp:
             gate = self.resolved(self.linear("cbtd,de->cbte", parts, own, "gate"))
             both = jnp.stack([gate, up], axis=1)
-            hidden = activated(lambda x: activation(x[0]) * x[1], both)
+            hidden = of_parts(lambda x: activation(x[0]) * factor(config, x[1]), both)
         else:
-            hidden = activated(activation, up)
-        return self.linear("cbte,ed->cbtd", hidden, own, "down")
+            hidden = of_parts(activation, up)
+        if not config.n_experts:
+            return self.linear("cbte,ed->cbtd", hidden, own, "down")
+        written = jnp.einsum("cbte,ed->cbtd", hidden * routed["neurons"][None], own["down"])
+        if not config.mlp_bias:
+            return written
+        shares = routed["shares"][..., : config.n_experts]
+        return self.biased(written, jnp.einsum("btx,xd->btd", shares, own["down_bias"]), written)

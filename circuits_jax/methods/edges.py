@@ -35,7 +35,7 @@ from circuits_jax.circuits.circuit import Scores
 from circuits_jax.circuits.graph import INPUTS, Graph, graph_of, head_edges
 from circuits_jax.codes.codes import directed
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import Attention, Decoder, Norm, TokenBatch, stacked
+from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch, norm_of, stacked
 from circuits_jax.interpose import Added, Rules, Written
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs import mesh
@@ -119,6 +119,9 @@ def ungrouped(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
     attention, shared = params["layers"]["attention"], config.n_heads // config.n_kv_heads
     axes = {"k": 2, "v": 2, "k_bias": 1, "v_bias": 1}
     own = {n: jnp.repeat(attention[n], shared, axis=a) for n, a in axes.items() if n in attention}
+    if "k_norm" in attention and config.qk_norm_over != "K":
+        repeat = functools.partial(jnp.repeat, repeats=shared, axis=1)
+        own["k_norm"] = jax.tree.map(repeat, attention["k_norm"])
     layers = params["layers"] | {"attention": attention | own}
     return dataclasses.replace(config, n_kv_heads=config.n_heads), params | {"layers": layers}
 
@@ -203,7 +206,7 @@ def _differences(config, params, rules, positive: Outputs, moved: Outputs):
         w_o = layer["attention"]["o"]
         heads = jnp.einsum("bthk,hkd->hbtd", z_moved, w_o)
         if config.post_norms:
-            norm = functools.partial(_normed, config, layer["attention_post_norm"])
+            norm = functools.partial(_normed, config, "attention_post_norm", layer)
             attention = {"params": layer["attention"]}
             whole = Attention(config).apply(attention, z, method="project")
             with interpose.linearised(rules):
@@ -215,8 +218,8 @@ def _differences(config, params, rules, positive: Outputs, moved: Outputs):
     return jnp.concatenate([moved.embedding[None], layers.reshape(-1, *mlp.shape[1:])])
 
 
-def _normed(config, params, x):
-    return Norm(config.norm, config.norm_eps).apply({"params": params}, x)
+def _normed(config, place, layer, x):
+    return norm_of(config, place).apply({"params": layer.get(place, {})}, x)
 
 
 def _contracted(config, params, batch, targets, metric, start, shift, differences):
@@ -262,7 +265,7 @@ def _by_residual_stream(config, layer, stream, by_added: Added) -> Float[Array, 
     """Gradients by what queries, keys, values and the MLP of a layer read of the stream."""
     weights = jnp.stack([layer["attention"][name] for name in INPUTS])
     normed = jnp.einsum("cbthk,cdhk->chbtd", jnp.stack(by_added.qkv), weights)
-    norm = functools.partial(_normed, config, layer.get("attention_norm", {}))
+    norm = functools.partial(_normed, config, "attention_norm", layer)
     _, pull_back = jax.vjp(norm, stream)
     heads = jax.vmap(lambda one: pull_back(one)[0])(normed.reshape(-1, *stream.shape))
     return jnp.concatenate([heads, by_added.mlp_read[None]])

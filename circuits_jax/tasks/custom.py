@@ -1,27 +1,39 @@
-"""A task of one's own, from a file of JSON lines {"positive", "negative", "answer", "foil"}.
+"""A task of one's own, from a file of pairs with the fields positive, negative, answer and foil.
 
-One line is one pair. Answer and foil are strings, or lists of strings, each exactly one token as
-given, with its leading space where it has one:
+Answer and foil are strings, or lists of strings, each exactly one token as given, with its leading
+space where it has one. As JSON lines, a line is
 
     {"positive": "The capital of France is", "negative": "The capital of it is",
      "answer": " Paris", "foil": [" Rome", " London"]}
 
-(on one line in the file).
+(on one line in the file). `records.py` has the other forms that are read. Positive or negative may
+be a list: then each of its prompts makes a pair with the other side.
+
+A pair that does not fit the model, as its answer is several tokens for this tokenizer, is left out
+and counted; what is no pair at all is refused with its line.
 """
 
+import itertools
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+from absl import logging
 
 from circuits_jax.runs.errors import InputError
-from circuits_jax.runs.files import parse_json, reason
 from circuits_jax.tasks.base import PromptPairs, Task
+from circuits_jax.tasks.records import Record, read_records
 from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
 
-_FIELDS = ("positive", "negative", "answer", "foil")
-_LONGEST = 2**28  # characters of a file; a file of weights is longer
+Tokens = Literal["one", "first"]
+METRICS = ("logit_diff", "prob_diff")
 _Pair = tuple[str, str, tuple[int, ...], tuple[int, ...]]
+
+
+class _DoesNotFit(Exception):
+    """A pair that this model's tokenizer leaves no use for: why."""
 
 
 def custom(
@@ -31,99 +43,136 @@ def custom(
     n_held_out: int,
     seed: int,
     path: str | PathLike[str] = "",
+    metric: str = "logit_diff",
+    answer_tokens: Tokens = "one",
+    ids: str = "",
+    counterfactual: str = "",
 ) -> Task:
-    """The task of a JSONL file: `n` of its lines learn, others are held out; logit_diff.
+    """The task of a file: `n` of its pairs learn, others are held out.
 
-    The seed chooses the lines of either part; both keep the order of the file. Blank lines are
-    skipped. Positives and negatives may differ in their number of tokens: see
-    `lm/alignment.py`.
+    The seed chooses the pairs of either part; both keep the order of the file. Pairs of one
+    positive prompt are in one part. Blank lines are skipped. Positives and negatives may differ in
+    their number of tokens: see `lm/alignment.py`.
 
     Args:
-      tokenizer: answers and foils must be one token for it, after the positive prompt.
-      n: lines that learn.
-      n_held_out: lines that are held out; 0 for every line that does not learn.
+      tokenizer: answers and foils are tokens of it, after the positive prompt.
+      n: pairs that learn.
+      n_held_out: pairs that are held out; 0 for every pair that does not learn.
       seed: same seed, same split.
       path: the file.
+      metric: "logit_diff" or "prob_diff".
+      answer_tokens: "one" leaves out answers and foils of several tokens, "first" takes the first
+        token of each.
+      ids: "model" where the file has token ids in place of words, and they are this model's.
+      counterfactual: of a file of MIB, which prompt is the negative.
 
     Raises:
-      InputError: no path, no such file, no lines or too few, a prompt twice, or a bad line; names
-        file, line and field.
+      InputError: no path, no such file, no pairs or too few, or a bad line; names file, line and
+        field.
     """
     if not path:
-        raise InputError("task 'custom' needs its option path, a file of JSON lines")
-    pairs = _read(Path(path), tokenizer)
+        raise InputError("task 'custom' needs its option path, a file of prompts")
+    if metric not in METRICS:
+        raise InputError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
+    if answer_tokens not in get_args(Tokens):
+        raise InputError(f"answer_tokens is {answer_tokens!r}; allowed are one, first")
+    if ids not in ("", "model"):
+        raise InputError(f"ids is {ids!r}; allowed is 'model'")
+    records = read_records(Path(path), counterfactual)
+    pairs, left_out = _pairs(records, tokenizer, answer_tokens, ids)
+    said = _left_out(path, left_out, len(pairs))
+    if said:
+        logging.warning("%s", said)
     if len(pairs) <= n:
         fewer = f", or give --config.task.n of at most {len(pairs) - 1}" if len(pairs) > 1 else ""
         raise InputError(
             f"{path} has {len(pairs)} pairs: {n} learn (config.task.n) and at least 1 must be held "
-            f"out, so it needs at least {n + 1} lines{fewer}"
+            f"out, so it needs at least {n + 1} lines{fewer}{f'; {said}' if said else ''}"
         )
-    if n_held_out > len(pairs) - n:
+    learn, held_out = _split(pairs, n, seed)
+    if not held_out or n_held_out > len(held_out):
         raise InputError(
             f"{path} has {len(pairs)} pairs, of which {n} learn: n_held_out is {n_held_out}; "
-            f"allowed is 1 to {len(pairs) - n}, or 0 for all of these"
+            f"allowed is 1 to {len(held_out)}, or 0 for all of these"
         )
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    learn, held_out = (
-        PromptPairs(*map(tuple, zip(*(pairs[i] for i in np.sort(chosen)), strict=True)))
-        for chosen in (order[:n], order[n : n + n_held_out] if n_held_out else order[n:])
+    if n_held_out:
+        held_out = held_out[:n_held_out]
+    parts = [
+        PromptPairs(*map(tuple, zip(*(pairs[i] for i in sorted(chosen)), strict=True)))
+        for chosen in (learn, held_out)
+    ]
+    options = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
+    options["counterfactual"] = counterfactual
+    defaults = {"metric": "logit_diff", "answer_tokens": "one", "ids": "", "counterfactual": ""}
+    changed = {name: value for name, value in options.items() if value != defaults[name]}
+    sizes = {"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)}
+    return Task("custom", metric, *parts, options=sizes | changed)
+
+
+def _split(pairs: Sequence[_Pair], n: int, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs that learn, and of those that do not; no positive is among both."""
+    groups: dict[str, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        groups.setdefault(pair[0], []).append(number)
+    members = list(groups.values())
+    order = [members[i] for i in np.random.default_rng(seed).permutation(len(members))]
+    ends = np.cumsum([len(group) for group in order])
+    last = int(np.searchsorted(ends, n))  # the group in which the n-th pair is
+    first, rest = order[: last + 1], order[last + 1 :]
+    return list(itertools.chain(*first))[:n], list(itertools.chain(*rest))
+
+
+def _left_out(path: str | PathLike[str], reasons: list[tuple[Record, str]], n_left: int) -> str:
+    """A sentence on what was left out of a file, and why; empty where nothing was."""
+    if not reasons:
+        return ""
+    first, why = reasons[0]
+    return (
+        f"{len(reasons)} of {len(reasons) + n_left} pairs of {path} are left out; the first is "
+        f"{first.where.rpartition(', ')[2]}: {why}"
     )
-    return Task(
-        name="custom",
-        metric="logit_diff",
-        learn=learn,
-        held_out=held_out,
-        options={"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)},
-    )
 
 
-def _read(path: Path, tokenizer: Tokenizer) -> list[_Pair]:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read(_LONGEST + 1)
-    except UnicodeDecodeError as error:
-        raise InputError(f"the task file {path} is not UTF-8 text: {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the task file {path}: {reason(error)}") from error
-    if len(text) > _LONGEST:
-        raise InputError(f"the task file {path} has more than {_LONGEST} characters")
-    pairs: list[_Pair] = []
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        pair = _pair(line, where, tokenizer)
-        if pair[0] in first_line:
-            raise InputError(f"{where}: the positive prompt is that of line {first_line[pair[0]]}")
-        first_line[pair[0]] = number
-        pairs.append(pair)
-    if not pairs:
-        raise InputError(
-            f"the task file {path} has no lines; each needs the fields {', '.join(_FIELDS)}"
-        )
-    return pairs
+def _pairs(
+    records: Sequence[Record], tokenizer: Tokenizer, answer_tokens: Tokens, ids: str
+) -> tuple[list[_Pair], list[tuple[Record, str]]]:
+    """The pairs of a file, and what is left out of it, with the reason."""
+    pairs, left_out, first = [], [], {}
+    for record in records:
+        values, where = record.values, record.where
+        if record.ids and ids != "model":
+            raise InputError(
+                f"{where}: answers are token ids, of the tokenizer that the file was made for; say "
+                "--config.task.ids=model where that is this model's, or put words in their place"
+            )
+        positives = _prompts(values["positive"], "positive", where)
+        negatives = _prompts(values["negative"], "negative", where)
+        for positive, negative in itertools.product(positives, negatives):
+            try:
+                sides = [
+                    _given(values[name], name, where, tokenizer)
+                    if record.ids
+                    else _tokens(values[name], name, where, positive, tokenizer, answer_tokens)
+                    for name in ("answer", "foil")
+                ]
+                common = set(sides[0]) & set(sides[1])
+                if common:
+                    said = f"{tokenizer.decode(sorted(common)[:1])!r} is both an answer and a foil"
+                    if answer_tokens == "first":
+                        raise _DoesNotFit(said)
+                    raise InputError(f"{where}: {said}")
+                if (positive, negative) in first:
+                    raise _DoesNotFit(f"the same pair as {first[positive, negative]}")
+                first[positive, negative] = where.rpartition(", ")[2]
+                pairs.append((positive, negative, *sides))
+            except _DoesNotFit as error:
+                left_out.append((record, str(error)))
+    return pairs, left_out
 
 
-def _pair(line: str, where: str, tokenizer: Tokenizer) -> _Pair:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON ({reason(error)})") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: must be a JSON object, got {type(record).__name__}")
-    for field in _FIELDS:
-        if field not in record:
-            raise InputError(f"{where}: lacks the field {field!r}; needed: {', '.join(_FIELDS)}")
-    positive, negative = (_prompt(record[name], name, where) for name in _FIELDS[:2])
-    answers, foils = (
-        _tokens(record[name], name, where, positive, tokenizer) for name in _FIELDS[2:]
-    )
-    if common := set(answers) & set(foils):
-        raise InputError(
-            f"{where}: {tokenizer.decode(sorted(common)[:1])!r} is both an answer and a foil"
-        )
-    return positive, negative, answers, foils
+def _prompts(value: object, field: str, where: str) -> list[str]:
+    values = value if isinstance(value, list) and value else [value]
+    return [_prompt(one, field, where) for one in values]
 
 
 def _prompt(value: object, field: str, where: str) -> str:
@@ -150,8 +199,21 @@ def _short(value: object) -> str:
     return said if len(said) <= 80 else f"{said[:80]}..."
 
 
+def _given(ids: Sequence[int], field: str, where: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if max(ids) >= len(tokenizer):
+        raise InputError(
+            f"{where}: {field} has the token id {max(ids)}; this tokenizer has {len(tokenizer)}"
+        )
+    return tuple(dict.fromkeys(ids))
+
+
 def _tokens(
-    value: object, field: str, where: str, positive: str, tokenizer: Tokenizer
+    value: object,
+    field: str,
+    where: str,
+    positive: str,
+    tokenizer: Tokenizer,
+    answer_tokens: Tokens,
 ) -> tuple[int, ...]:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
@@ -160,16 +222,25 @@ def _tokens(
             f"{_short(value)}"
         )
     texts = [_text(text, field, where) for text in texts]
-    return tuple(_token(text, field, where, positive, tokenizer) for text in texts)
+    find = {"one": _token, "first": _first_token}[answer_tokens]
+    return tuple(dict.fromkeys(find(text, field, positive, tokenizer) for text in texts))
 
 
-def _token(text: str, field: str, where: str, positive: str, tokenizer: Tokenizer) -> int:
+def _token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:
     token = next_token(tokenizer, positive, text)
     if token is None:
         made = [tokenizer.decode([i]) for i in token_ids(tokenizer, text)]
-        raise InputError(
-            f"{where}: {field} {text!r} must be exactly one token after its prompt; this tokenizer "
+        raise _DoesNotFit(
+            f"{field} {text!r} must be exactly one token after its prompt; this tokenizer "
             f"makes {len(made)} of it: {made}"
             + (", and another split after the prompt" if len(made) == 1 else "")
+            + "; --config.task.answer_tokens=first takes the first"
         )
     return token
+
+
+def _first_token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:
+    before, after = token_ids(tokenizer, positive), token_ids(tokenizer, positive + text)
+    if len(after) <= len(before) or after[: len(before)] != before:
+        raise _DoesNotFit(f"{field} {text!r} changes the tokens of its prompt")
+    return after[len(before)]

@@ -1,4 +1,4 @@
-"""From a Hugging Face config.json to a `DecoderConfig`, one reader a family.
+"""A Hugging Face config.json with checked access, and what several families read of it alike.
 
 Defaults are those of the family's Hugging Face config class. An option that the decoder does not
 have is refused, never ignored.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from circuits_jax.decoder.config import NO_WINDOW
-from circuits_jax.decoder.rotary import rotary_frequencies
+from circuits_jax.decoder.rotary import rotary_by_length, rotary_frequencies
 from circuits_jax.runs.errors import InputError
 
 ACTIVATION_NAMES = {
@@ -20,6 +20,7 @@ ACTIVATION_NAMES = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "relu": "relu",
+    "relu2": "relu_squared",
     "silu": "silu",
     "swish": "silu",
 }
@@ -110,162 +111,14 @@ class Fields:
         return ACTIVATION_NAMES[value]
 
 
-def read_gpt2(fields: Fields) -> dict[str, Any]:
-    """GPT-2: learned positions, layer norms, biases everywhere."""
-    fields.only("scale_attn_by_inverse_layer_idx", False)
-    fields.only("add_cross_attention", False)
-    d_model, n_heads = fields.count("n_embd"), fields.count("n_head")
-    head_width = _head_width(fields, d_model, n_heads)
-    return {
-        "vocab_size": fields.count("vocab_size", 50257),
-        "n_positions": fields.count("n_positions", 1024),
-        "n_layers": fields.count("n_layer"),
-        "n_heads": n_heads,
-        "n_kv_heads": n_heads,
-        "head_width": head_width,
-        "d_model": d_model,
-        "d_mlp": fields.count("n_inner", 4 * d_model),
-        "norm": "layer",
-        "norm_eps": fields.number("layer_norm_epsilon", 1e-5),
-        "activation": fields.activation("activation_function", "gelu_new"),
-        "attention_scale": head_width**-0.5 if fields.get("scale_attn_weights", True) else 1.0,
-        "qkv_bias": True,
-        "out_bias": True,
-        "mlp_bias": True,
-        "tied": bool(fields.get("tie_word_embeddings", True)),
-        "learned_positions": True,
-    }
-
-
-def read_gpt_neox(fields: Fields) -> dict[str, Any]:
-    """GPT-NeoX and Pythia: parallel blocks, a quarter of each head rotated."""
-    shape = _shape(fields, n_kv_heads=fields.count("num_attention_heads"))
-    bias = bool(fields.get("attention_bias", True))
-    theta = fields.number("rotary_emb_base", 10_000.0)
-    rope = _rope(fields, theta, fields.number("rotary_pct", 0.25))
-    return {
-        **shape,
-        **_rotary(fields, shape, [rope], partial=True),
-        "norm": "layer",
-        "norm_eps": fields.number("layer_norm_eps", 1e-5),
-        "activation": fields.activation("hidden_act", "gelu"),
-        "parallel": bool(fields.get("use_parallel_residual", True)),
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "mlp_bias": True,
-        "tied": bool(fields.get("tie_word_embeddings", False)),
-    }
-
-
-def read_opt(fields: Fields) -> dict[str, Any]:
-    """OPT: GPT-2 with relu and its positions counted from 2."""
-    shape = _shape(fields, n_kv_heads=fields.count("num_attention_heads"), mlp_field="ffn_dim")
-    fields.only("do_layer_norm_before", True)
-    fields.only("word_embed_proj_dim", shape["d_model"])
-    fields.only("layer_norm_elementwise_affine", True)
-    fields.only("_remove_final_layer_norm", False)
-    bias = bool(fields.get("enable_bias", True))
-    return {
-        **shape,
-        "norm": "layer",
-        "activation": fields.activation("activation_function", "relu"),
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "mlp_bias": bias,
-        "tied": bool(fields.get("tie_word_embeddings", True)),
-        "learned_positions": True,
-        "position_offset": 2,
-    }
-
-
-def read_llama(fields: Fields) -> dict[str, Any]:
-    """Llama and SmolLM2: rotary positions, RMS norms, gated MLPs, grouped key-value heads."""
-    shape = _shape(fields)
-    bias = bool(fields.get("attention_bias", False))
-    return {
-        **shape,
-        **_gated_rms(fields),
-        **_rotary(fields, shape, [_rope(fields)]),
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "mlp_bias": bool(fields.get("mlp_bias", False)),
-    }
-
-
-def read_mistral(fields: Fields) -> dict[str, Any]:
-    """Mistral: Llama with a sliding window in every layer."""
-    shape = _shape(fields, n_kv_heads=fields.count("num_key_value_heads", 8))
-    kind = LAYER_TYPES[fields.nullable("sliding_window", 4096) is None]
-    return {
-        **shape,
-        **_gated_rms(fields),
-        **_rotary(fields, shape, [_rope(fields)]),
-        "windows": _windows(fields, _layer_types(fields, shape, lambda layer: kind), 4096),
-    }
-
-
-def read_qwen2(fields: Fields) -> dict[str, Any]:
-    """Qwen2: Llama with biases on q, k and v, and sliding windows in the upper layers."""
-    return {**_read_qwen(fields, _shape(fields)), "qkv_bias": True}
-
-
-def read_qwen3(fields: Fields) -> dict[str, Any]:
-    """Qwen3: norms on queries and keys, a head width of its own."""
-    bias = bool(fields.get("attention_bias", False))
-    shape = _shape(fields, head_width=fields.count("head_dim", 128))
-    biases = {"qkv_bias": bias, "out_bias": bias}
-    return {**_read_qwen(fields, shape), **biases, "qk_norm": True}
-
-
-def read_gemma2(fields: Fields) -> dict[str, Any]:
-    """Gemma 2: every other layer slides; scores and logits are soft-capped."""
-    shape = _gemma_shape(fields, vocab_size=256_000)
-    types = _layer_types(fields, shape, lambda layer: LAYER_TYPES[layer % 2])
-    return {
-        **shape,
-        **_gemma(fields, shape, types),
-        **_rotary(fields, shape, [_rope(fields)]),
-        "attention_softcap": fields.cap("attn_logit_softcapping", 50.0),
-        "logit_softcap": fields.cap("final_logit_softcapping", 30.0),
-    }
-
-
-def read_gemma3(fields: Fields) -> dict[str, Any]:
-    """Gemma 3: five sliding layers to a full one, each kind with rotary frequencies of its own."""
-    fields.only("attn_logit_softcapping", None)
-    shape = _gemma_shape(fields, vocab_size=262_208)
-    pattern = fields.count("sliding_window_pattern", 6)
-    types = _layer_types(fields, shape, lambda layer: LAYER_TYPES[(layer + 1) % pattern == 0])
-    nested = fields.table("rope_parameters")
-    if set(nested) - set(LAYER_TYPES):
-        raise InputError(
-            f"{fields.source}: config field 'rope_parameters' has {', '.join(sorted(nested))};"
-            f" models of type {fields.get('model_type')} allow {', '.join(LAYER_TYPES)}"
-        )
-    nested = Fields(nested, f"{fields.source}: rope_parameters")
-    local = {"rope_theta": fields.number("rope_local_base_freq", 10_000.0)}
-    whole = {"rope_theta": fields.number("rope_theta", 1_000_000.0)} | fields.table("rope_scaling")
-    ropes = [
-        given | nested.table(kind) for given, kind in zip((local, whole), LAYER_TYPES, strict=True)
-    ]
-    return {
-        **shape,
-        **_gemma(fields, shape, types),
-        **_rotary(fields, shape, ropes),
-        "layer_kinds": tuple(LAYER_TYPES.index(kind) for kind in types),
-        "qk_norm": True,
-        "logit_softcap": fields.number("final_logit_softcapping", 0.0),
-    }
-
-
-def _shape(
+def shape_of(
     fields: Fields,
     *,
     n_kv_heads: int | None = None,
     head_width: int | None = None,
     mlp_field: str = "intermediate_size",
 ) -> dict[str, Any]:
-    """Sizes under the names that all families but GPT-2 use."""
+    """Sizes under the names that most families use."""
     n_heads, d_model = fields.count("num_attention_heads"), fields.count("hidden_size")
     n_kv_heads = n_kv_heads or fields.count("num_key_value_heads", n_heads)
     if n_heads % n_kv_heads:
@@ -273,7 +126,7 @@ def _shape(
             f"{fields.source}: config field 'num_key_value_heads' is {n_kv_heads};"
             f" allowed: divisors of num_attention_heads, {n_heads}"
         )
-    head_width = head_width or _head_width(fields, d_model, n_heads)
+    head_width = head_width or head_width_of(fields, d_model, n_heads)
     return {
         "vocab_size": fields.count("vocab_size"),
         "n_positions": fields.count("max_position_embeddings"),
@@ -287,20 +140,7 @@ def _shape(
     }
 
 
-def _gemma_shape(fields: Fields, vocab_size: int) -> dict[str, Any]:
-    """Sizes of a Gemma, whose published configs leave out what equals the class's default."""
-    defaults = {
-        "vocab_size": vocab_size,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 8192 if vocab_size == 256_000 else 131_072,
-    }
-    given = {name: value for name, value in fields.values.items() if value is not None}
-    return _shape(Fields(defaults | given, fields.source))
-
-
-def _head_width(fields: Fields, d_model: int, n_heads: int) -> int:
+def head_width_of(fields: Fields, d_model: int, n_heads: int) -> int:
     """`head_dim`, or D / H."""
     if fields.get("head_dim") is None and d_model % n_heads:
         raise InputError(
@@ -309,54 +149,28 @@ def _head_width(fields: Fields, d_model: int, n_heads: int) -> int:
     return fields.count("head_dim", d_model // n_heads)
 
 
-def _gated_rms(fields: Fields) -> dict[str, Any]:
+def gated_rms(fields: Fields, eps: float = 1e-6, tied: bool = False) -> dict[str, Any]:
     """What Llama, Mistral and Qwen share besides their shape."""
     return {
         "norm": "rms",
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
+        "norm_eps": fields.number("rms_norm_eps", eps),
         "activation": fields.activation("hidden_act", "silu"),
         "gated_mlp": True,
-        "tied": bool(fields.get("tie_word_embeddings", False)),
+        "tied": bool(fields.get("tie_word_embeddings", tied)),
     }
 
 
-def _read_qwen(fields: Fields, shape: dict[str, Any]) -> dict[str, Any]:
-    """What Qwen2 and Qwen3 share."""
-    sliding = fields.get("use_sliding_window", False) and fields.nullable("sliding_window", 4096)
-    first = fields.get("max_window_layers", 28) if sliding else shape["n_layers"]
-    types = _layer_types(fields, shape, lambda layer: LAYER_TYPES[layer < first])
-    return {
-        **shape,
-        **_gated_rms(fields),
-        **_rotary(fields, shape, [_rope(fields)]),
-        "windows": _windows(fields, types),
-    }
+def biases(bias: bool, *names: str) -> dict[str, bool]:
+    """The same said of several projections: `qkv`, `out`, `mlp`."""
+    return {f"{name}_bias": bool(bias) for name in names}
 
 
-def _gemma(fields: Fields, shape: dict[str, Any], types: list[str]) -> dict[str, Any]:
-    """What Gemma 2 and 3 share besides their shape."""
-    fields.only("use_bidirectional_attention", False)
-    bias = bool(fields.get("attention_bias", False))
-    return {
-        "norm": "rms",
-        "norm_eps": fields.number("rms_norm_eps", 1e-6),
-        "activation": fields.activation("hidden_activation", "gelu_pytorch_tanh"),
-        "attention_scale": fields.positive("query_pre_attn_scalar", 256.0) ** -0.5,
-        "gated_mlp": True,
-        "post_norms": True,
-        "qkv_bias": bias,
-        "out_bias": bias,
-        "tied": bool(fields.get("tie_word_embeddings", True)),
-        "embedding_scale": shape["d_model"] ** 0.5,
-        "windows": _windows(fields, types, 4096),
-    }
-
-
-def _layer_types(fields: Fields, shape: dict[str, Any], default: Callable[[int], str]) -> list[str]:
-    """Sliding or full attention for each layer: given, or the family's rule."""
+def layer_types(fields: Fields, shape: dict[str, Any], default: Callable[[int], bool]) -> list[str]:
+    """Sliding or full attention for each layer: given, or where the family's rule says sliding."""
     n_layers = shape["n_layers"]
-    types = fields.get("layer_types", [default(layer) for layer in range(n_layers)])
-    if len(types) != n_layers or set(types) - set(LAYER_TYPES):
+    rule = [LAYER_TYPES[not default(layer)] for layer in range(n_layers)]
+    types = fields.get("layer_types", rule)
+    if not isinstance(types, list) or len(types) != n_layers or set(types) - set(LAYER_TYPES):
         raise InputError(
             f"{fields.source}: config field 'layer_types' is {types};"
             f" allowed: {n_layers} entries, each {' or '.join(LAYER_TYPES)}"
@@ -364,7 +178,7 @@ def _layer_types(fields: Fields, shape: dict[str, Any], default: Callable[[int],
     return types
 
 
-def _windows(fields: Fields, types: list[str], default: int | None = None) -> tuple[int, ...]:
+def windows_of(fields: Fields, types: list[str], default: int | None = None) -> tuple[int, ...]:
     """How many tokens back each layer sees."""
     if "sliding_attention" not in types:
         return ()
@@ -372,16 +186,43 @@ def _windows(fields: Fields, types: list[str], default: int | None = None) -> tu
     return tuple(window if kind == "sliding_attention" else NO_WINDOW for kind in types)
 
 
-def _rope(fields: Fields, theta: float = 10_000.0, partial: float = 1.0) -> dict[str, Any]:
+def window_everywhere(
+    fields: Fields, shape: dict[str, Any], default: int | None = None
+) -> dict[str, Any]:
+    """One sliding window for all layers, or none."""
+    window = fields.nullable("sliding_window", default)
+    if window is None:
+        return {}
+    return {"windows": (fields.count("sliding_window", default),) * shape["n_layers"]}
+
+
+def rope_of(fields: Fields, theta: float = 10_000.0, partial: float = 1.0) -> dict[str, Any]:
     """Rotary settings in the terms of transformers 5, whichever version wrote them."""
     defaults = {
         "rope_theta": fields.number("rope_theta", theta),
         "partial_rotary_factor": fields.number("partial_rotary_factor", partial),
     }
-    return defaults | (fields.table("rope_scaling") or fields.table("rope_parameters"))
+    given = fields.table("rope_scaling") or fields.table("rope_parameters")
+    return defaults | {name: value for name, value in given.items() if value is not None}
 
 
-def _rotary(
+def ropes_by_kind(
+    fields: Fields, local: dict[str, Any], whole: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Rotary settings of sliding and of full layers, where a config may state each apart."""
+    nested = fields.table("rope_parameters")
+    if set(nested) - set(LAYER_TYPES):
+        raise InputError(
+            f"{fields.source}: config field 'rope_parameters' has {', '.join(sorted(nested))};"
+            f" models of type {fields.get('model_type')} allow {', '.join(LAYER_TYPES)}"
+        )
+    nested = Fields(nested, f"{fields.source}: rope_parameters")
+    return [
+        given | nested.table(kind) for given, kind in zip((local, whole), LAYER_TYPES, strict=True)
+    ]
+
+
+def rotary(
     fields: Fields, shape: dict[str, Any], ropes: list[dict], *, partial: bool = False
 ) -> dict[str, Any]:
     """The rotary fields of a config for one kind of layer or more; `partial` allows part of K."""
@@ -392,11 +233,61 @@ def _rotary(
             f" models of type {fields.get('model_type')} allow 1.0 only"
         )
     width = int(shape["head_width"] * fraction + 1e-6)  # 15 / 22 of 22 must give 15
-    computed = [
-        rotary_frequencies(rope, width, shape["n_positions"], fields.source) for rope in ropes
-    ]
+    width, n_positions = min(width, shape["head_width"]), shape["n_positions"]
+    computed = [rotary_frequencies(rope, width, n_positions, fields.source) for rope in ropes]
+    by_length = [rotary_by_length(rope, width, n_positions, fields.source) for rope in ropes]
+    if len(ropes) > 1 and any(by_length):
+        raise InputError(
+            f"{fields.source}: rotary scaling that depends on a prompt's length, for one kind of"
+            " layer of several, is not supported; allowed: for all"
+        )
+    (of_length,) = by_length[:1]
+    if "rotary_long" in of_length:
+        of_length["rotary_long"] = (of_length["rotary_long"],)
     return {
         "rotary_width": width,
         "rotary_frequencies": tuple(frequencies for frequencies, _ in computed),
         "rotary_scale": tuple(scale for _, scale in computed),
+        **of_length,
+    }
+
+
+def not_rotated(config: dict[str, Any], rotated: list[bool]) -> dict[str, Any]:
+    """A config with one kind of rotated layers, where some are not: frequencies of 0."""
+    if all(rotated):
+        return config
+    still = ((0.0,) * (config["rotary_width"] // 2),)
+    more = {"rotary_scale": (1.0,), "rotary_frequencies": still}
+    if "rotary_long" in config:
+        more["rotary_long"] = still
+    added = {name: config[name] + value for name, value in more.items()}
+    return config | added | {"layer_kinds": tuple(int(not turned) for turned in rotated)}
+
+
+def mixture(
+    fields: Fields,
+    *,
+    n_experts: int,
+    n_chosen: int,
+    width: int,
+    sum_to_one: bool,
+    shared: int = 0,
+) -> dict[str, Any]:
+    """The fields of a mixture of experts, the same in every layer."""
+    if n_chosen > n_experts:
+        raise InputError(
+            f"{fields.source}: config field 'num_experts_per_tok' is {n_chosen}; allowed: at most"
+            f" the number of experts, {n_experts}"
+        )
+    if fields.get("decoder_sparse_step", 1) != 1 or fields.get("mlp_only_layers", []):
+        raise InputError(
+            f"{fields.source}: some layers have experts and some have not (decoder_sparse_step,"
+            " mlp_only_layers), which is not supported; allowed: experts in every layer"
+        )
+    return {
+        "d_mlp": n_experts * width + shared,
+        "n_experts": n_experts,
+        "n_chosen": n_chosen,
+        "experts_sum_to_one": sum_to_one,
+        "d_shared": shared,
     }

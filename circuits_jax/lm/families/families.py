@@ -2,12 +2,14 @@
 
 `read_config` turns a Hugging Face config.json into a `DecoderConfig`, `read_params` a state dict
 with Hugging Face names into the parameters of `decoder.Decoder`. A new family is a config reader
-and a table of tensor names; the decoder does not know where its weights came from.
+and a table of tensor names, both in a file of this folder; the decoder does not know where its
+weights came from.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +19,22 @@ from flax import traverse_util
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import initial_params
-from circuits_jax.lm.families import configs, tensors
+from circuits_jax.lm.families import (
+    cohere,
+    configs,
+    falcon,
+    gemma,
+    gpt,
+    gpt_oss,
+    llama,
+    mistral,
+    olmo,
+    phi,
+    qwen,
+    stablelm,
+    tensors,
+)
+from circuits_jax.lm.families.family import Family
 from circuits_jax.lm.families.tensors import Row
 from circuits_jax.lm.files.checkpoints import RawCheckpoint
 from circuits_jax.runs.checks import check_allowed
@@ -27,33 +44,45 @@ DTYPES = ("float32", "bfloat16")
 STORED_DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A model type of Hugging Face.
-
-    Attributes:
-        read: config.json -> the fields of `DecoderConfig`.
-        rows: where each parameter is; rows that a config does not need are passed over.
-        norms_from_one: RMS norms multiply by 1 + the stored weight (Gemma).
-    """
-
-    read: Callable[[configs.Fields], dict[str, Any]]
-    rows: tuple[Row, ...]
-    norms_from_one: bool = False
-
-
-FAMILIES = {
-    "gpt2": Family(configs.read_gpt2, tensors.GPT2),
-    "gpt_neox": Family(configs.read_gpt_neox, tensors.GPT_NEOX),
-    "opt": Family(configs.read_opt, tensors.OPT),
-    "llama": Family(configs.read_llama, tensors.LLAMA),
-    "mistral": Family(configs.read_mistral, tensors.LLAMA),
-    "qwen2": Family(configs.read_qwen2, tensors.LLAMA),
-    "qwen3": Family(configs.read_qwen3, tensors.LLAMA),
-    "gemma2": Family(configs.read_gemma2, tensors.GEMMA, norms_from_one=True),
-    "gemma3_text": Family(configs.read_gemma3, tensors.GEMMA, norms_from_one=True),
+FAMILIES: Mapping[str, Family] = {
+    "arcee": llama.ARCEE,
+    "cohere": cohere.COHERE,
+    "cohere2": cohere.COHERE2,
+    "ernie4_5": llama.ERNIE,
+    "exaone4": olmo.EXAONE4,
+    "falcon": falcon.FALCON,
+    "gemma": gemma.GEMMA,
+    "gemma2": gemma.GEMMA2,
+    "gemma3_text": gemma.GEMMA3,
+    "glm": phi.GLM,
+    "glm4": phi.GLM4,
+    "gpt2": gpt.GPT2,
+    "gpt_neo": gpt.GPT_NEO,
+    "gpt_neox": gpt.GPT_NEOX,
+    "gpt_oss": gpt_oss.GPT_OSS,
+    "gptj": gpt.GPTJ,
+    "granite": llama.GRANITE,
+    "llama": llama.LLAMA,
+    "ministral3": mistral.MINISTRAL3,
+    "mistral": mistral.MISTRAL,
+    "mixtral": mistral.MIXTRAL,
+    "olmo": olmo.OLMO,
+    "olmo2": olmo.OLMO2,
+    "olmo3": olmo.OLMO3,
+    "olmoe": olmo.OLMOE,
+    "opt": gpt.OPT,
+    "phi": phi.PHI,
+    "phi3": phi.PHI3,
+    "qwen2": qwen.QWEN2,
+    "qwen2_moe": qwen.QWEN2_MOE,
+    "qwen3": qwen.QWEN3,
+    "qwen3_moe": qwen.QWEN3_MOE,
+    "smollm3": llama.SMOLLM3,
+    "stablelm": stablelm.STABLELM,
+    "starcoder2": llama.STARCODER2,
 }
-_WRAPPED = {"gemma3": "gemma3_text"}  # models whose decoder is their `text_config`
+# Models that take images as well: their decoder is their `text_config`, of one of these types.
+_WRAPPED = {"gemma3": ("gemma3_text",), "mistral3": ("mistral", "ministral3")}
 
 
 def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
@@ -71,13 +100,39 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
     if model_type in _WRAPPED:
         inner = configs.Fields(dict(config), source).table("text_config")
         text = configs.Fields(inner, f"{source}: text_config")
-        text.only("model_type", _WRAPPED[model_type])
-        return read_config(inner | {"model_type": _WRAPPED[model_type]}, source)
+        given = text.get("model_type", _WRAPPED[model_type][0])
+        if given not in _WRAPPED[model_type]:
+            raise InputError(
+                f"{text.source}: config field 'model_type' is {given!r}, which is not supported;"
+                f" allowed: {' or '.join(map(repr, _WRAPPED[model_type]))}"
+            )
+        return read_config(inner | {"model_type": given}, source)
     if model_type not in FAMILIES:
-        known = {*FAMILIES, *_WRAPPED}
-        raise InputError(f"{source}: {unknown_name('model_type', str(model_type), known)}")
+        raise InputError(f"{source}: {_not_loaded(str(model_type))}")
     fields = configs.Fields(dict(config), source)
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
+
+
+_RECURRENT = re.compile(
+    r"mamba|rwkv|xlstm|recurrent|retnet|jamba|bamba|zamba|falcon_h1|nemotron_h|granitemoehybrid|"
+    r"hybrid|qwen3_next|qwen3_5|lfm2|kimi_linear|minimax$"
+)
+
+
+def _not_loaded(model_type: str) -> str:
+    """The sentence on a type that is no family here; a name is proposed only for a mistyped one."""
+    known = {*FAMILIES, *_WRAPPED}
+    if _RECURRENT.search(model_type):
+        return (
+            f"models of type {model_type!r} have recurrent or state-space layers in place of "
+            "attention, all or some; what is studied here are the heads of decoders with attention "
+            f"in every layer: {', '.join(sorted(known))}"
+        )
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if model_type in CONFIG_MAPPING_NAMES:
+        return f"model_type {model_type!r} is not supported; allowed: {', '.join(sorted(known))}"
+    return unknown_name("model_type", model_type, known)
 
 
 def with_stored_head(raw: RawCheckpoint, config: DecoderConfig) -> DecoderConfig:
@@ -112,27 +167,57 @@ def read_params(
     check_allowed("dtype", dtype, DTYPES)
     family = FAMILIES[config.family]
     shapes = _param_shapes(config)
-    rows = {row.path: row for row in family.rows if row.path in shapes}
     stored = _stored_names(raw)
     head, embedding = _head_and_embedding(config)
     if config.tied and embedding not in stored and head in stored:
         stored[embedding] = stored[head]  # of two tied tensors a file may hold either
-    _check_names(rows.values(), stored, raw, config)
+    rows = _rows(config, stored)
+    _check_names(rows, stored, raw, config)
+    factors = family.multipliers(configs.Fields(_text_config(raw.config), raw.source))
     params = {}
     for path, shape in shapes.items():
         is_norm = path.endswith(("norm/scale", "norm/bias"))
         read = np.empty(shape.shape, jnp.float32 if is_norm else dtype)
-        _fill(read, rows[path], raw, stored, config)
+        for row in rows:
+            if row.path == path:
+                _fill(read, row, raw, stored, config)
         if family.norms_from_one and is_norm:
             read += 1
+        if family.pairs_in_turn and path.startswith(_ROTATED):
+            read = read[..., _pairs_apart(config)]
+        for start, factor in factors.items():
+            if path.startswith(start):
+                read *= np.asarray(factor, read.dtype)
         params[path] = jnp.asarray(read)
     return traverse_util.unflatten_dict(params, sep="/")
 
 
-def _layer_names(row: Row, n_layers: int) -> list[str]:
-    """Names of a row's tensors in the tables' spelling, one a layer or just one."""
-    layers = range(n_layers) if row.per_layer else range(1)
-    return [row.name.format(layer=layer) for layer in layers]
+_ROTATED = ("layers/attention/q", "layers/attention/k")
+
+
+def _pairs_apart(config: DecoderConfig) -> np.ndarray:
+    """The order of a head's components that puts pairs (2i, 2i + 1) at (i, i + width / 2)."""
+    turned = np.arange(config.rotary_width).reshape(-1, 2).T.reshape(-1)
+    return np.append(turned, np.arange(config.rotary_width, config.head_width))
+
+
+def _text_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the decoder alone."""
+    inner = config.get("text_config") if config.get("model_type") in _WRAPPED else None
+    return dict(inner or config)
+
+
+def _rows(config: DecoderConfig, stored: Mapping[str, str]) -> list[Row]:
+    """The rows that a config needs: of those for one parameter the first that the file has."""
+    shapes, found = _param_shapes(config), {}
+    for row in FAMILIES[config.family].rows:
+        if row.path not in shapes or (row.shared and not config.d_shared):
+            continue
+        key = row.path, row.shared
+        there = tensors.canonical_name(row.names(config)[0][2]) in stored
+        if key not in found or (there and not found[key][1]):
+            found[key] = row, there
+    return [row for row, _ in found.values()]
 
 
 @functools.lru_cache(maxsize=32)
@@ -166,9 +251,7 @@ def _check_names(
 ) -> None:
     """Raise InputError where a needed tensor is missing, or one is there that nothing would use."""
     needed = {
-        tensors.canonical_name(name): name
-        for row in rows
-        for name in _layer_names(row, config.n_layers)
+        tensors.canonical_name(name): name for row in rows for _, _, name in row.names(config)
     }
     missing = [name for canonical, name in needed.items() if canonical not in stored]
     if missing:
@@ -204,12 +287,12 @@ def _fill(
 ) -> None:
     """Copy a parameter out of the checkpoint into `out`, holding one tensor of it at a time."""
     sizes = tensors.axis_sizes(config)
-    for layer, name in enumerate(_layer_names(row, config.n_layers)):
+    for layer, number, name in row.names(config):
         found = stored[tensors.canonical_name(name)]
-        place = out[layer] if row.per_layer else out
+        place = tensors.place_in(out[layer] if row.per_layer else out, row, number, config)
         with np.errstate(over="ignore"):
-            place[...] = _read(found, row, raw, sizes)
-        if not is_finite(place):
+            place[...] = _read(found, row, raw, sizes).reshape(place.shape)
+        if not is_finite(np.ascontiguousarray(place)):
             raise InputError(
                 f"{raw.tensor(found)} has a number that is not finite in {out.dtype};"
                 " a model with such weights says nothing"

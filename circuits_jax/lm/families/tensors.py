@@ -1,12 +1,16 @@
-"""Where each family keeps its weights: tables of Hugging Face tensor names and layouts.
+"""How tables say where a family keeps its weights: Hugging Face's tensor names and layouts.
 
 A `Row` says: our parameter `path` is the tensor `name`, whose axes are `stored`. Axes are letters,
-written together where the file fuses them: `HK D` is a matrix [H*K, D], `D 3HK` GPT-2's fused
-queries, keys and values. Sizes follow from the config, so a wrong shape is caught, never reshaped.
-Per-layer tensors have `{layer}` in their name and are stacked to [L, ...].
+written together where the file fuses them: `HK D` is a matrix [H*K, D]. What stands side by side on
+one axis is added up in brackets, of which `part` picks one: `(HK+JK+JK) D` are queries, keys and
+values below one another, `J(IK+K+K) D` the same for each key-value head. A digit is an axis of so
+many, of which `part` picks one: `X D E2` is gate and up of all experts, column by column. Sizes
+follow from the config, so a wrong shape is caught, never reshaped. Per-layer tensors have `{layer}`
+in their name and are stacked to [L, ...]; those of single experts or heads have `{each}`.
 
-    D  width of the residual stream    H  heads in a layer    J  key-value heads    K  head width
-    E  width of the MLP                V  vocabulary          P  rows of the position table
+    D  width of the residual stream    H  heads in a layer     J  key-value heads   K  head width
+    E  width of the MLP, or an expert  X  experts              S  width of the expert all use
+    I  query heads of each J           V  vocabulary           P  rows of the position table
 """
 
 import dataclasses
@@ -18,7 +22,7 @@ import numpy as np
 
 from circuits_jax.decoder.config import DecoderConfig
 
-# Axes of our parameters, the same for every family; see `decoder.py`.
+# Axes of our parameters, the same for every family, where there are several; see `decoder.py`.
 AXES = {
     "embedding": "VD",
     "position_embedding": "PD",
@@ -30,15 +34,10 @@ AXES = {
     "q_bias": "HK",
     "k_bias": "JK",
     "v_bias": "JK",
-    "o_bias": "D",
-    "q_norm/scale": "K",
-    "k_norm/scale": "K",
     "up": "DE",
     "gate": "DE",
     "down": "ED",
-    "up_bias": "E",
-    "gate_bias": "E",
-    "down_bias": "D",
+    "router": "DX",
 }
 
 # Stored beside a decoder that takes images as well as text, and not read for text alone.
@@ -63,22 +62,40 @@ RENAMED = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX's, in its files and
 class Row:
     """Our parameter `path` is Hugging Face's `name`, stored with axes `stored`.
 
-    `part` picks queries, keys or values (0, 1, 2) where the axis 3 fuses them.
+    `part` picks one of those that an axis fuses. `each` is the axis, X, H or J, of which the tensor
+    `name` holds one, numbered `{each}`. Of several rows with one path (and not of the expert that
+    all use) the first is taken that the checkpoint has.
     """
 
     path: str
     name: str
     stored: str
     part: int = 0
+    each: str = ""
 
     @property
     def per_layer(self) -> bool:
         """Whether the tensor exists once a layer."""
         return "{layer}" in self.name
 
+    @property
+    def shared(self) -> bool:
+        """Whether it is of the expert that all tokens use."""
+        return "S" in self.stored
+
+    def names(self, config: DecoderConfig) -> list[tuple[int, int, str]]:
+        """(layer, number, name) of its tensors; 0 where there is one for all."""
+        layers = range(config.n_layers if self.per_layer else 1)
+        numbers = range(axis_sizes(config)[self.each] if self.each else 1)
+        return [(n, i, self.name.format(layer=n, each=i)) for n in layers for i in numbers]
+
 
 def canonical_name(name: str) -> str:
-    """The name of a tensor inside the decoder, whichever model class and version saved it."""
+    """The name of a tensor inside the decoder, whichever model class and version saved it.
+
+    torch.compile and data-parallel training put words of their own before it.
+    """
+    name = re.sub(r"^((_orig_mod|module)\.)+", "", name).replace("._orig_mod.", ".")
     prefix = next((p for p in PREFIXES if name.startswith(p)), "")
     name = name[len(prefix) :]
     return RENAMED.get(name, name)
@@ -90,32 +107,74 @@ def axis_sizes(config: DecoderConfig) -> dict[str, int]:
         "D": config.d_model,
         "H": config.n_heads,
         "J": config.n_kv_heads,
+        "I": config.n_heads // config.n_kv_heads,
         "K": config.head_width,
-        "E": config.d_mlp,
+        "E": config.d_expert,
+        "X": config.n_experts,
+        "S": config.d_shared,
         "V": config.vocab_size,
         "P": config.n_positions + config.position_offset,
-        "3": 3,
+        **{str(n): n for n in range(1, 4)},
     }
+
+
+def _size(letters: str, sizes: dict[str, int]) -> int:
+    return int(np.prod([sizes[a] for a in letters]))
 
 
 def stored_shape(row: Row, sizes: dict[str, int]) -> tuple[int, ...]:
     """The shape that a tensor of the file must have."""
-    return tuple(int(np.prod([sizes[a] for a in axis])) for axis in row.stored.split())
+    shape = []
+    for axis in row.stored.split():
+        before, _, group = axis.partition("(")
+        widths = [_size(part, sizes) for part in group.rstrip(")").split("+")] if group else [1]
+        shape.append(_size(before, sizes) * sum(widths))
+    return tuple(shape)
 
 
 def to_ours(tensor: np.ndarray, row: Row, sizes: dict[str, int]) -> np.ndarray:
-    """One tensor of the file, with our axes; splits fused axes, picks the part, permutes."""
-    axes = row.stored.replace(" ", "")
-    tensor = tensor.reshape([sizes[a] for a in axes])
-    if "3" in axes:
-        tensor = np.take(tensor, row.part, axis=axes.index("3"))
-        axes = axes.replace("3", "")
-    return tensor.transpose([axes.index(a) for a in our_axes(row.path)])
+    """One tensor of the file, with our axes: splits fused axes, picks the part, permutes."""
+    letters = ""
+    for axis in row.stored.split():
+        before, _, group = axis.partition("(")
+        at = len(letters + before)
+        rest = tensor.shape[len(letters) + 1 :]
+        done = tensor.shape[: len(letters)]
+        letters += before
+        tensor = tensor.reshape(*done, *(sizes[a] for a in before), *[-1] * bool(group), *rest)
+        if group:
+            parts = group.rstrip(")").split("+")
+            ends = np.cumsum([_size(part, sizes) for part in parts])
+            tensor = np.split(tensor, ends[:-1], axis=at)[row.part]
+            tensor = tensor.reshape(*tensor.shape[:at], *(sizes[a] for a in parts[row.part]), *rest)
+            letters += parts[row.part]
+    for digit in [a for a in letters if a.isdigit()]:
+        tensor = np.take(tensor, row.part, axis=letters.index(digit))
+        letters = letters.replace(digit, "")
+    return tensor.transpose([letters.index(a) for a in our_axes(row, letters)])
 
 
-def our_axes(path: str) -> str:
-    """Axis letters of one of our parameters, without L."""
-    return next((AXES[key] for key in AXES if path == key or path.endswith("/" + key)), "D")
+def our_axes(row: Row, letters: str) -> str:
+    """Axis letters of what a row says of our parameter, of which the file has all `letters`."""
+    ours = AXES.get(row.path.rpartition("/")[2], letters)
+    ours = ours.replace("H", "JI") if "I" in letters else ours
+    ours = ours.replace("E", "S") if row.shared else ours
+    return ours.replace("E", "XE") if "X" in letters and "X" not in ours else ours
+
+
+def place_in(out: np.ndarray, row: Row, number: int, config: DecoderConfig) -> np.ndarray:
+    """The part of a parameter of one layer that a tensor of a row fills, a view of it."""
+    axes = AXES.get(row.path.rpartition("/")[2], "")
+    at = axes.find("E") if axes else (0 if row.path.endswith(("up_bias", "gate_bias")) else -1)
+    if config.n_experts and row.path.startswith("layers/mlp/") and at >= 0:
+        experts, one = config.n_experts, config.d_expert
+        span = slice(experts * one, None) if row.shared else slice(0, experts * one)
+        out = out[(slice(None),) * at + (span,)]
+        if row.shared:
+            return out
+        out = out.reshape(*out.shape[:at], experts, one, *out.shape[at + 1 :])
+        return np.moveaxis(out, at, 0)[number] if row.each else out
+    return out[number] if row.each else out
 
 
 def buffer_check(canonical: str) -> Callable[[np.ndarray, str, DecoderConfig], bool] | None:
@@ -159,116 +218,97 @@ _BUFFERS = {
 }
 
 
-def _llama_like(norms: dict[str, str]) -> tuple[Row, ...]:
-    """Llama's names; `norms` maps our norms to the names of theirs, which differ."""
-    layer = "model.layers.{layer}."
-    attention, mlp = layer + "self_attn.", layer + "mlp."
-    stored = {"q": "HK", "k": "JK", "v": "JK"}
-    return (
-        Row("embedding", "model.embed_tokens.weight", "V D"),
-        Row("unembedding", "lm_head.weight", "V D"),
-        Row("final_norm/scale", "model.norm.weight", "D"),
-        *(Row(f"layers/{ours}/scale", f"{layer}{hf}.weight", "D") for ours, hf in norms.items()),
-        *(
-            Row(f"layers/attention/{n}", f"{attention}{n}_proj.weight", f"{axes} D")
-            for n, axes in stored.items()
-        ),
-        *(
-            Row(f"layers/attention/{n}_bias", f"{attention}{n}_proj.bias", axes)
-            for n, axes in stored.items()
-        ),
-        *(
-            Row(f"layers/attention/{n}_norm/scale", f"{attention}{n}_norm.weight", "K")
-            for n in "qk"
-        ),
-        Row("layers/attention/o", attention + "o_proj.weight", "D HK"),
-        Row("layers/attention/o_bias", attention + "o_proj.bias", "D"),
-        Row("layers/mlp/gate", mlp + "gate_proj.weight", "E D"),
-        Row("layers/mlp/gate_bias", mlp + "gate_proj.bias", "E"),
-        Row("layers/mlp/up", mlp + "up_proj.weight", "E D"),
-        Row("layers/mlp/up_bias", mlp + "up_proj.bias", "E"),
-        Row("layers/mlp/down", mlp + "down_proj.weight", "D E"),
-        Row("layers/mlp/down_bias", mlp + "down_proj.bias", "D"),
-    )
-
-
-def _layer_norm(path: str, name: str) -> tuple[Row, Row]:
+def layer_norm(path: str, name: str) -> tuple[Row, Row]:
+    """Weight and bias of a norm."""
     return Row(f"{path}/scale", f"{name}.weight", "D"), Row(f"{path}/bias", f"{name}.bias", "D")
 
 
-def _linear(path: str, name: str, out_axes: str, in_axes: str) -> tuple[Row, Row]:
+def linear(path: str, name: str, out_axes: str, in_axes: str, part: int = 0) -> tuple[Row, Row]:
     """A torch Linear: weight [out, in] and bias [out]."""
     return (
-        Row(path, f"{name}.weight", f"{out_axes} {in_axes}"),
-        Row(f"{path}_bias", f"{name}.bias", out_axes),
-    )
-
-
-def _conv1d(path: str, name: str, in_axes: str, out_axes: str, part: int = 0) -> tuple[Row, Row]:
-    """GPT-2's Conv1D: weight [in, out] and bias [out]."""
-    return (
-        Row(path, f"{name}.weight", f"{in_axes} {out_axes}", part),
+        Row(path, f"{name}.weight", f"{out_axes} {in_axes}", part),
         Row(f"{path}_bias", f"{name}.bias", out_axes, part),
     )
 
 
-LLAMA = _llama_like({"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"})
+def self_attention(name: str, out: str = "o_proj", qk_norms: str = "K") -> tuple[Row, ...]:
+    """Queries, keys and values apart, and the norms of the first two, of axes `K` or `HK`."""
+    heads = {"q": "H", "k": "J", "v": "J"}
+    projections = [
+        linear(f"layers/attention/{n}", f"{name}{n}_proj", f"{h}K", "D") for n, h in heads.items()
+    ]
+    norms = {n: qk_norms.replace("H", heads[n]) for n in "qk"}
+    return (
+        *(row for rows in projections for row in rows),
+        *linear("layers/attention/o", f"{name}{out}", "D", "HK"),
+        *(
+            Row(f"layers/attention/{n}_norm/scale", f"{name}{n}_norm.weight", axes)
+            for n, axes in norms.items()
+        ),
+    )
 
-GEMMA = _llama_like(
-    {
-        "attention_norm": "input_layernorm",
-        "attention_post_norm": "post_attention_layernorm",
-        "mlp_norm": "pre_feedforward_layernorm",
-        "mlp_post_norm": "post_feedforward_layernorm",
-    }
+
+def gated_mlp(name: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")):
+    """The three projections of a gated MLP."""
+    gate, up, down = names
+    return (
+        *linear("layers/mlp/gate", name + gate, "E", "D"),
+        *linear("layers/mlp/up", name + up, "E", "D"),
+        *linear("layers/mlp/down", name + down, "D", "E"),
+    )
+
+
+def plain_mlp(name: str, up: str, down: str) -> tuple[Row, ...]:
+    """The two projections of an MLP that is not gated."""
+    return (
+        *linear("layers/mlp/up", name + up, "E", "D"),
+        *linear("layers/mlp/down", name + down, "D", "E"),
+    )
+
+
+def experts(name: str, names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")):
+    """Projections of single experts, or all in one as transformers 5 holds them; no biases."""
+    gate, up, down = names
+    both = f"{name}gate_up_proj"
+    return (
+        Row("layers/mlp/gate", f"{name}{{each}}.{gate}.weight", "E D", each="X"),
+        Row("layers/mlp/up", f"{name}{{each}}.{up}.weight", "E D", each="X"),
+        Row("layers/mlp/down", f"{name}{{each}}.{down}.weight", "D E", each="X"),
+        Row("layers/mlp/gate", both, "X (E+E) D", part=0),
+        Row("layers/mlp/up", both, "X (E+E) D", part=1),
+        Row("layers/mlp/down", f"{name}down_proj", "X D E"),
+    )
+
+
+LAYER = "model.layers.{layer}."
+ENDS = (
+    Row("embedding", "model.embed_tokens.weight", "V D"),
+    Row("unembedding", "lm_head.weight", "V D"),
+    Row("unembedding_bias", "lm_head.bias", "V"),
 )
 
-_GPT2_LAYER = "transformer.h.{layer}."
-GPT2 = (
-    Row("embedding", "transformer.wte.weight", "V D"),
-    Row("position_embedding", "transformer.wpe.weight", "P D"),
-    Row("unembedding", "lm_head.weight", "V D"),
-    *_layer_norm("final_norm", "transformer.ln_f"),
-    *_layer_norm("layers/attention_norm", _GPT2_LAYER + "ln_1"),
-    *_layer_norm("layers/mlp_norm", _GPT2_LAYER + "ln_2"),
-    *_conv1d("layers/attention/q", _GPT2_LAYER + "attn.c_attn", "D", "3HK", part=0),
-    *_conv1d("layers/attention/k", _GPT2_LAYER + "attn.c_attn", "D", "3JK", part=1),
-    *_conv1d("layers/attention/v", _GPT2_LAYER + "attn.c_attn", "D", "3JK", part=2),
-    *_conv1d("layers/attention/o", _GPT2_LAYER + "attn.c_proj", "HK", "D"),
-    *_conv1d("layers/mlp/up", _GPT2_LAYER + "mlp.c_fc", "D", "E"),
-    *_conv1d("layers/mlp/down", _GPT2_LAYER + "mlp.c_proj", "E", "D"),
-)
 
-_NEOX_LAYER = "gpt_neox.layers.{layer}."
-_NEOX_QKV = _NEOX_LAYER + "attention.query_key_value"
-GPT_NEOX = (
-    Row("embedding", "gpt_neox.embed_in.weight", "V D"),
-    Row("unembedding", "lm_head.weight", "V D"),
-    *_layer_norm("final_norm", "gpt_neox.final_layer_norm"),
-    *_layer_norm("layers/attention_norm", _NEOX_LAYER + "input_layernorm"),
-    *_layer_norm("layers/mlp_norm", _NEOX_LAYER + "post_attention_layernorm"),
-    *(
-        Row(f"layers/attention/{n}{ours}", f"{_NEOX_QKV}.{hf}", f"{heads}3K{width}", part)
-        for part, (n, heads) in enumerate({"q": "H", "k": "J", "v": "J"}.items())
-        for ours, hf, width in (("", "weight", " D"), ("_bias", "bias", ""))
-    ),
-    *_linear("layers/attention/o", _NEOX_LAYER + "attention.dense", "D", "HK"),
-    *_linear("layers/mlp/up", _NEOX_LAYER + "mlp.dense_h_to_4h", "E", "D"),
-    *_linear("layers/mlp/down", _NEOX_LAYER + "mlp.dense_4h_to_h", "D", "E"),
-)
+def norms(names: dict[str, str], final: str = "model.norm") -> tuple[Row, ...]:
+    """The norms of a layer, our names to theirs, and the final one."""
+    rows = [layer_norm("final_norm", final)]
+    rows += [layer_norm(f"layers/{ours}", f"{LAYER}{hf}") for ours, hf in names.items()]
+    return tuple(row for both in rows for row in both)
 
-_OPT_LAYER = "model.decoder.layers.{layer}."
-OPT = (
-    Row("embedding", "model.decoder.embed_tokens.weight", "V D"),
-    Row("position_embedding", "model.decoder.embed_positions.weight", "P D"),
-    Row("unembedding", "lm_head.weight", "V D"),
-    *_layer_norm("final_norm", "model.decoder.final_layer_norm"),
-    *_layer_norm("layers/attention_norm", _OPT_LAYER + "self_attn_layer_norm"),
-    *_layer_norm("layers/mlp_norm", _OPT_LAYER + "final_layer_norm"),
-    *_linear("layers/attention/q", _OPT_LAYER + "self_attn.q_proj", "HK", "D"),
-    *_linear("layers/attention/k", _OPT_LAYER + "self_attn.k_proj", "JK", "D"),
-    *_linear("layers/attention/v", _OPT_LAYER + "self_attn.v_proj", "JK", "D"),
-    *_linear("layers/attention/o", _OPT_LAYER + "self_attn.out_proj", "D", "HK"),
-    *_linear("layers/mlp/up", _OPT_LAYER + "fc1", "E", "D"),
-    *_linear("layers/mlp/down", _OPT_LAYER + "fc2", "D", "E"),
+
+# Llama's four norms, by where OLMo 2, Gemma 2 and GLM-4 have them.
+BEFORE = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+AFTER = {
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+AROUND = {
+    **AFTER,
+    "attention_norm": "input_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+}
+LLAMA = (
+    *ENDS,
+    *norms(BEFORE),
+    *self_attention(LAYER + "self_attn."),
+    *gated_mlp(LAYER + "mlp."),
 )

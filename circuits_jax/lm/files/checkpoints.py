@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from circuits_jax.lm.files.quantised import dequantised
 from circuits_jax.runs.errors import InputError
 
 _WEIGHTS = "model.safetensors"
@@ -25,6 +26,8 @@ _TORCH_WEIGHTS = ("*.bin", "*.pth", "*.pt")
 # What a model needs from its repository: no second copy of the weights in another format.
 _HUB_FILES = (
     "config.json",
+    _ADAPTER,
+    "adapter_model.safetensors",
     "model*.safetensors",
     _INDEX,
     "tokenizer*",
@@ -98,7 +101,7 @@ def read_folder(path: str | Path) -> RawCheckpoint:
         raise InputError(
             f"{folder} is not a folder; a model folder holds config.json and {_WEIGHTS}."
         )
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise InputError(
             f"{folder / 'config.json'} has no model_type, a family name such as 'gpt2'."
@@ -110,15 +113,17 @@ def read_folder(path: str | Path) -> RawCheckpoint:
         )
     if (folder / _ADAPTER).is_file():
         raise InputError(
-            f"{folder} holds {_ADAPTER}, an adapter to weights that it would change; merge it into "
-            "them once, with peft's merge_and_unload and save_pretrained('NEW_FOLDER')."
+            f"{folder} holds {_ADAPTER}, an adapter to weights that it would change, beside a "
+            "config.json; put the two in folders of their own, and give both (--config.model and "
+            "--config.adapter), or merge them with peft's merge_and_unload."
         )
     if index:
         tensors = _read_shards(folder)
     elif whole:
-        tensors = _read_safetensors(folder / _WEIGHTS)
+        tensors = read_safetensors(folder / _WEIGHTS)
     else:
         raise InputError(_no_weights(folder))
+    tensors = dequantised(tensors, config, str(folder))
     return RawCheckpoint(config, LazyTensors(tensors), folder.resolve().name, str(folder))
 
 
@@ -161,7 +166,7 @@ def hub_folder(hub_id: str) -> Path:
         ) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The JSON object that a file holds."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -174,7 +179,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
+def read_safetensors(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     """Readers for the tensors of one file; the file's size is checked against its header."""
     import ml_dtypes  # noqa: F401  numpy learns bfloat16 from it
     from safetensors import SafetensorError, safe_open
@@ -191,11 +196,26 @@ def _read_tensor(path: Path, opened: Any, name: str) -> np.ndarray:
     """One tensor of an opened file."""
     from safetensors import SafetensorError
 
+    kind = opened.get_slice(name).get_dtype()
+    if kind in _OF_8_BITS:  # which numpy has not, and safetensors does not hand to it
+        return _raw_tensor(path, name, _OF_8_BITS[kind])
     try:
         return opened.get_tensor(name)
     except (SafetensorError, OSError, TypeError, AttributeError, KeyError) as error:
-        kind = opened.get_slice(name).get_dtype()
         raise InputError(f"{path}: tensor '{name}' of type {kind} is not read ({error}).") from None
+
+
+_OF_8_BITS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+
+
+def _raw_tensor(path: Path, name: str, dtype: str) -> np.ndarray:
+    """One tensor of a file whose header was found whole."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+        start, end = entry["data_offsets"]
+        file.seek(8 + size + start)
+        return np.frombuffer(file.read(end - start), dtype).reshape(entry["shape"])
 
 
 def _read_shards(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
@@ -206,7 +226,7 @@ def _read_shards(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
     for shard in sorted(set(map(str, weight_map.values()))):
         if Path(shard).name != shard or not (folder / shard).is_file():
             raise InputError(f"{index} names the shard '{shard}', which is not in {folder}.")
-        for name, reader in _read_safetensors(folder / shard).items():
+        for name, reader in read_safetensors(folder / shard).items():
             if weight_map.get(name, shard) != shard or name in readers:
                 raise InputError(
                     f"{folder / shard} holds the tensor '{name}', which another shard holds too; "
@@ -224,7 +244,7 @@ def _read_shards(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """Which shard holds each tensor."""
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index} has no weight_map from tensor names to file names.")
     return weight_map

@@ -12,7 +12,7 @@ from circuits_jax import interpose
 from circuits_jax.capture import slope_attribution
 from circuits_jax.capture.forked import fork
 from circuits_jax.decoder.config import NO_WINDOW
-from circuits_jax.decoder.decoder import MLP, Attention, Norm, layer_data
+from circuits_jax.decoder.decoder import MLP, NORMS, Attention, Norm, layer_data
 from tests.circuits import tiny
 
 L, H, K, D = 3, 4, 4, 16
@@ -167,16 +167,19 @@ def test_attention_is_read_by_the_transpose_of_its_derivative():
         np.testing.assert_allclose(found, wanted[:, -n:], rtol=1e-3, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["rms", "layer"])
+@pytest.mark.parametrize("kind", NORMS)
 def test_a_norm_is_read_with_its_scale_held_still(kind):
     norm, x, weight = Norm(kind, 1e-5), random(1, 3, D), random(2, 3, D)
-    params = norm.init(jax.random.key(0), x)["params"] | {"scale": random(3, D)}
-    centred = x - x.mean(-1, keepdims=True) if kind == "layer" else x
-    inverse = norm.apply({}, centred, method="inverse_scale")
-    found = slope_attribution.through_norm({"it": params}, "it", {"it": inverse}, weight)
+    params = norm.init(jax.random.key(0), x).get("params", {})
+    params |= {"scale": random(3, D)} if "scale" in params else {}
+    centred = x - x.mean(-1, keepdims=True) if NORMS[kind].centred else x
+    scales = {"mlp_norm": norm.apply({}, centred, method="inverse_scale")}
+    config, own = dataclasses.replace(tiny.CONFIG, norm=kind), {"mlp_norm": params}
+    found = slope_attribution.through_norm(config, own, "mlp_norm", scales, weight)
     said = np.asarray(norm.apply({"params": params}, x)) - np.asarray(params.get("bias", 0))
     np.testing.assert_allclose((x * found).sum(-1), (said * weight).sum(-1), rtol=1e-4, atol=1e-4)
-    assert slope_attribution.through_norm({}, "it", {}, weight) is weight
+    config = dataclasses.replace(config, pre_norms=False)
+    assert slope_attribution.through_norm(config, own, "mlp_norm", scales, weight) is weight
 
 
 @pytest.mark.parametrize("other", ["another prompt", "the same prompt"])
@@ -186,7 +189,7 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
 
     Where the two are the same, of what the MLP says altogether.
     """
-    config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated)
+    config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated, norm="none")
     mlp, x, weight = MLP(config), random(4, 2, 12, D), random(5, 2, 12, D)
     own = mlp.init(jax.random.key(0), x)["params"]
     same = other == "the same prompt"
@@ -206,7 +209,7 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
         said = (said * up + active * d_up) / 2
     record = jax.tree.map(lambda x: x[0], records("llama")[2][2])
     moved = _moved(record).replace(slopes=slopes, inverse_scales={})
-    read = slope_attribution.read_mlp({"mlp": own}, moved, weight)
+    read = slope_attribution.read_mlp(config, {"mlp": own}, moved, weight)
     wanted = ((said @ own["down"]) * weight).sum(-1)
     np.testing.assert_allclose((dx * read).sum(-1), wanted, rtol=1e-3, atol=1e-5)
 
@@ -242,7 +245,7 @@ def test_patterns_between_a_prompt_and_itself_are_its_own():
     )
     for n in (12, Q):
         moved = _moved(record, n)
-        found = slope_attribution.patterns_between(config, own["attention"], data, batch, moved)
+        found, _ = slope_attribution.patterns_between(config, own["attention"], data, batch, moved)
         np.testing.assert_allclose(found, moved.pattern, rtol=1e-4, atol=1e-5)
 
 

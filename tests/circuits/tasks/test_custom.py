@@ -1,12 +1,14 @@
+import csv
+import io
 import json
-import sys
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import make_task
+from circuits_jax.tasks import make_task, records
 
 GOOD = {
     "positive": "The war lasted",
@@ -49,7 +51,7 @@ HOSTILE = {
     line(answer="\ud83d"): "answer must be Unicode text",
     line(foil=[" to", "\udfff"]): "foil must be Unicode text",
     line(positive="The\0war"): "positive must be Unicode text without NUL",
-    line(positive=["x" * 100_000]): "positive must be a string",
+    line(positive={"x": "x" * 100_000}): "positive must be a string",
     line(answer={"a": 1}): "answer must be a string or a list",
 }
 
@@ -73,7 +75,7 @@ def test_a_file_of_something_else(tmp_path, split_digits, monkeypatch):
     (tmp_path / "weights").write_bytes(b"\x93NUMPY\xff")
     with pytest.raises(InputError, match="is not UTF-8 text"):
         make_task("custom", split_digits, n=1, path=tmp_path / "weights")
-    monkeypatch.setattr(sys.modules["circuits_jax.tasks.custom"], "_LONGEST", 1000)
+    monkeypatch.setattr(records, "LONGEST", 1000)
     with pytest.raises(InputError, match="has more than 1000 characters"):
         make_task("custom", split_digits, n=1, path="/dev/zero")
 
@@ -159,11 +161,7 @@ def test_seeds_choose_different_lines(tmp_path, split_digits):
         (line(answer=[]), "line 2: answer must be a string or a list of strings"),
         (line(foil=[" to", None]), "line 2: foil must be a string or a list of strings"),
         (line(foil={"a": 1}), "line 2: foil must be a string or a list of strings"),
-        (line(answer=" from to"), r"answer ' from to' .* makes 2 of it: \[' from', ' to'\]"),
-        (line(foil=[" to", " 17"]), "line 2: foil ' 17' must be exactly one token"),
-        (line(positive="The wa", answer="r"), "makes 1 of it: .* another split after the prompt"),
         (line(foil=" from"), "line 2: ' from' is both an answer and a foil"),
-        (line(), "line 2: the positive prompt is that of line 1"),
     ],
 )
 def test_hostile_lines(tmp_path, split_digits, bad, sentence):
@@ -172,6 +170,168 @@ def test_hostile_lines(tmp_path, split_digits, bad, sentence):
         make_task("custom", split_digits, n=1, path=path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("unfit", "sentence"),
+    [
+        (line(answer=" from to"), r"answer ' from to' .* makes 2 of it: \[' from', ' to'\]"),
+        (line(foil=[" to", " 17"]), "foil ' 17' must be exactly one token"),
+        (line(positive="The wa", answer="r"), "makes 1 of it: .* another split after the prompt"),
+        (line(), "the same pair as line 1"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_left_out_and_counted(
+    tmp_path, split_digits, caplog, unfit, sentence
+):
+    plain = write(tmp_path, line(), *numbered(3))
+    wanted = make_task("custom", split_digits, n=1, path=plain)
+    path = write(tmp_path, line(), unfit, *numbered(3))
+    found = make_task("custom", split_digits, n=1, path=path)
+    assert (found.learn, found.held_out) == (wanted.learn, wanted.held_out)
+    assert re.search(rf"1 of 5 pairs of .* line 2: .*{sentence}", caplog.text)
+    with pytest.raises(InputError, match=rf"has 4 pairs: 4 learn.*1 of 5 pairs.*{sentence}"):
+        make_task("custom", split_digits, n=4, path=path)
+
+
+def test_the_first_token_of_answers_may_be_asked_for(tmp_path, split_digits):
+    path = write(tmp_path, line(answer=" from to", foil=" year of"), *numbered(3))
+    task = make_task("custom", split_digits, n=1, path=path, answer_tokens="first")
+    whole = make_task(
+        "custom",
+        split_digits,
+        n=1,
+        path=write(tmp_path, line(answer=" from", foil=" year"), *numbered(3)),
+    )
+    assert (task.learn, task.held_out) == (whole.learn, whole.held_out)
+
+
+def test_one_positive_with_several_negatives_is_in_one_part(tmp_path, split_digits):
+    several = [
+        line(positive=f"The war of {i}", negative=[f"The {i}", f"The year {i}"]) for i in range(6)
+    ]
+    for seed in range(5):
+        path = write(tmp_path, *several)
+        task = make_task("custom", split_digits, n=3, seed=seed, path=path)
+        assert len(task.learn) == 3
+        assert not set(task.learn.positives) & set(task.held_out.positives)
+        assert len(task.held_out) in (8, 9)
+    turned = write(tmp_path, line(positive=["The war", "The year"], negative="The"), *numbered(2))
+    assert len(make_task("custom", split_digits, n=1, path=turned).held_out) == 3
+
+
+def rows():
+    return [json.loads(text) for text in numbered(4)]
+
+
+def as_array(path):
+    path.write_text(json.dumps(rows(), indent=1))
+
+
+def as_auto_circuit(path):
+    names = {
+        "positive": "clean",
+        "negative": "corrupt",
+        "answer": "answers",
+        "foil": "wrong_answers",
+    }
+    prompts = [{names[k]: v for k, v in row.items()} for row in rows()]
+    for prompt in prompts:
+        prompt["answers"] = [prompt["answers"]]
+    path.write_text(
+        json.dumps({"word_idxs": {}, "prompts": prompts}, indent=path.suffix != ".json")
+    )
+
+
+def as_csv(path):
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["", "clean", "corrupted", "answer", "foil"])
+    for i, row in enumerate(rows()):
+        writer.writerow([i, row["positive"], row["negative"], row["answer"], row["foil"]])
+    path.write_bytes(b"\xef\xbb\xbf" + text.getvalue().encode())
+
+
+def as_mib(path):
+    lines = []
+    for row in rows():
+        choices = [row["answer"].strip(), *(foil.strip() for foil in row["foil"])]
+        other = {"prompt": row["negative"], "choices": choices, "answerKey": 1}
+        item = {"prompt": row["positive"], "choices": choices, "answerKey": 0}
+        item["abc_counterfactual"] = {"prompt": "no", "choices": choices, "answerKey": 0}
+        lines.append(json.dumps(item | {"s2_io_flip_counterfactual": other}))
+    path.write_text("\r\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.txt"])
+@pytest.mark.parametrize("write_as", [as_array, as_auto_circuit, as_csv, as_mib])
+def test_forms_of_files_are_read_alike(tmp_path, split_digits, write_as, name):
+    wanted = make_task("custom", split_digits, n=2, path=write(tmp_path, *numbered(4)))
+    write_as(tmp_path / name)
+    found = make_task("custom", split_digits, n=2, path=tmp_path / name)
+    assert (found.learn, found.held_out) == (wanted.learn, wanted.held_out)
+
+
+def test_mibs_other_counterfactuals(tmp_path, split_digits):
+    path = tmp_path / "t.jsonl"
+    as_mib(path)
+    task = make_task("custom", split_digits, n=2, path=path, counterfactual="abc_counterfactual")
+    assert set(task.learn.negatives) == {"no"}
+    with pytest.raises(InputError, match=r"'other'; allowed: abc_counterfactual, s2_io_flip"):
+        make_task("custom", split_digits, n=2, path=path, counterfactual="other")
+
+
+def test_token_ids_are_taken_where_they_are_said_to_be_the_models(tmp_path, split_digits):
+    first, last = (
+        split_digits(word, add_special_tokens=False).input_ids for word in (" from", " to")
+    )
+    text = ["clean,corrupted,correct_idx,incorrect_idx"]
+    text += [f"The war of {i},The {i},{first[0]},{last[0]}" for i in range(3)]
+    path = tmp_path / "ioi.csv"
+    path.write_text("\n".join(text))
+    with pytest.raises(
+        InputError, match=r"line 2: answers are token ids.*--config\.task\.ids=model"
+    ):
+        make_task("custom", split_digits, n=1, path=path)
+    task = make_task("custom", split_digits, n=1, path=path, ids="model")
+    assert (task.learn.answers, task.learn.foils) == ((tuple(first),), (tuple(last),))
+    path.write_text("\n".join([*text, "A,B,99999999,3"]))
+    with pytest.raises(InputError, match=r"line 5: answer has the token id 99999999"):
+        make_task("custom", split_digits, n=1, path=path, ids="model")
+
+
+def test_years_that_must_be_exceeded(tmp_path, two_digits):
+    path = tmp_path / "greater_than_data.csv"
+    start = "The war lasted from the year 17{} to the year 17"
+    body = [f"{start.format(y)},{start.format('01')},{y}" for y in (52, 97, 13)]
+    path.write_text("\n".join(["clean,corrupted,label", *body]))
+    task = make_task("custom", two_digits, n=1, path=path, metric="prob_diff")
+    for pairs in (task.learn, task.held_out):
+        for positive, answers, foils in zip(
+            pairs.positives, pairs.answers, pairs.foils, strict=True
+        ):
+            year = int(re.search(r"17(\d\d) to", positive)[1])
+            assert [two_digits.decode([t]) for t in answers] == [
+                f"{n:02d}" for n in range(year + 1, 100)
+            ]
+            assert len(foils) == year + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("clean,corrupted\nThe war,The", "line 2: lacks the field 'answer'"),
+        ("clean,corrupted,answer,foil\nThe,war", "line 2: has not as many columns"),
+        ('clean,corrupted,answer,foil\n"The', "line 1: no row of a table"),
+        ("clean,corrupted,correct_idx,incorrect_idx\na,b,x,1", "correct_idx is 'x'; allowed are"),
+        ("clean,corrupted,label\nto the year 17,to the year 17,99", "the year is 99; allowed"),
+    ],
+)
+def test_tables_that_do_not_fit(tmp_path, split_digits, text, sentence):
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        make_task("custom", split_digits, n=1, path=path, ids="model")
 
 
 @given(junk=st.binary(max_size=40))

@@ -1,9 +1,10 @@
 """Tiny models of every family, run by Hugging Face's torch implementation, for parity tests.
 
-Writes `decoder.npz` beside itself. For each case: the config.json as written and as transformers
-saves it, the names and shapes of the saved tensors, logits [T V] and head outputs z W_O
-[Q L H D] of two prompts run one at a time, unpadded, in float32 with eager attention. Q are the
-positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes them from names and shapes.
+Writes `decoder.npz` and `families.npz` (or those that are named) beside itself. For each case: the
+config.json as written and as transformers saves it, the names and shapes of the saved tensors,
+logits [T V] and head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32
+with eager attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes
+them from names and shapes.
 
 Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
 
@@ -14,6 +15,7 @@ Needs torch and transformers 5 in an environment of its own, which the library d
 """
 
 import json
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -168,6 +170,239 @@ CASES = {
     },
 }
 
+_TINY = {**_LLAMA, "hidden_size": 16, "intermediate_size": 20, "pad_token_id": 0}
+_FALCON = {k: v for k, v in _TINY.items() if k not in ("intermediate_size", "num_key_value_heads")}
+_LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.3, 2.0],
+    "long_factor": [1.5, 4.0, 9.0],
+}
+_MIXTURE = {**_TINY, "moe_intermediate_size": 6, "num_experts": 5, "num_experts_per_tok": 2}
+
+# What came after the first nine families, in `families.npz`: smaller, with all that published
+# checkpoints of the family use.
+MORE_CASES = {
+    "smollm3": {"model_type": "smollm3", **_TINY, "num_hidden_layers": 4, "rope_theta": 300.0},
+    "smollm3_options": {
+        "model_type": "smollm3",
+        **_TINY,
+        "num_hidden_layers": 3,
+        "no_rope_layers": [0, 1, 1],
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": False,
+        "rope_scaling": {"rope_type": "yarn", **_YARN},
+    },
+    "phi": {"model_type": "phi", **_TINY, "num_key_value_heads": 4, "rope_theta": 300.0},
+    "phi_options": {
+        "model_type": "phi",
+        **_TINY,
+        "hidden_size": 32,
+        "partial_rotary_factor": 0.75,
+        "qk_layernorm": True,
+        "hidden_act": "gelu",
+    },
+    "phi3": {
+        "model_type": "phi3",
+        **_TINY,
+        "hidden_size": 32,
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 8,
+        "rope_scaling": _LONGROPE,
+    },
+    "phi3_window": {"model_type": "phi3", **_TINY, "sliding_window": 4},
+    "olmo": {"model_type": "olmo", **_TINY, "clip_qkv": 0.9, "rope_theta": 300.0},
+    "olmo_options": {
+        "model_type": "olmo",
+        **_TINY,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "olmo2": {"model_type": "olmo2", **_TINY, "rope_theta": 300.0},
+    "olmo2_options": {
+        "model_type": "olmo2",
+        **_TINY,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+        "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    },
+    "olmo3": {
+        "model_type": "olmo3",
+        **_TINY,
+        "num_hidden_layers": 4,
+        "sliding_window": 4,
+        "rope_theta": 300.0,
+        "rope_scaling": {"rope_type": "yarn", **_YARN},
+    },
+    "gemma": {"model_type": "gemma", **_TINY, "head_dim": 6, "hidden_act": "gelu"},
+    "granite": {
+        "model_type": "granite",
+        **_TINY,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "attention_multiplier": 0.3,
+        "logits_scaling": 8.0,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "gptj": {"model_type": "gptj", **_GPT2, "rotary_dim": 4, "n_inner": 20},
+    "gpt_neo": {
+        "model_type": "gpt_neo",
+        "vocab_size": 61,
+        "hidden_size": 16,
+        "num_layers": 3,
+        "num_heads": 4,
+        "max_position_embeddings": 24,
+        "window_size": 4,
+        "attention_types": [[["global", "local"], 1], [["local"], 1]],
+    },
+    "falcon": {"model_type": "falcon", **_FALCON},
+    "falcon_new": {
+        "model_type": "falcon",
+        **_FALCON,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "ffn_hidden_size": 20,
+        "bias": True,
+        "tie_word_embeddings": False,
+    },
+    "falcon_11b": {
+        "model_type": "falcon",
+        **_FALCON,
+        "num_kv_heads": 2,
+        "new_decoder_architecture": True,
+        "num_ln_in_parallel_attn": 1,
+        "rope_theta": 300.0,
+    },
+    "falcon_rw": {
+        "model_type": "falcon",
+        **_FALCON,
+        "hidden_size": 24,
+        "num_attention_heads": 6,
+        "multi_query": False,
+        "parallel_attn": False,
+        "alibi": True,
+        "bias": True,
+    },
+    "stablelm": {
+        "model_type": "stablelm",
+        **_TINY,
+        "hidden_size": 32,
+        "use_qkv_bias": True,
+        "partial_rotary_factor": 0.5,
+    },
+    "stablelm_12b": {
+        "model_type": "stablelm",
+        **_TINY,
+        "hidden_size": 32,
+        "qk_layernorm": True,
+        "use_parallel_residual": True,
+    },
+    "cohere": {"model_type": "cohere", **_TINY, "logit_scale": 0.25, "rope_theta": 300.0},
+    "cohere_plus": {
+        "model_type": "cohere",
+        **_TINY,
+        "use_qk_norm": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "cohere2": {
+        "model_type": "cohere2",
+        **_TINY,
+        "num_hidden_layers": 4,
+        "sliding_window": 4,
+        "sliding_window_pattern": 4,
+        "logit_scale": 0.25,
+        "rope_theta": 300.0,
+    },
+    "ernie4_5": {"model_type": "ernie4_5", **_TINY, "head_dim": 6, "use_bias": True},
+    "arcee": {"model_type": "arcee", **_TINY, "rope_scaling": {"rope_type": "yarn", **_YARN}},
+    "exaone4": {
+        "model_type": "exaone4",
+        **_TINY,
+        "num_hidden_layers": 4,
+        "sliding_window": 4,
+        "sliding_window_pattern": 4,
+        "rope_scaling": _LLAMA3,
+    },
+    "exaone4_full": {
+        "model_type": "exaone4",
+        **_TINY,
+        "sliding_window": None,
+        "layer_types": ["full_attention"] * 2,
+    },
+    "ministral3": {
+        "model_type": "ministral3",
+        **_TINY,
+        "head_dim": 6,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 5,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.6,
+        },
+    },
+    "starcoder2": {"model_type": "starcoder2", **_TINY, "sliding_window": 4},
+    "starcoder2_options": {
+        "model_type": "starcoder2",
+        **_TINY,
+        "use_bias": False,
+        "tie_word_embeddings": False,
+        "norm_epsilon": 1e-3,
+    },
+    "glm": {"model_type": "glm", **_TINY, "head_dim": 8},
+    "glm4": {"model_type": "glm4", **_TINY, "head_dim": 8},
+    "llama_dynamic": {
+        "model_type": "llama",
+        **_TINY,
+        "max_position_embeddings": 8,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
+    },
+    "mixtral": {
+        "model_type": "mixtral",
+        **_TINY,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+    },
+    "olmoe": {
+        "model_type": "olmoe",
+        **_TINY,
+        "num_experts": 5,
+        "num_experts_per_tok": 3,
+        "clip_qkv": 0.9,
+    },
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        **_MIXTURE,
+        "shared_expert_intermediate_size": 10,
+    },
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **_MIXTURE,
+        "head_dim": 6,
+        "norm_topk_prob": True,
+        "attention_bias": True,
+    },
+    "gpt_oss": {
+        "model_type": "gpt_oss",
+        **_TINY,
+        "head_dim": 6,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "sliding_window": 4,
+        "swiglu_limit": 0.5,
+    },
+}
+
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
@@ -196,6 +431,14 @@ ROPES = {
         "mscale": 1.0,
         "mscale_all_dim": 0.7,
     },
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1 + i / 9 for i in range(32)],
+        "long_factor": [1 + i for i in range(32)],
+    },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 3.0},
     "yarn_factor": {
         "rope_type": "yarn",
         "rope_theta": 10000.0,
@@ -236,7 +479,14 @@ def _run(model, prompt, n_heads):
     """Logits [T V] and head outputs [T L H D] of one prompt."""
     import torch
 
-    ends = ("attn.c_proj", "attention.dense", "self_attn.out_proj", "self_attn.o_proj")
+    ends = (
+        "attn.c_proj",
+        "attention.dense",
+        "self_attn.dense",
+        "attn.out_proj",
+        "attention.out_proj",
+        "self_attn.o_proj",
+    )
     projections = [
         module
         for name, module in model.named_modules()
@@ -269,14 +519,18 @@ def make_case(config: dict) -> dict[str, np.ndarray]:
     auto = AutoModelForImageTextToText if "text_config" in config else AutoModelForCausalLM
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
+        torch.manual_seed(0)
         auto.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
         path = Path(folder) / "model.safetensors"
         with safe_open(path, "np") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
         save_file(weights(shapes), path, metadata={"format": "pt"})
-        model = auto.from_pretrained(
-            folder, attn_implementation="eager", dtype=torch.float32
-        ).eval()
+        eager = {"attn_implementation": "eager", "dtype": torch.float32}
+        if config.get("alibi"):  # whose eager attention adds ALiBi twice, in the mask and by itself
+            eager["attn_implementation"] = "sdpa"
+        if any("experts" in name for name in shapes):
+            eager["experts_implementation"] = "eager"
+        model = auto.from_pretrained(folder, **eager).eval()
         saved = json.loads((Path(folder) / "config.json").read_text())
     n_heads = model.config.get_text_config().num_attention_heads
     runs = [_run(model, prompt, n_heads) for prompt in PROMPTS]
@@ -308,12 +562,16 @@ def make_rope(rope: dict) -> np.ndarray:
 
 
 def main():
-    """Write `decoder.npz`."""
-    arrays = {}
-    for name, config in CASES.items():
-        arrays |= {f"{name}/{key}": value for key, value in make_case(config).items()}
-    arrays |= {f"rope/{name}": make_rope(rope) for name, rope in ROPES.items()}
-    np.savez_compressed(Path(__file__).with_name("decoder.npz"), **arrays)
+    """Write `decoder.npz` and `families.npz`."""
+    for file, cases, ropes in (("decoder", CASES, ROPES), ("families", MORE_CASES, {})):
+        if file not in (sys.argv[1:] or ("decoder", "families")):
+            continue
+        arrays = {}
+        for name, config in cases.items():
+            print(name)
+            arrays |= {f"{name}/{key}": value for key, value in make_case(config).items()}
+        arrays |= {f"rope/{name}": make_rope(rope) for name, rope in ropes.items()}
+        np.savez_compressed(Path(__file__).with_name(f"{file}.npz"), **arrays)
 
 
 if __name__ == "__main__":
