@@ -33,7 +33,7 @@ class Options:
         ({"least": 0, "most": 1}, "0 to 1", [0, 1, np.float32(0.5)], [-1e-9, 1.1]),
         ({"least": 0, "most": 1, "open": (1,)}, "0 to below 1", [0, 0.9], [1, 1.0]),
         ({"least": 0, "most": 1, "open": (0, 1)}, "above 0 to below 1", [0.5], [0, 1]),
-        ({"least": 2, "most": 5, "whole": True}, "whole numbers, 2 to 5", [2, 5.0], [2.5, 6]),
+        ({"least": 2, "most": 5, "whole": True}, "a whole number, 2 to 5", [2, 5.0], [2.5, 6]),
     ],
 )
 def test_ranges(checks, limits, said, inside, outside):

@@ -36,7 +36,7 @@ class Range:
         high = f" to {'below ' if self.most in self.open else ''}{self.most}"
         if self.most == math.inf:
             high = "" if self.least in self.open else " and above"
-        return f"{'whole numbers, ' if self.whole else ''}{low}{high}"
+        return f"{'a whole number, ' if self.whole else ''}{low}{high}"
 
 
 Allowed = Range | Collection[str]

@@ -195,7 +195,7 @@ WINDOWS = fj.pooling_windows(0.4, (64, 64), published=False)
             lambda: evaluate.evaluate(predict, "s", FLAT, LABELS, windows=WINDOWS),
             r"windows are of size \(64, 64\), the images of \(32, 32\)",
         ),
-        (lambda: perceptual.perceptual_panel(FLAT, FLAT, ("beauty",)), "names 'beauty'"),
+        (lambda: perceptual.perceptual_panel(FLAT, FLAT, ("beauty",)), "metrics has 'beauty'"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(call, message):

@@ -238,10 +238,10 @@ MEAN = jnp.full(3, 0.5)
     ("call", "message"),
     [
         (lambda: fj.probes.occlude(IMAGE, "hole", 3), "kind is 'hole'.*scotoma, glaucoma"),
-        (lambda: fj.probes.occlude(IMAGE, "scotoma", 0), "level is 0.*within 1 and 17"),
-        (lambda: fj.probes.occlude(IMAGE, "scotoma", 18), "level is 18.*within 1 and 17"),
+        (lambda: fj.probes.occlude(IMAGE, "scotoma", 0), "level is 0; .* 1 to 17"),
+        (lambda: fj.probes.occlude(IMAGE, "scotoma", 18), "level is 18; .* 1 to 17"),
         (lambda: fj.probes.occlude(IMAGE + 1, "scotoma", 2), "span 1.5 to 1.5"),
-        (lambda: fj.probes.window_conflict(IMAGE, IMAGE, 99), "level is 99.*within 0 and 7"),
+        (lambda: fj.probes.window_conflict(IMAGE, IMAGE, 99), "level is 99; .* 0 to 7"),
         # Asked directly: the checked annotations complain first in tests.
         (lambda: cue_conflict._check_pair("w", IMAGE, OTHER), "decoys .1, 64, 66, 3.: these must"),
         (
