@@ -20,6 +20,7 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs
 
 Position = Literal["last", "mean", "all"]
@@ -177,7 +178,7 @@ def _pooled(
 
     def pool(heads):
         weight = weights / jnp.maximum(heads.scale, 1e-6) if relative else weights
-        return jnp.einsum(subscripts, heads.z.astype(jnp.float32), weight)
+        return einsum(subscripts, heads.z.astype(jnp.float32), weight)
 
     _, z = interpose.capture(config, params, batch, pool)
     return z, params["layers"]["attention"]["o"]
@@ -185,7 +186,7 @@ def _pooled(
 
 @jax.jit
 def _project(z: Array, w_o: Float[Array, "L H K D"]) -> Float[Array, "B ... L H D"]:
-    return jnp.einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
+    return einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
 
 
 def check_finite(outputs: Float[Array | np.ndarray, "B ... L H D"], prompts: Sequence[str]) -> None:

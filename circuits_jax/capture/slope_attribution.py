@@ -46,6 +46,7 @@ from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Attention, LayerData, TokenBatch, layer_data, rotate
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum, matmul
 
 NEVER = 1e-30  # a pattern's share that counts as none
 
@@ -203,7 +204,7 @@ def prediction_weight(
     """How the last token's residual stream is read by the difference of the predictions."""
     positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
     unembedding = params["embedding"] if config.tied else params["unembedding"].T
-    weight = (positive - negative) @ unembedding.astype(jnp.float32)
+    weight = matmul(positive - negative, unembedding.astype(jnp.float32))
     return through_norm(params, "final_norm", {"final_norm": inverse_scale}, weight)
 
 
@@ -238,12 +239,12 @@ def read_layer(
     after_attention = weight if config.parallel else weight + mlp
     written = through_norm(own, "attention_post_norm", scales, after_attention)
     w_o = own["attention"]["o"]
-    heads = jnp.einsum("hkd,bqd->bqhk", w_o, written)
+    heads = einsum("hkd,bqd->bqhk", w_o, written)
     between = patterns_between(config, own["attention"], data, batch, moved)
     reads = read_attention(config, own["attention"], data, batch, moved, between, heads)
     reads = through_norm(own, "attention_norm", scales, reads)
-    gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
-    square = jnp.einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
+    gram = einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
+    square = einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
     flow = Flow(
         moved=moved.relative,
         distance=jnp.sqrt(jnp.maximum(square, 0)),
@@ -282,13 +283,13 @@ def read_attention(
     b, n_ending, _, width = heads.shape
     grouped = (b, n_ending, config.n_kv_heads, -1, width)
     heads = heads.reshape(grouped)
-    values = jnp.einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
-    credit = jnp.einsum("bqjik,bsjk->bjiqs", heads, moved.v)
+    values = einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
+    credit = einsum("bqjik,bsjk->bjiqs", heads, moved.v)
     mean = jnp.sum(between * credit, axis=-1, keepdims=True)
     mean = mean / jnp.maximum(jnp.sum(between, axis=-1, keepdims=True), NEVER)
     scores = between * (credit - mean) * config.attention_scale
-    queries = jnp.einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
-    keys = jnp.einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
+    queries = einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
+    keys = einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
     if config.rotary_width:
         turn = -batch.positions[:, -n_ending:], data.frequencies, data.rotary_scale
         queries, keys = (rotate(x, *turn) for x in (queries, keys))
@@ -296,7 +297,7 @@ def read_attention(
     keys = through_norm(own, "k_norm", moved.inverse_scales, keys)
     read = {"q": queries, "k": keys, "v": values}
     # Weights first: with them second, XLA transposes them on a CPU.
-    total = sum(jnp.einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
+    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
     return jnp.moveaxis(total, 0, -1)
 
 
@@ -307,9 +308,9 @@ def read_mlp(own: Any, moved: Moved, weight: Float[Array, "B Q D"]) -> Float[Arr
     """
     scales = moved.inverse_scales
     written = through_norm(own, "mlp_post_norm", scales, weight)
-    hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"])
+    hidden = einsum("btd,ed->bte", written, own["mlp"]["down"])
     read = sum(
-        jnp.einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
+        einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
         for name, slopes in moved.slopes.items()
     )
     return through_norm(own, "mlp_norm", scales, read)

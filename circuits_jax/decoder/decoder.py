@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -162,7 +163,7 @@ class Attention(nn.Module):
 
     def heads_of(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         """Queries, keys or values (`q`, `k`, `v`) of all heads."""
-        y = jnp.einsum("btd,dhk->bthk", x, self.weights[name])
+        y = einsum("btd,dhk->bthk", x, self.weights[name])
         return y + self.biases[name][None, None] if self.biases else y
 
     def attend(
@@ -178,7 +179,7 @@ class Attention(nn.Module):
                 rotate(y, batch.positions, layer.frequencies, layer.rotary_scale) for y in (q, k)
             )
         pattern = self.pattern(q, k, layer, batch)
-        z = jnp.einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
+        z = einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
         return z.reshape(q.shape)
 
     def pattern(
@@ -195,7 +196,7 @@ class Attention(nn.Module):
         c = self.config
         b, t, _, width = q.shape
         q = q.reshape(b, t, c.n_kv_heads, -1, width)  # I query heads share each key-value head j
-        scores = jnp.einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
+        scores = einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
         scores = scores * c.attention_scale
         scores = softcap(scores, c.attention_softcap)
         distance = batch.distance[:, -t:]
@@ -205,7 +206,7 @@ class Attention(nn.Module):
 
     def project(self, z: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         """What heads write together: z W_O summed over heads, with the bias if there is one."""
-        y = jnp.einsum("bthk,hkd->btd", z, self.o)
+        y = einsum("bthk,hkd->btd", z, self.o)
         return y if self.o_bias is None else y + self.o_bias[None, None]
 
 
@@ -221,7 +222,7 @@ class MLP(nn.Module):
 
         def dense(name, y, width):
             weight = self.param(name, _INIT, (y.shape[-1], width))
-            y = jnp.einsum("btd,de->bte", y, weight)
+            y = einsum("btd,de->bte", y, weight)
             if c.mlp_bias:
                 bias = self.param(f"{name}_bias", nn.initializers.zeros, (width,))
                 y = y + bias[None, None]
@@ -319,7 +320,7 @@ class Decoder(nn.Module):
         """Final norm, then logits."""
         x = self.final_norm(x)
         weight = self.embedding.T if self.config.tied else self.unembedding
-        logits = jnp.einsum("btd,dv->btv", x, weight, preferred_element_type=jnp.float32)
+        logits = einsum("btd,dv->btv", x, weight, preferred_element_type=jnp.float32)
         return softcap(logits, self.config.logit_softcap)
 
 

@@ -18,6 +18,7 @@ from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch
 from circuits_jax.interpose.heads import returns_heads
 from circuits_jax.interpose.interception import intercepted
 from circuits_jax.interpose.layers import final_logits, layer_of, post_normed, reading, run_layer
+from circuits_jax.runs.precision import einsum
 
 
 def replace_edges(
@@ -84,8 +85,8 @@ def _unheard(
     `written` is what the layer's attention writes, before its norm.
     """
     own, _ = layer_of(config, params, layer)
-    heads = jnp.einsum("bthk,hkd->hbtd", change, own["attention"]["o"])
-    out = jnp.einsum("hbtd,hn->nbtd", heads, cut.astype(heads.dtype))
+    heads = einsum("bthk,hkd->hbtd", change, own["attention"]["o"])
+    out = einsum("hbtd,hn->nbtd", heads, cut.astype(heads.dtype))
     whole = written[None]
     return post_normed(config, own, whole) - post_normed(config, own, whole - out)
 

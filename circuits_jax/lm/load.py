@@ -7,6 +7,7 @@ from circuits_jax.lm.files.checkpoints import RawCheckpoint, read_folder, read_h
 from circuits_jax.lm.files.gguf import read_gguf, smollm2_path
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import compiled, planted
+from circuits_jax.lm.placement import place
 from circuits_jax.lm.tokenizers import load_tokenizer
 from circuits_jax.runs.errors import InputError
 
@@ -41,7 +42,7 @@ def load_model(name: str, dtype: str = "float32") -> LanguageModel:
     raw = _read(name)
     config = families.with_stored_head(raw, families.read_config(raw.config, raw.source))
     params = families.read_params(raw, config, dtype)
-    return LanguageModel(name, config, params, load_tokenizer(raw.source))
+    return LanguageModel(name, config, place(params), load_tokenizer(raw.source))
 
 
 def _read(name: str) -> RawCheckpoint:

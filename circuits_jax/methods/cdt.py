@@ -56,6 +56,7 @@ from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import Task, metric_values
 
 Splitting = Literal["linear", "published"]
@@ -195,7 +196,7 @@ def decomposed(
     last = jnp.take_along_axis(parts, trial.batch.last[None, :, None, None], axis=2)[:, :, 0]
     last = rule.norm(config, params.get("final_norm", {}), final_scale, last)
     weight = params["embedding"].T if config.tied else params["unembedding"]
-    logits = jnp.einsum("cbd,dv->cbv", last, weight)
+    logits = einsum("cbd,dv->cbv", last, weight)
     return activated(lambda x: softcap(x, config.logit_softcap), logits)
 
 
@@ -235,7 +236,7 @@ class Rule:
 
     def linear(self, subscripts, parts, own, name):
         """The projection `name` of a module with parameters `own`."""
-        product = jnp.einsum(subscripts, parts, own[name])
+        product = einsum(subscripts, parts, own[name])
         return self.biased(product, own.get(f"{name}_bias"), product)
 
     def norm(self, config, own, inverse_scale, parts):
@@ -274,7 +275,7 @@ class Rule:
     def attend(self, own, pattern, parts):
         """What every head says, by the pattern of the whole."""
         values = self.linear("cbtd,djk->cbtjk", parts, own, "v")
-        z = jnp.einsum("bjits,cbsjk->cbtjik", pattern, values)
+        z = einsum("bjits,cbsjk->cbtjik", pattern, values)
         return z.reshape(*z.shape[:3], -1, z.shape[-1])
 
     def mlp(self, config, own, parts):

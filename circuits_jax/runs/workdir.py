@@ -34,7 +34,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from circuits_jax.runs import files
+from circuits_jax.runs import files, precision
 from circuits_jax.runs.errors import InputError
 
 _PACKAGES = (
@@ -214,6 +214,7 @@ def environment() -> dict[str, Any]:
         "git_revision": _git_revision(),
         "versions": versions,
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "precision": precision.in_use(),
     }
 
 

@@ -18,6 +18,7 @@ from foveation_jax import metrics
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.report import stage1_figures
+from foveation_jax.runs.precision import einsum
 from foveation_jax.runs.workdir import write_text
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import geometry
@@ -149,7 +150,7 @@ def ssim_by_eccentricity(
     )
 
     def by_mass(values):
-        sums = jnp.einsum("eyx,yx->e", zones, values, precision="highest")
+        sums = einsum("eyx,yx->e", zones, values)
         return sums / jnp.maximum(mass, 1e-9)
 
     @jax.jit

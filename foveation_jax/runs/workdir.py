@@ -23,6 +23,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from foveation_jax.runs import precision
 from foveation_jax.runs.errors import InputError
 
 UNFINISHED = ".unfinished"  # ends the names of what is being written
@@ -89,6 +90,7 @@ def claim_workdir(
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES}
         | {"python": sys.version.split()[0]},
         "devices": [str(device) for device in jax.devices()],
+        "precision": precision.in_use(),
         "revision": _revision(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "sources": dict(sources or {}),

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt32
 
 from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
+from foveation_jax.runs import devices
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.workdir import file_crc32, read_record, whole, write_record
 
@@ -25,12 +26,12 @@ RECORDS_PER_FILE = 1024
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), ("images",))
+    return Mesh(devices.mesh().devices.reshape(-1), ("images",))
 
 
 def shard_images(images: Float[np.ndarray, "N Y X 3"]) -> Float[Array, "N Y X 3"]:
     """`images` on all devices, split along N; N is a multiple of the number of devices."""
-    return jax.device_put(images, NamedSharding(_mesh(), PartitionSpec("images")))
+    return devices.placed(images, NamedSharding(_mesh(), PartitionSpec("images")))
 
 
 def on_all_devices(system: Callable, shared: bool = True) -> Callable:
@@ -105,7 +106,7 @@ def export_pictures(
         for system, transform in systems.items():
             places = [p for p, name in enumerate(names) if name and missing(system, name)]
             for group, seen in _in_groups(transform, batch.images, names, places):
-                for place, picture in zip(group, np.asarray(seen), strict=False):
+                for place, picture in zip(group, devices.fetched(seen), strict=False):
                     write_png(folder / system / f"{names[place]}.png", picture)
         advance(_batch_length(source, batch.number, batch_size))
     return failures

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.labelled import LabelledImages
+from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
 from foveation_jax.runs.workdir import fingerprint
@@ -208,7 +209,7 @@ def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "
         for number in numbers:
             length = min(BATCH, len(labelled.images) - number * BATCH)
             seen = see(_batch(labelled, number), jax.random.fold_in(key, number))
-            levels, finite = (np.asarray(part)[:length] for part in seen)
+            levels, finite = (part[:length] for part in fetched(seen))
             if not finite.all():
                 image = number * BATCH + int(np.argmin(finite))
                 raise InputError(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.mesh import RUNS, runs_mesh
 from foveation_jax.runs.workdir import file_crc32, read_record, whole, write_record
@@ -45,7 +46,7 @@ def describe(setup: Setup, fingerprint: str) -> dict[str, Any]:
     described = {
         "network": type(setup.network).__name__,
         **{f"network.{name}": value for name, value in network.items()},
-        **dataclasses.asdict(setup.recipe),
+        **dataclasses.asdict(setup.recipe) | {"precision": setup.recipe.computed_in},
         **{name: getattr(setup, name) for name in ("n_runs", "seed", "n_images", "size")},
         "perceive": setup.perceive is not None,
         "images": fingerprint,
@@ -199,7 +200,7 @@ def not_finite(tree: Any) -> tuple[str, int] | None:
     None where all are finite. Of a state of V runs, the index is the run.
     """
     for path, finite in jax.tree_util.tree_leaves_with_path(_finite(tree)):
-        if not np.all(finite):
+        if not np.all(finite := fetched(finite)):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             return name, int(np.argmin(np.atleast_1d(finite)))
     return None
