@@ -29,6 +29,7 @@ from ml_collections import ConfigDict
 from foveation_jax.data import embedded_images, open_folder, read_batches
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.runs.command import check_values
+from foveation_jax.runs.devices import placed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
@@ -40,7 +41,7 @@ from foveation_jax.runs.workdir import (
     read_rows,
     write_rows,
 )
-from foveation_jax.stage1.export import shard_images, whole_batches
+from foveation_jax.stage1.export import images_mesh, shard_images, whole_batches
 from foveation_jax.training.checkpoints import load_latest, save_latest
 from foveation_jax.transforms.noise import coral
 from foveation_jax.transforms.vgg_texture import CellRegions, cell_regions, mix_regions
@@ -143,8 +144,7 @@ def _check(config: ConfigDict) -> None:
 
 def _replicate(tree):
     """A copy of `tree` on every device."""
-    mesh = Mesh(np.asarray(jax.devices()), ("images",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return placed(tree, NamedSharding(images_mesh(), PartitionSpec()))
 
 
 def init_state(key: PRNGKeyArray, encoder: Network, config: ConfigDict) -> dict:

@@ -25,13 +25,14 @@ System = Callable[[Float[Array, "N Y X 3"], UInt32[Array, "N 2"]], Float[Array, 
 RECORDS_PER_FILE = 1024
 
 
-def _mesh() -> Mesh:
+def images_mesh() -> Mesh:
+    """All devices in one axis "images"."""
     return Mesh(devices.mesh().devices.reshape(-1), ("images",))
 
 
 def shard_images(images: Float[np.ndarray, "N Y X 3"]) -> Float[Array, "N Y X 3"]:
     """`images` on all devices, split along N; N is a multiple of the number of devices."""
-    return devices.placed(images, NamedSharding(_mesh(), PartitionSpec("images")))
+    return devices.placed(images, NamedSharding(images_mesh(), PartitionSpec("images")))
 
 
 def on_all_devices(system: Callable, shared: bool = True) -> Callable:
@@ -42,7 +43,7 @@ def on_all_devices(system: Callable, shared: bool = True) -> Callable:
     split, whole = PartitionSpec("images"), PartitionSpec()
     specs = (split, whole if shared else split)
     return jax.jit(
-        jax.shard_map(system, mesh=_mesh(), in_specs=specs, out_specs=split, check_vma=False)
+        jax.shard_map(system, mesh=images_mesh(), in_specs=specs, out_specs=split, check_vma=False)
     )
 
 

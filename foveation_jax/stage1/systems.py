@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from foveation_jax.data.labelled import TEST, TRAIN, LabelledImages
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.stage1.perceived import (
     Perceive,
     draw_fixations,
@@ -167,14 +168,13 @@ def shown_pictures(
 def _perceived(name, options, images, key, places, fixations):
     """Every image with the noise of its place, and with its fixation if it has one."""
 
-    def one(picture):
-        image, place, *fixation = picture
+    def one(image, place, *fixation):
         at = fixation[0][None] if fixation else None
         noise = jax.random.fold_in(key, place)
         return perceive_batch(name, dict(options), image[None], noise, at)[0]
 
     given = () if fixations is None else (fixations,)
-    return jax.lax.map(one, tuple(map(jnp.asarray, (images, places, *given))))
+    return each_image(one, *map(jnp.asarray, (images, places, *given)))
 
 
 def _moving(config: ConfigDict) -> bool:

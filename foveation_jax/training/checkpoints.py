@@ -8,6 +8,7 @@ Every one is written whole or not at all, with the checksums of its files in fil
 `load_tree` verifies. Nothing that is not finite is written, or taken when it is read.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -157,7 +158,9 @@ def save_tree(path: pathlib.Path, tree: Any) -> None:
 
     if found := not_finite(tree):
         raise InputError(f"workdir: {path} is not written: {found[0]} is not finite.")
-    with whole(path) as unfinished:
+    if several := jax.process_count() > 1:
+        tree = fetched(tree)
+    with whole(path) as unfinished, _alone() if several else contextlib.nullcontext():
         ocp.save(unfinished, tree)
         sums = {"crc32s": _checksums(unfinished), "arrays": _arrays_crc32(tree)}
         write_record(unfinished / SUMS, sums)
@@ -181,7 +184,12 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
     try:
         if _checksums(path) != read_record(path / SUMS)["crc32s"]:
             raise ValueError("its files are not as they were written")
-        tree = ocp.load(path, shapes())
+        wanted = shapes()
+        if jax.process_count() > 1:
+            with _alone():
+                tree = jax.tree.map(_there, ocp.load(path, jax.tree.map(_on_host, wanted)), wanted)
+        else:
+            tree = ocp.load(path, wanted)
     except DAMAGE as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200].removesuffix(".")
         raise InputError(
@@ -192,6 +200,28 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
             f"workdir: {found[0]} in the checkpoint {path} is not finite{_remedy(remove)}."
         )
     return tree
+
+
+def _alone():
+    """Orbax in one of several processes, whose folder is its own (`runs/devices.py`)."""
+    from orbax.checkpoint import v1 as ocp
+
+    number = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=number,
+            active_processes={number},
+            barrier_sync_key_prefix=f"process-{number}",
+        )
+    )
+
+
+def _on_host(leaf):
+    return np.empty(leaf.shape, leaf.dtype)
+
+
+def _there(leaf, wanted):
+    return placed(leaf, wanted.sharding) if wanted.sharding else leaf
 
 
 def not_finite(tree: Any) -> tuple[str, int] | None:
