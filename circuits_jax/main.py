@@ -30,7 +30,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from circuits_jax.runs import command
+from circuits_jax.runs import command, devices
 from circuits_jax.runs.errors import InputError, unknown_name
 
 # `config.job` -> module whose run(config, workdir) does it and gives the path of its report
@@ -53,6 +53,8 @@ _CACHE = flags.DEFINE_string(
     "Folder of compiled programs, so that the next run need not compile them; empty for none.",
 )
 
+devices.define_flags()
+
 
 def main() -> None:
     """The command `circuits-jax`: bad input ends it with one sentence and exit code 2."""
@@ -73,10 +75,15 @@ def _run(_) -> None:
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(_CACHE.value))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    devices.join()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     run = importlib.import_module(JOBS[job]).run
-    report = run(config, _WORKDIR.value or command.default_workdir(config, file))
-    print(f"Report: {report.resolve()}")
+    with devices.folder_of_this_process(
+        _WORKDIR.value or command.default_workdir(config, file)
+    ) as folder:
+        report = run(config, folder)
+    if jax.process_index() == 0:
+        print(f"Report: {report.resolve()}")
 
 
 if __name__ == "__main__":

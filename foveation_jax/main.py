@@ -40,7 +40,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from foveation_jax.runs import command
+from foveation_jax.runs import command, devices
 from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
 
@@ -58,6 +58,8 @@ WORKDIR = flags.DEFINE_string(
 CACHE = flags.DEFINE_string(
     "compilation_cache_dir", "~/.cache/foveation_jax", "Compiled programs; empty for no cache."
 )
+
+devices.define_flags()
 
 
 def main() -> None:
@@ -80,9 +82,13 @@ def run_job(_) -> None:
     check_allowed("config.job", config.get("job"), JOBS)
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(CACHE.value))
+    devices.join()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = WORKDIR.value or command.default_workdir(config, file)
-    for line in importlib.import_module(JOBS[config.job]).run(config, workdir).lines():
+    run = importlib.import_module(JOBS[config.job]).run
+    with devices.folder_of_this_process(workdir) as folder:
+        lines = run(config, folder).lines()
+    for line in lines if jax.process_index() == 0 else ():
         print(line)
 
 

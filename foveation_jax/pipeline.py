@@ -37,6 +37,7 @@ from foveation_jax.report import experiment_page
 from foveation_jax.report.samples import sample_strips
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
+from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import read_record, read_rows
 from foveation_jax.runs.lock import one_at_a_time
@@ -265,7 +266,7 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
         ),
         filters={
             name: {
-                epoch: np.asarray(first_layer_filters(load_variables(workdir, name, epoch))[0])
+                epoch: fetched(first_layer_filters(load_variables(workdir, name, epoch))[0])
                 for epoch in epochs_saved(workdir, name)
             }
             for name in seen

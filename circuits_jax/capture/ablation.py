@@ -17,6 +17,7 @@ from circuits_jax import interpose
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Targets, targets
 
 Ablation = Literal["zero", "mean", "resample"]
@@ -69,6 +70,6 @@ def _replacement(
     share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
 
     def mean(heads):
-        return jnp.einsum("bthk,bt->thk", said(heads), share)[None]
+        return einsum("bthk,bt->thk", said(heads), share)[None]
 
     return interpose.capture(config, params, batch, mean if ablation == "mean" else said)[1]

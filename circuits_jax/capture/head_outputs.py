@@ -21,6 +21,7 @@ from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs
 
 Position = Literal["last", "mean", "all"]
@@ -179,7 +180,7 @@ def _pooled(
 
     def pool(heads):
         weight = weights / jnp.maximum(heads.scale, 1e-6) if relative else weights
-        return jnp.einsum(subscripts, heads.z.astype(jnp.float32), weight)
+        return einsum(subscripts, heads.z.astype(jnp.float32), weight)
 
     _, z = interpose.capture(config, params, batch, pool)
     return z, params["layers"]["attention"]["o"]
@@ -187,7 +188,7 @@ def _pooled(
 
 @jax.jit
 def _project(z: Array, w_o: Float[Array, "L H K D"]) -> Float[Array, "B ... L H D"]:
-    return jnp.einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
+    return einsum("l...hk,lhkd->...lhd", z, w_o.astype(jnp.float32))
 
 
 def check_finite(

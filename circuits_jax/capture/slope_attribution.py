@@ -55,6 +55,7 @@ from circuits_jax.decoder.decoder import (
     turned,
 )
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum, matmul
 
 NEVER = 1e-30  # a pattern's share that counts as none
 
@@ -216,7 +217,7 @@ def prediction_weight(
     """How the last token's residual stream is read by the difference of the predictions."""
     positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
     unembedding = params["embedding"] if config.tied else params["unembedding"].T
-    weight = (positive - negative) @ unembedding.astype(jnp.float32)
+    weight = matmul(positive - negative, unembedding.astype(jnp.float32))
     return through_norm(config, params, "final_norm", {"final_norm": inverse_scale}, weight)
 
 
@@ -254,12 +255,12 @@ def read_layer(
     after_attention = weight if config.parallel else weight + mlp
     written = through_norm(config, own, "attention_post_norm", scales, after_attention)
     w_o = own["attention"]["o"]
-    heads = jnp.einsum("hkd,bqd->bqhk", w_o, written)
+    heads = einsum("hkd,bqd->bqhk", w_o, written)
     between, sink = patterns_between(config, own["attention"], data, batch, moved)
     reads = read_attention(config, own["attention"], data, batch, moved, between, heads, sink)
     reads = through_norm(config, own, "attention_norm", scales, reads)
-    gram = jnp.einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
-    square = jnp.einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
+    gram = einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
+    square = einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
     flow = Flow(
         moved=moved.relative,
         distance=jnp.sqrt(jnp.maximum(square, 0)),
@@ -306,20 +307,20 @@ def read_attention(
     b, n_ending, _, width = heads.shape
     grouped = (b, n_ending, config.n_kv_heads, -1, width)
     heads = heads.reshape(grouped)
-    values = jnp.einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
-    credit = jnp.einsum("bqjik,bsjk->bjiqs", heads, moved.v)
+    values = einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
+    credit = einsum("bqjik,bsjk->bjiqs", heads, moved.v)
     whole = jnp.sum(between, axis=-1, keepdims=True) + sink
     mean = jnp.sum(between * credit, axis=-1, keepdims=True) / jnp.maximum(whole, NEVER)
     scores = between * (credit - mean) * config.attention_scale
-    queries = jnp.einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
-    keys = jnp.einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
+    queries = einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
+    keys = einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
     queries = turned(config, "q", queries, data, batch, back=True)
     keys = turned(config, "k", keys, data, batch, back=True)
     queries = through_norm(config, own, "q_norm", moved.inverse_scales, queries)
     keys = through_norm(config, own, "k_norm", moved.inverse_scales, keys)
     read = {"q": queries, "k": keys, "v": values}
     # Weights first: with them second, XLA transposes them on a CPU.
-    total = sum(jnp.einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
+    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
     return jnp.moveaxis(total, 0, -1)
 
 
@@ -332,9 +333,9 @@ def read_mlp(
     """
     scales = moved.inverse_scales
     written = through_norm(config, own, "mlp_post_norm", scales, weight)
-    hidden = jnp.einsum("btd,ed->bte", written, own["mlp"]["down"])
+    hidden = einsum("btd,ed->bte", written, own["mlp"]["down"])
     read = sum(
-        jnp.einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
+        einsum("bte,de->btd", hidden * slopes, own["mlp"][name])
         for name, slopes in moved.slopes.items()
     )
     return through_norm(config, own, "mlp_norm", scales, read)

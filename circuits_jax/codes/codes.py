@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from circuits_jax.runs.precision import einsum
+
 
 def unique(positive: Int[Array, "B G"], negative: Int[Array, "B2 G"]) -> Float[Array, " G"]:
     """Number of distinct codes that occur in positives and never in negatives.
@@ -49,7 +51,7 @@ def unique_pairs(positive: Int[Array, "B G"], negative: Int[Array, "B2 G"]) -> F
     def count(total, b):
         earlier = (positive == positive[b][None]) & (order < b)[:, None]
         agrees = jnp.concatenate([earlier, negative == positive[b][None]]).astype(jnp.float32)
-        return total + (jnp.einsum("jg,jh->gh", agrees, agrees) == 0), None
+        return total + (einsum("jg,jh->gh", agrees, agrees) == 0), None
 
     n_heads = positive.shape[1]
     return jax.lax.scan(count, jnp.zeros((n_heads, n_heads)), order)[0]
@@ -75,7 +77,7 @@ def evidence_pairs(
     """
     root = jnp.sqrt(strength)
     same = jnp.where(positive == negative, root, 0)  # the negative has both codes: no evidence
-    together = jnp.einsum("bg,bh->gh", root, root) - jnp.einsum("bg,bh->gh", same, same)
+    together = einsum("bg,bh->gh", root, root) - einsum("bg,bh->gh", same, same)
     return together / positive.shape[0]
 
 

@@ -23,6 +23,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from circuits_jax.runs.precision import matmul
+
 
 @dataclasses.dataclass(frozen=True)
 class SaeConfig:
@@ -106,7 +108,7 @@ def tangent(gradient: SaeParams, params: SaeParams) -> SaeParams:
 
 def encode(params: SaeParams, x: Float[Array, "N R"], config: SaeConfig) -> Float[Array, "N F"]:
     """Activations of the codes, none negative."""
-    h = jax.nn.relu((x - params.bias[None]) @ params.encoder + params.encoder_bias[None])
+    h = jax.nn.relu(matmul(x - params.bias[None], params.encoder) + params.encoder_bias[None])
     if config.activation == "topk":
         least = jax.lax.top_k(h, config.k)[0][:, -1:]
         h = jnp.where(h >= least, h, 0)
@@ -115,7 +117,7 @@ def encode(params: SaeParams, x: Float[Array, "N R"], config: SaeConfig) -> Floa
 
 def decode(params: SaeParams, h: Float[Array, "N F"]) -> Float[Array, "N R"]:
     """The reconstruction of x from its codes."""
-    return h @ params.decoder + params.bias[None]
+    return matmul(h, params.decoder) + params.bias[None]
 
 
 def loss(

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.rotary import alibi_slopes
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum
 
 ACTIVATIONS = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -263,7 +264,7 @@ class Attention(nn.Module):
 
     def heads_of(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         """Queries, keys or values (`q`, `k`, `v`) of all heads."""
-        y = jnp.einsum("btd,dhk->bthk", x, self.weights[name])
+        y = einsum("btd,dhk->bthk", x, self.weights[name])
         return y + self.biases[name][None, None] if self.biases else y
 
     def attend(
@@ -275,7 +276,7 @@ class Attention(nn.Module):
         q, k, v = self.cut("q", self.q_norm(q)), self.cut("k", self.k_norm(k)), self.cut("v", v)
         q, k = (turned(c, name, y, layer, batch) for name, y in {"q": q, "k": k}.items())
         pattern = self.pattern(q, k, layer, batch)
-        z = jnp.einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
+        z = einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
         return z.reshape(q.shape)
 
     def cut(self, name: str, x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
@@ -299,7 +300,7 @@ class Attention(nn.Module):
         c = self.config
         b, t, _, width = q.shape
         q = q.reshape(b, t, c.n_kv_heads, -1, width)  # I query heads share each key-value head j
-        scores = jnp.einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
+        scores = einsum("btjik,bsjk->bjits", q, k, preferred_element_type=jnp.float32)
         if c.alibi:
             rises = self.per_head(layer.slopes) * batch.positions[:, None, None, None]
             rises = rises.astype(jnp.bfloat16).astype(jnp.float32)  # so rounded in training
@@ -322,7 +323,7 @@ class Attention(nn.Module):
 
     def project(self, z: Float[Array, "B T H K"]) -> Float[Array, "B T D"]:
         """What heads write together: z W_O summed over heads, with the bias if there is one."""
-        y = jnp.einsum("bthk,hkd->btd", z, self.o)
+        y = einsum("bthk,hkd->btd", z, self.o)
         return y if self.o_bias is None else y + self.o_bias[None, None]
 
 
@@ -359,7 +360,7 @@ class MLP(nn.Module):
 
         def dense(name, y, width):
             weight = self.param(name, _INIT, (y.shape[-1], width))
-            y = jnp.einsum("btd,de->bte", y, weight)
+            y = einsum("btd,de->bte", y, weight)
             if c.mlp_bias and not (c.n_experts and name == "down"):
                 y = y + self.param(f"{name}_bias", zeros, (width,))[None, None]
             return y
@@ -379,7 +380,7 @@ class MLP(nn.Module):
         out = dense("down", hidden * self.neurons(shares).astype(hidden.dtype), c.d_model)
         if c.mlp_bias:
             biases = self.param("down_bias", zeros, (c.n_experts, c.d_model))
-            out = out + jnp.einsum("btx,xd->btd", shares[..., : c.n_experts], biases)
+            out = out + einsum("btx,xd->btd", shares[..., : c.n_experts], biases)
         return out.astype(x.dtype)
 
     def activate(self, x: Float[Array, "B T E"]) -> Float[Array, "B T E"]:
@@ -402,7 +403,7 @@ class MLP(nn.Module):
         Float32. The choice has no gradient; the weights of the chosen have.
         """
         c = self.config
-        logits = jnp.einsum("btd,dx->btx", x, router, preferred_element_type=jnp.float32)
+        logits = einsum("btd,dx->btx", x, router, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits if bias is None else logits + bias[None, None], axis=-1)
         _, chosen = jax.lax.top_k(jax.lax.stop_gradient(weights), c.n_chosen)
         weights = weights * jnp.sum(jax.nn.one_hot(chosen, c.n_experts), axis=-2)
@@ -410,7 +411,7 @@ class MLP(nn.Module):
             weights = weights / jnp.sum(weights, axis=-1, keepdims=True)
         if shared_gate is None:
             return weights
-        shared = jnp.einsum("btd,d->bt", x, shared_gate, preferred_element_type=jnp.float32)
+        shared = einsum("btd,d->bt", x, shared_gate, preferred_element_type=jnp.float32)
         return jnp.concatenate([weights, jax.nn.sigmoid(shared)[..., None]], axis=-1)
 
     def neurons(self, shares: Float[Array, "B T _"]) -> Float[Array, "B T E"]:
@@ -496,7 +497,7 @@ class Decoder(nn.Module):
         """Final norm, then logits."""
         x = self.final_norm(x)
         weight = self.embedding.T if self.config.tied else self.unembedding
-        logits = jnp.einsum("btd,dv->btv", x, weight, preferred_element_type=jnp.float32)
+        logits = einsum("btd,dv->btv", x, weight, preferred_element_type=jnp.float32)
         if self.config.unembedding_bias:
             logits = logits + self.unembedding_bias[None, None]
         return softcap(logits, self.config.logit_softcap)

@@ -18,7 +18,7 @@ from circuits_jax.capture.ablation import Trial
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import mesh
+from circuits_jax.runs import devices, mesh
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import metric_values
 from circuits_jax.tasks.divergence import divergences
@@ -106,7 +106,7 @@ def masked_metrics(
             model.config, model.params, prepared, whole, masks, metric, masks_at_once
         )
 
-    chunk = MASKS_A_CALL * masks_at_once * len(jax.devices())
+    chunk = MASKS_A_CALL * masks_at_once * devices.mesh().shape[devices.DATA]
     return _finite(*_in_chunks(of_chunk, keep, chunk, track, "circuits judged"))
 
 
@@ -131,7 +131,7 @@ def edge_masked_metrics(
             model.config, model.params, prepared, whole, heads, receivers, masks, metric
         )
 
-    chunk = len(jax.devices())
+    chunk = devices.mesh().shape[devices.DATA]
     return _finite(*_in_chunks(of_chunk, keep_edges, chunk, track, "choices of edges judged"))
 
 
@@ -162,7 +162,7 @@ def _in_chunks(
 
     def of_chunk(start):
         some = jnp.asarray(masks[np.arange(start, start + chunk) % n], jnp.float32)
-        return jax.tree.map(np.asarray, function(some))  # waits, so that progress is real
+        return devices.fetched(function(some))  # waits, so that progress is real
 
     chunks = [of_chunk(start) for start in track(range(0, n, chunk), label)]
     return tuple(np.concatenate(parts)[:n] for parts in zip(*chunks, strict=True))

@@ -89,8 +89,8 @@ def _ablated(
     `written` is what the layer's attention writes, before its norm.
     """
     own, _ = layer_of(config, params, layer)
-    heads = jnp.einsum("bthk,hkd->hbtd", change, own["attention"]["o"])
-    out = jnp.einsum("hbtd,hn->nbtd", heads, cut.astype(heads.dtype))
+    heads = einsum("bthk,hkd->hbtd", change, own["attention"]["o"])
+    out = einsum("hbtd,hn->nbtd", heads, cut.astype(heads.dtype))
     whole = written[None]
     return post_normed(config, own, whole) - post_normed(config, own, whole - out)
 

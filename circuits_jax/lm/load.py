@@ -16,6 +16,7 @@ from circuits_jax.lm.files.checkpoints import RawCheckpoint, read_folder, read_h
 from circuits_jax.lm.files.gguf import read_gguf, smollm2_path
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import compiled, planted
+from circuits_jax.lm.placement import place
 from circuits_jax.lm.tokenizers import load_tokenizer
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
@@ -94,7 +95,7 @@ def open_model(name: str, dtype: str = "float32", adapter: str | None = None) ->
         whole = families.with_stored_head(raw, config)
         params = families.read_params(raw, whole, dtype)
         logging.info("%s", summary(raw.name, whole, params, tokenizer, dtype))
-        return LanguageModel(name, whole, params, tokenizer)
+        return LanguageModel(name, whole, place(params), tokenizer)
 
     return OpenedModel(name, config, tokenizer, load)
 

@@ -57,6 +57,7 @@ from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.passes import layer_run
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import Task, metric_values
 
 Splitting = Literal["linear", "published"]
@@ -235,7 +236,7 @@ class Rule:
 
     def linear(self, subscripts, parts, own, name):
         """The projection `name` of a module with parameters `own`."""
-        product = jnp.einsum(subscripts, parts, own[name])
+        product = einsum(subscripts, parts, own[name])
         return self.biased(product, own.get(f"{name}_bias"), product)
 
     def norm(self, config, own, name, inverse_scale, parts):
@@ -276,7 +277,7 @@ class Rule:
         values = self.linear("cbtd,djk->cbtjk", parts, own, "v")
         if config.qkv_clip:
             values = of_parts(lambda x: jnp.clip(x, -config.qkv_clip, config.qkv_clip), values)
-        z = jnp.einsum("bjits,cbsjk->cbtjik", pattern, values)
+        z = einsum("bjits,cbsjk->cbtjik", pattern, values)
         return z.reshape(*z.shape[:3], -1, z.shape[-1])
 
     def mlp(self, config, own, parts, routed):
@@ -291,8 +292,8 @@ class Rule:
             hidden = of_parts(activation, up)
         if not config.n_experts:
             return self.linear("cbte,ed->cbtd", hidden, own, "down")
-        written = jnp.einsum("cbte,ed->cbtd", hidden * routed["neurons"][None], own["down"])
+        written = einsum("cbte,ed->cbtd", hidden * routed["neurons"][None], own["down"])
         if not config.mlp_bias:
             return written
         shares = routed["shares"][..., : config.n_experts]
-        return self.biased(written, jnp.einsum("btx,xd->btd", shares, own["down_bias"]), written)
+        return self.biased(written, einsum("btx,xd->btd", shares, own["down_bias"]), written)

@@ -39,6 +39,7 @@ from circuits_jax.decoder.decoder import Attention, Decoder, TokenBatch, norm_of
 from circuits_jax.interpose import Added, Rules, Written
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs import mesh
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Targets, metric_values, targets
 
 
@@ -204,7 +205,7 @@ def _differences(config, params, rules, positive: Outputs, moved: Outputs):
     def of_layer(at):
         layer, z, z_moved, mlp = at
         w_o = layer["attention"]["o"]
-        heads = jnp.einsum("bthk,hkd->hbtd", z_moved, w_o)
+        heads = einsum("bthk,hkd->hbtd", z_moved, w_o)
         if config.post_norms:
             norm = functools.partial(_normed, config, "attention_post_norm", layer)
             attention = {"params": layer["attention"]}
@@ -247,10 +248,10 @@ def _contracted(config, params, batch, targets, metric, start, shift, difference
         gradient, by_added = pull_back(gradient)
         own = jax.tree.map(lambda x: x[layer], params["layers"])
         reads = _by_residual_stream(config, own, stream, by_added)
-        return gradient, jnp.einsum("wbtd,rbtd->wr", differences, reads)
+        return gradient, einsum("wbtd,rbtd->wr", differences, reads)
 
     gradient = jax.grad(value)(last)
-    at_logits = jnp.einsum("wbtd,btd->w", differences, gradient)
+    at_logits = einsum("wbtd,btd->w", differences, gradient)
     _, layers = jax.lax.scan(backward, gradient, (numbers, streams, shift), reverse=True)
     layers = layers.swapaxes(0, 1).reshape(len(differences), -1)
     return jnp.concatenate([layers, at_logits[:, None]], axis=1)
@@ -264,7 +265,7 @@ def _added(written: Written) -> Added:
 def _by_residual_stream(config, layer, stream, by_added: Added) -> Float[Array, "readers B T D"]:
     """Gradients by what queries, keys, values and the MLP of a layer read of the stream."""
     weights = jnp.stack([layer["attention"][name] for name in INPUTS])
-    normed = jnp.einsum("cbthk,cdhk->chbtd", jnp.stack(by_added.qkv), weights)
+    normed = einsum("cbthk,cdhk->chbtd", jnp.stack(by_added.qkv), weights)
     norm = functools.partial(_normed, config, "attention_norm", layer)
     _, pull_back = jax.vjp(norm, stream)
     heads = jax.vmap(lambda one: pull_back(one)[0])(normed.reshape(-1, *stream.shape))

@@ -28,7 +28,7 @@ from circuits_jax import interpose
 from circuits_jax.capture.ablation import Trial
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Decoder
-from circuits_jax.runs import mesh
+from circuits_jax.runs import devices, mesh
 from circuits_jax.tasks import metric_values
 
 
@@ -55,7 +55,7 @@ def path_change(
     change, direct = _path_change(config, params, trial, metric, layers, edges[slots])
     values = np.zeros(len(edges), np.float32)
     values[slots.T] = np.asarray(mesh.gather(change, slots.shape[1]))
-    return values, np.asarray(direct)
+    return values, devices.fetched(direct)
 
 
 def _by_reader_layer(

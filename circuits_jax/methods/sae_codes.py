@@ -34,6 +34,7 @@ from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Task
 
 
@@ -209,7 +210,7 @@ def input_shape(shape: tuple[int, ...], options: SaeCodes, head_width: int) -> t
 
 def said(params: sae.SaeParams, h: Float[Array, "G N F"]) -> Float[Array, "G N"]:
     """Norm of what the codes of a prompt say of the head's output: |h W_d|; 0 if none is active."""
-    return jnp.linalg.norm(jnp.einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
+    return jnp.linalg.norm(einsum("gnf,gfr->gnr", h, params.decoder[0, 0]), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("heads", "options"))

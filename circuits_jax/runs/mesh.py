@@ -1,7 +1,7 @@
-"""Spreading a leading axis over all devices; one device is the mesh of size one.
+"""Spreading a leading axis along `data` of the mesh; one device is the mesh of size one.
 
-Items are computed apart and gathered by the host, so no program has a collective in it: devices
-need not wait for one another.
+Items are computed apart and gathered by the host, so along `data` no program has a collective in
+it: devices need not wait for one another. A model that is split along `model` stays so.
 """
 
 import math
@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from circuits_jax.runs import passes
+from circuits_jax.runs import devices, passes
+from circuits_jax.runs.devices import DATA
 
 T = TypeVar("T")
 
@@ -21,23 +21,23 @@ T = TypeVar("T")
 def spread(
     function: Callable[[Any, Any], Any], items: Any, constants: Any, at_once: int | None
 ) -> Any:
-    """`function(item, constants)` for every item of the leading axis, on all devices.
+    """`function(item, constants)` for every item of the leading axis, along `data`.
 
     Call it last in a `jit`-compiled function, and `gather` what that returns.
 
     Args:
         function: written for one item.
         items: a tree of arrays with one leading axis.
-        constants: what all items share; every device has a copy.
+        constants: what all items share, wherever along `model` it lies.
         at_once: items that one device computes together, by `vmap`; default all of its own.
 
     Returns:
         What `jax.vmap(function, (0, None))` gives, up to rounding, filled up with results of the
         first items where the devices do not divide their number.
     """
-    mesh = Mesh(np.array(jax.devices()), "items")
-    n = jax.tree.leaves(items)[0].shape[0]
-    padded = -(-n // mesh.size) * mesh.size
+    mesh = devices.mesh()
+    n, parts = jax.tree.leaves(items)[0].shape[0], mesh.shape[DATA]
+    padded = -(-n // parts) * parts
     items = jax.tree.map(lambda v: v[jnp.arange(padded) % n], items)
 
     def on_one_device(items, constants):
@@ -45,12 +45,17 @@ def spread(
             return jax.lax.map(
                 lambda item: function(item, constants),
                 items,
-                batch_size=at_once or padded // mesh.size,
+                batch_size=at_once or padded // parts,
             )
 
-    rows = PartitionSpec("items")
+    rows = PartitionSpec(DATA)
     return jax.shard_map(
-        on_one_device, mesh=mesh, in_specs=(rows, PartitionSpec()), out_specs=rows, check_vma=False
+        on_one_device,
+        mesh=mesh,
+        in_specs=(rows, PartitionSpec()),
+        out_specs=rows,
+        axis_names={DATA},
+        check_vma=False,
     )(items, constants)
 
 
@@ -62,6 +67,6 @@ def gather(tree: T, *axes: int) -> T:
     n = math.prod(axes)
 
     def whole(v):
-        return jax.device_put(np.asarray(v)[:n].reshape(*axes, *v.shape[1:]))
+        return jax.device_put(v[:n].reshape(*axes, *v.shape[1:]))
 
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(whole, devices.fetched(tree))

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
@@ -32,11 +32,12 @@ from foveation_jax.data.sources import ImageSource
 from foveation_jax.jobs.workdir import claim_workdir, fingerprints
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.command import check_values
+from foveation_jax.runs.devices import placed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import append_rows, read_rows, write_rows
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
-from foveation_jax.stage1.export import shard_images, whole_batches
+from foveation_jax.stage1.export import images_mesh, shard_images, whole_batches
 from foveation_jax.training.checkpoints import load_latest, save_latest
 from foveation_jax.training.rows import check_rows
 from foveation_jax.transforms.noise import coral
@@ -139,8 +140,7 @@ def _check(config: ConfigDict) -> None:
 
 def _replicate(tree):
     """A copy of `tree` on every device."""
-    mesh = Mesh(np.asarray(jax.devices()), ("images",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return placed(tree, NamedSharding(images_mesh(), PartitionSpec()))
 
 
 def init_state(key: PRNGKeyArray, encoder: Network, config: ConfigDict) -> dict:

@@ -17,12 +17,12 @@ from foveation_jax.metrics.levels import Images
 from foveation_jax.probes.occlusion import Level, check_level, hidden_areas, hidden_mask
 from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms import check_images
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 SCALE = 0.4
 DECOYS = ("window", "square")
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def window_conflict(
@@ -101,7 +101,7 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
     highest = windows.n_rings + 1 if traced else window_levels(windows)[-1]
     check_level("window_conflict", level, 0, highest)
     beyond = (jnp.arange(windows.n_rings) >= level - 1).astype(jnp.float32)
-    outside = jnp.einsum("e,eyx->yx", beyond, _rings(windows), precision=HIGHEST)
+    outside = einsum("e,eyx->yx", beyond, _rings(windows))
     weight = jnp.clip(1 - outside, 0.0, 1.0)
     return jnp.where(level > 0, weight, 0.0)
 
@@ -110,7 +110,7 @@ def centre_weight(windows: PoolingWindows, level: Level) -> Float[Array, "Y X"]:
 def _rings(windows: PoolingWindows) -> Float[Array, "E Y X"]:
     """Each ring's windows together, without slivers."""
     rings, wedges = windows.pixel_factors()
-    return rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges, precision=HIGHEST)
+    return rings * einsum("et,tyx->eyx", windows.kept, wedges)
 
 
 def centre_areas(windows: PoolingWindows) -> Float[np.ndarray, " P"]:

@@ -22,6 +22,7 @@ from foveation_jax.metrics.features import LUMA
 from foveation_jax.metrics.levels import Images, check_colours
 from foveation_jax.probes.occlusion import PUBLISHED_SIDE
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms import check_images
 
 LOW_PASS = (0.0, 1.0, 3.0, 5.0, 7.0, 9.0, 15.0, 40.0)  # sigma in pixels of a width of 256
@@ -113,9 +114,8 @@ def _blur(images, sigma):
     """Both axes blurred, in full precision: the accelerator's short floats would show in detail."""
     reach = 2 * max(images.shape[1:3])
     rows, columns = (blur_matrix(sigma, n, reach) for n in images.shape[1:3])
-    highest = jax.lax.Precision.HIGHEST
-    half = jnp.einsum("yp,npqc->nyqc", rows, images, precision=highest)
-    return jnp.einsum("xq,nyqc->nyxc", columns, half, precision=highest)
+    half = einsum("yp,npqc->nyqc", rows, images)
+    return einsum("xq,nyqc->nyxc", columns, half)
 
 
 def check_mean(mean) -> None:

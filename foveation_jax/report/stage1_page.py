@@ -20,6 +20,7 @@ from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.report import experiment_figures, page, stage1_figures
 from foveation_jax.runs.files import write
+from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
@@ -143,7 +144,7 @@ def ssim_by_eccentricity(
     )
 
     def by_mass(values):
-        sums = jnp.einsum("eyx,yx->e", zones, values, precision="highest")
+        sums = einsum("eyx,yx->e", zones, values)
         return sums / jnp.maximum(mass, 1e-9)
 
     @jax.jit

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from foveation_jax.runs import precision
+
 PACKAGES = (
     "circuits-foveation-jax",
     "jax",
@@ -38,6 +40,7 @@ def environment() -> dict[str, Any]:
         "git_revision": _git_revision(),
         "versions": versions,
         "devices": [f"{d.platform}: {d.device_kind}" for d in jax.devices()],
+        "precision": precision.in_use(),
     }
 
 

@@ -1,8 +1,7 @@
-"""The leading axis V, runs, laid over the devices.
+"""Runs, and the images of a run's batch, laid over the devices of the mesh in use.
 
-Runs never speak to one another, so programs are split along V by `shard_map` and hold no
-collective. V is given to the largest number of devices that divides it: 10 runs on 8 devices use
-5 of them, 2 runs each, and take no longer than on all 8.
+Runs never speak to one another. Where there are more devices than runs, the devices of a run share
+its batch: statistics over the batch are of the whole batch, and gradients are summed between them.
 
 The runs of one device are computed together on a CPU, and one after another, in the same program,
 on an accelerator: `vmap` turns the convolutions of several runs into grouped ones, which there are
@@ -13,23 +12,70 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from foveation_jax.runs import devices
+from foveation_jax.runs.devices import WHOLE
+
 T = TypeVar("T")
-RUNS, WHOLE = PartitionSpec("runs"), PartitionSpec()
+RUNS, IMAGES = PartitionSpec("runs"), PartitionSpec("runs", "batch")
+LEAST = 8  # images of a batch on a device: with fewer it waits for sums of gradients
+MEMORY = 2**31  # bytes that images which are worked on together may take on an accelerator
+COPIES = 32  # of an image, that its pyramid and pooled moments are
 
 
-def runs_mesh(n_runs: int) -> Mesh:
-    """The devices that share `n_runs` runs evenly, in one axis "runs"."""
-    devices = jax.devices()
-    used = max(d for d in range(1, len(devices) + 1) if n_runs % d == 0)
-    return Mesh(np.asarray(devices[:used]), ("runs",))
+def runs_mesh(n_runs: int, batch_size: int = 1) -> Mesh:
+    """Devices with the axes "runs" and "batch" for `n_runs` runs: of all that fit the fastest.
+
+    "runs" divides V and "batch" the batch. Two ways that are as fast use as few devices a run as
+    they can: 10 runs without a batch on 8 devices use 5 of them and take no longer than on all 8.
+    """
+    found = devices.mesh().devices.reshape(-1)
+    ways = [
+        (r, b)
+        for r in range(1, len(found) + 1)
+        for b in range(1, min(len(found) // r, max(batch_size // LEAST, 1)) + 1)
+        if n_runs % r == 0 and batch_size % b == 0
+    ]
+    r, b = max(ways, key=lambda way: (way[0] * way[1], way[0]))
+    return Mesh(found[: r * b].reshape(r, b), ("runs", "batch"))
 
 
 def shard_runs(tree: T, mesh: Mesh) -> T:
     """`tree`, whose leaves are [V, ...], on the devices of `mesh`, split along V."""
-    return jax.device_put(tree, NamedSharding(mesh, RUNS))
+    return devices.placed(tree, NamedSharding(mesh, RUNS))
+
+
+def shard_batch(tree: T, mesh: Mesh) -> T:
+    """`tree`, whose leaves are [V, B, ...], split along V and along the batch."""
+    return devices.placed(tree, NamedSharding(mesh, IMAGES))
+
+
+def over_runs(function: Callable[..., Any], mesh: Mesh, shared: int = 0) -> Callable[..., Any]:
+    """`function` of every run, for use under `jit`: leaves [V, ...] in and out.
+
+    Args:
+        function: of the parts of one run.
+        mesh: that `runs_mesh` gives.
+        shared: how many of the last arguments are the same for all runs.
+    """
+
+    def on_one_device(*arguments):
+        runs = arguments[: len(arguments) - shared]
+        rest = arguments[len(runs) :]
+        return each_run(lambda *run: function(*run, *rest), *runs)
+
+    def of_all(*arguments):
+        return jax.shard_map(
+            on_one_device,
+            mesh=mesh,
+            in_specs=(RUNS,) * (len(arguments) - shared) + (WHOLE,) * shared,
+            out_specs=RUNS,
+            axis_names={"runs"},
+            check_vma=False,
+        )(*arguments)
+
+    return of_all
 
 
 def each_run(function: Callable[..., Any], *runs: Any) -> Any:
@@ -45,3 +91,24 @@ def each_run(function: Callable[..., Any], *runs: Any) -> Any:
         return jax.lax.map(lambda run: function(*run), runs)
 
     return jax.lax.platform_dependent(*runs, cpu=together, default=in_turn)
+
+
+def each_image(function: Callable[..., Any], *images: Any) -> Any:
+    """`function` of every image: leaves [N, ...] in and out; to be used under `jit`.
+
+    One after another on a CPU, whose cache holds one. On an accelerator as many together as
+    `MEMORY` holds: one at a time would be launches, not work.
+
+    Property: the same on every platform, up to rounding.
+    """
+    first = jax.tree.leaves(images)[0]
+    at_once = max(1, min(len(first), MEMORY // (COPIES * first[0].size * 4)))
+    one = jax.jit(function)  # traced once for both
+
+    def in_turn(*images):
+        return jax.lax.map(lambda image: one(*image), images)
+
+    def together(*images):
+        return jax.lax.map(lambda image: one(*image), images, batch_size=at_once)
+
+    return jax.lax.platform_dependent(*images, cpu=in_turn, default=together)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8, UInt32
 
 from foveation_jax.data.images import png_is_whole, write_png
 from foveation_jax.data.sources import ImageSource, batch_count, read_batches
+from foveation_jax.runs import devices
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import file_crc32, read_record, whole, write_record
 
@@ -24,13 +25,14 @@ System = Callable[[Float[Array, "N Y X 3"], UInt32[Array, "N 2"]], Float[Array, 
 RECORDS_PER_FILE = 1024
 
 
-def _mesh() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), ("images",))
+def images_mesh() -> Mesh:
+    """All devices in one axis "images"."""
+    return Mesh(devices.mesh().devices.reshape(-1), ("images",))
 
 
 def shard_images(images: Float[np.ndarray, "N Y X 3"]) -> Float[Array, "N Y X 3"]:
     """`images` on all devices, split along N; N is a multiple of the number of devices."""
-    return jax.device_put(images, NamedSharding(_mesh(), PartitionSpec("images")))
+    return devices.placed(images, NamedSharding(images_mesh(), PartitionSpec("images")))
 
 
 def on_all_devices(system: Callable, shared: bool = True) -> Callable:
@@ -41,7 +43,7 @@ def on_all_devices(system: Callable, shared: bool = True) -> Callable:
     split, whole = PartitionSpec("images"), PartitionSpec()
     specs = (split, whole if shared else split)
     return jax.jit(
-        jax.shard_map(system, mesh=_mesh(), in_specs=specs, out_specs=split, check_vma=False)
+        jax.shard_map(system, mesh=images_mesh(), in_specs=specs, out_specs=split, check_vma=False)
     )
 
 
@@ -114,7 +116,7 @@ def export_pictures(
         for system, transform in systems.items():
             places = [p for p, name in enumerate(names) if name and missing(system, name)]
             for group, seen in _in_groups(transform, batch.images, names, places):
-                for place, picture in zip(group, np.asarray(seen), strict=False):
+                for place, picture in zip(group, devices.fetched(seen), strict=False):
                     write_png(folder / system / f"{names[place]}.png", picture)
         advance(_batch_length(source, batch.number, batch_size))
     return failures

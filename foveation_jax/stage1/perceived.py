@@ -23,6 +23,7 @@ from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.runs.checks import Range, check_allowed
+from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.progress import progress
 from foveation_jax.stage1.export import image_digests, on_all_devices, picture_key, whole_batches
@@ -207,7 +208,7 @@ def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "
             length = min(BATCH, len(labelled.images) - number * BATCH)
             batch = _batch(labelled, number)
             seen = see(batch, own_keys(key, batch))
-            levels, finite = (np.asarray(part)[:length] for part in seen)
+            levels, finite = (part[:length] for part in fetched(seen))
             if not finite.all():
                 image = number * BATCH + int(np.argmin(finite))
                 raise InputError(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from foveation_jax.data.labelled import TEST, TRAIN, LabelledImages
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.stage1.perceived import (
     Perceive,
     draw_fixations,
@@ -169,13 +170,12 @@ def shown_pictures(
 def _perceived(name, options, images, keys, fixations):
     """Every image with the noise of its own key, and with its fixation if it has one."""
 
-    def one(picture):
-        image, key, *fixation = picture
+    def one(image, key, *fixation):
         at = fixation[0][None] if fixation else None
         return perceive_batch(name, dict(options), image[None], key, at)[0]
 
     given = () if fixations is None else (jnp.asarray(fixations),)
-    return jax.lax.map(one, (jnp.asarray(images), keys, *given))
+    return each_image(one, jnp.asarray(images), keys, *given)
 
 
 def _moving(config: ConfigDict) -> bool:

@@ -8,6 +8,7 @@ Every one is written whole or not at all, with the checksums of its files in fil
 `load_tree` verifies. Nothing that is not finite is written, or taken when it is read.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
+from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import file_crc32, read_record, whole, write_record
 from foveation_jax.runs.mesh import RUNS, runs_mesh
@@ -45,7 +47,7 @@ def describe(setup: Setup, fingerprint: str) -> dict[str, Any]:
     described = {
         "network": type(setup.network).__name__,
         **{f"network.{name}": value for name, value in network.items()},
-        **dataclasses.asdict(setup.recipe),
+        **dataclasses.asdict(setup.recipe) | {"precision": setup.recipe.computed_in},
         **{name: getattr(setup, name) for name in ("n_runs", "seed", "n_images", "size")},
         "perceive": setup.perceive is not None,
         "images": fingerprint,
@@ -156,7 +158,9 @@ def save_tree(path: pathlib.Path, tree: Any) -> None:
 
     if found := not_finite(tree):
         raise InputError(f"workdir: {path} is not written: {found[0]} is not finite.")
-    with whole(path) as unfinished:
+    if several := jax.process_count() > 1:
+        tree = fetched(tree)
+    with whole(path) as unfinished, _alone() if several else contextlib.nullcontext():
         ocp.save(unfinished, tree)
         sums = {"crc32s": _checksums(unfinished), "arrays": _arrays_crc32(tree)}
         write_record(unfinished / SUMS, sums)
@@ -180,7 +184,12 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
     try:
         if _checksums(path) != read_record(path / SUMS)["crc32s"]:
             raise ValueError("its files are not as they were written")
-        tree = ocp.load(path, shapes())
+        wanted = shapes()
+        if jax.process_count() > 1:
+            with _alone():
+                tree = jax.tree.map(_there, ocp.load(path, jax.tree.map(_on_host, wanted)), wanted)
+        else:
+            tree = ocp.load(path, wanted)
     except DAMAGE as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200].removesuffix(".")
         raise InputError(
@@ -193,13 +202,35 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
     return tree
 
 
+def _alone():
+    """Orbax in one of several processes, whose folder is its own (`runs/devices.py`)."""
+    from orbax.checkpoint import v1 as ocp
+
+    number = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=number,
+            active_processes={number},
+            barrier_sync_key_prefix=f"process-{number}",
+        )
+    )
+
+
+def _on_host(leaf):
+    return np.empty(leaf.shape, leaf.dtype)
+
+
+def _there(leaf, wanted):
+    return placed(leaf, wanted.sharding) if wanted.sharding else leaf
+
+
 def not_finite(tree: Any) -> tuple[str, int] | None:
     """Name of the first array that holds a value which is no finite number, and its first index.
 
     None where all are finite. Of a state of V runs, the index is the run.
     """
     for path, finite in jax.tree_util.tree_leaves_with_path(_finite(tree)):
-        if not np.all(finite):
+        if not np.all(finite := fetched(finite)):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             return name, int(np.argmin(np.atleast_1d(finite)))
     return None

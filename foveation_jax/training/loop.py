@@ -24,14 +24,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.data.order import batches
+from foveation_jax.runs.devices import agreed, fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import append_rows, read_rows, write_rows
-from foveation_jax.runs.mesh import runs_mesh, shard_runs
+from foveation_jax.runs.mesh import shard_batch
 from foveation_jax.runs.progress import progress
 from foveation_jax.training.checkpoints import (
     claim_checkpoints,
@@ -131,7 +131,7 @@ def train(
                 finish_epoch(step // length, state)
                 append_rows(rows, [speed_row(system, step // length, speed)])
                 started, first = time.monotonic(), step
-            if step < setup.steps and keeping.due(step, time.monotonic() - saved):
+            if step < setup.steps and agreed(keeping.due(step, time.monotonic() - saved)):
                 stop_if_diverged(setup, system, state)
                 stop_unless_finite(system, state)
                 save_latest(folder / "latest", step, state)
@@ -149,20 +149,20 @@ def run_steps(
     Raises:
         InputError: a loss is not finite.
     """
-    step_function, mesh = make_step(setup), runs_mesh(setup.n_runs)
+    step_function, mesh = make_step(setup), setup.mesh
     waiting = collections.deque()
     stream = batches(images, setup.seed, setup.n_runs, setup.recipe.batch_size, done)
     for step, batch in zip(range(done + 1, setup.steps + 1), stream, strict=False):
-        state, losses = step_function(state, *shard_runs(batch, mesh))
+        state, losses = step_function(state, *shard_batch(batch, mesh))
         waiting.append(losses)
-        if len(waiting) > AHEAD and not np.isfinite(waiting.popleft()).all():
+        if len(waiting) > AHEAD and not np.isfinite(fetched(waiting.popleft())).all():
             stop_if_diverged(setup, system, state)
         yield step, state
 
 
 def stop_if_diverged(setup: Setup, system: str, state: TrainState) -> None:
     """Raises InputError if a loss was not finite, with the run, the step and the culprit."""
-    diverged = np.asarray(state.diverged_at)
+    diverged = fetched(state.diverged_at)
     if (diverged >= 0).any():
         run = int(np.argmin(np.where(diverged < 0, np.iinfo(np.int32).max, diverged)))
         raise divergence(setup, system, state, run, int(diverged[run]), "loss")
@@ -174,7 +174,7 @@ def stop_unless_finite(system: str, state: TrainState) -> None:
         name, run = found
         raise InputError(
             f"training: {system}, run {run}: {name} is not finite after step "
-            f"{int(state.step[run])}; lower learning_rates."
+            f"{int(fetched(state.step)[run])}; lower learning_rates."
         )
 
 
@@ -195,7 +195,7 @@ def largest_weight(state: TrainState, run: int) -> tuple[str, float]:
     """Name of the parameter with the largest absolute weight, NaN above all, and that weight."""
 
     def size(leaf):
-        largest = float(jnp.max(jnp.abs(leaf[run])))
+        largest = float(np.max(np.abs(fetched(leaf)[run])))
         return math.inf if math.isnan(largest) else largest
 
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
@@ -215,13 +215,13 @@ def epoch_row(
     train_loss = train_accuracy = [None] * setup.n_runs
     if epoch:
         rate = float(learning_rate(setup.recipe, epoch - 1))
-        train_loss = (np.asarray(state.loss_sum, float) / setup.steps_per_epoch).tolist()
-        train_accuracy = (np.asarray(state.correct) / images).tolist()
+        train_loss = (fetched(state.loss_sum).astype(float) / setup.steps_per_epoch).tolist()
+        train_accuracy = (fetched(state.correct) / images).tolist()
     logits = predict(setup.network, state.variables, test.images, setup.recipe.batch_size)
     tested = score(logits, test.labels)
     if not np.isfinite(tested.loss).all():
         run = int(np.argmin(np.isfinite(tested.loss)))
-        raise divergence(setup, system, state, run, int(state.step[run]), "test loss")
+        raise divergence(setup, system, state, run, int(fetched(state.step)[run]), "test loss")
     by_class = tested.class_accuracy
     return {
         "kind": "epoch",

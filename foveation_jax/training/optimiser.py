@@ -8,6 +8,7 @@ which is PyTorch's SGD with `nesterov=True` and `weight_decay`, step for step. T
 from epoch ceil(f_i E) to the next, f_i fractions of all E epochs, counted from 0.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -19,7 +20,13 @@ from jaxtyping import Array, Bool, Float, Int
 from foveation_jax.runs.checks import Range, check_all
 from foveation_jax.runs.errors import InputError
 
-DTYPES = ("float32", "bfloat16")
+# precision -> type of what is computed, and how jax is told to multiply float32
+PRECISIONS = {
+    "float32": ("float32", "highest"),
+    "tensorfloat32": ("float32", "tensorfloat32"),
+    "bfloat16": ("bfloat16", "default"),
+}
+BY_DEVICE = {"cpu": "float32", "gpu": "tensorfloat32", "tpu": "bfloat16"}
 
 LIMITS = {
     "epochs": Range(1),
@@ -28,7 +35,7 @@ LIMITS = {
     "changes": Range(0, 1),
     "momentum": Range(0, 1, open=(1,)),
     "weight_decay": Range(0),
-    "dtype": DTYPES,
+    "precision": ("", *PRECISIONS),
 }
 
 
@@ -44,7 +51,9 @@ class Recipe:
         momentum: mu.
         weight_decay: of all parameters.
         restart_momentum: forget m at the start of every epoch, as the published loop does.
-        dtype: of the forward and backward pass; weights, momentum and loss stay float32.
+        precision: of the forward and backward pass: `float32`, `tensorfloat32` (float32, products
+            with 10 bits of mantissa) or `bfloat16`; weights, momentum, statistics and loss stay
+            float32. Where it is not named, the device's own (`BY_DEVICE`).
 
     Raises:
         InputError: a field that is out of range.
@@ -57,7 +66,7 @@ class Recipe:
     momentum: int | float = 0.9
     weight_decay: int | float = 5e-4
     restart_momentum: bool = False
-    dtype: str = "float32"
+    precision: str = ""
 
     def __post_init__(self):
         check_all(self, LIMITS)
@@ -69,6 +78,20 @@ class Recipe:
                 f"changes is {self.changes}; allowed are {n} rising fractions, one fewer than "
                 "learning_rates"
             )
+
+    @property
+    def computed_in(self) -> str:
+        """The precision that is named, else the device's own."""
+        return self.precision or BY_DEVICE.get(jax.default_backend(), "float32")
+
+    @property
+    def dtype(self) -> str:
+        """Of what is computed on the way forward and back."""
+        return PRECISIONS[self.computed_in][0]
+
+    def products(self) -> contextlib.AbstractContextManager:
+        """What is traced meanwhile multiplies as the precision says."""
+        return jax.default_matmul_precision(PRECISIONS[self.computed_in][1])
 
 
 def change_epochs(recipe: Recipe) -> list[int]:

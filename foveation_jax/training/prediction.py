@@ -13,18 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, Shaped
 
 from foveation_jax.networks import normalise
+from foveation_jax.runs.devices import WHOLE
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.mesh import RUNS, WHOLE, each_run, runs_mesh
+from foveation_jax.runs.mesh import over_runs, runs_mesh
+from foveation_jax.runs.precision import exact
 
 T = TypeVar("T")
 AHEAD = 2  # computations under way while the host waits for the one before them
 
 
 def run_logits(
-    network: nn.Module, variables: Any, images: Shaped[Array, "N Y X 3"]
+    network: nn.Module,
+    variables: Any,
+    images: Shaped[Array, "N Y X 3"],
+    mesh: Mesh | None = None,
 ) -> Float[Array, "V N L"]:
     """Logits of every run for images in [0, 1], or uint8; to be used inside compiled functions.
 
@@ -32,20 +38,32 @@ def run_logits(
         network: module with `apply(variables, images, train) -> (logits [N, L], out)`.
         variables: leaves [V, ...], as `load_variables` gives them.
         images: what stage 1 lets through.
+        mesh: where the variables are, if not where `runs_mesh` of V has them.
     """
     pixels = images / jnp.float32(255) if images.dtype == jnp.uint8 else images
     inputs = normalise(pixels)
 
-    def of_runs(variables, inputs):
-        return each_run(lambda v: network.apply(v, inputs, train=False)[0], variables)
+    def of_run(variables, inputs):
+        with exact():
+            return network.apply(variables, inputs, train=False)[0]
 
-    mesh = runs_mesh(jax.tree.leaves(variables)[0].shape[0])
-    return jax.shard_map(
-        of_runs, mesh=mesh, in_specs=(RUNS, WHOLE), out_specs=RUNS, check_vma=False
-    )(variables, inputs)
+    mesh = mesh or runs_mesh(jax.tree.leaves(variables)[0].shape[0])
+    logits = over_runs(of_run, mesh, shared=1)(variables, inputs)
+    if jax.process_count() > 1:  # each needs them all
+        logits = jax.lax.with_sharding_constraint(logits, NamedSharding(mesh, WHOLE))
+    return logits
 
 
-compiled_logits = jax.jit(run_logits, static_argnums=0)
+_compiled = jax.jit(run_logits, static_argnums=(0, 3))
+
+
+def compiled_logits(
+    network: nn.Module, variables: Any, images: Shaped[Array | np.ndarray, "N Y X 3"]
+) -> Float[Array, "V N L"]:
+    """`run_logits`, compiled, on the devices where the variables are."""
+    place = getattr(jax.tree.leaves(variables)[0], "sharding", None)
+    mesh = place.mesh if isinstance(place, NamedSharding) else None
+    return _compiled(network, variables, images, mesh)
 
 
 def predict(

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from foveation_jax.data.order import steps_an_epoch
 from foveation_jax.networks import normalise
 from foveation_jax.runs.checks import Range, check_allowed
-from foveation_jax.runs.mesh import RUNS, each_run, runs_mesh, shard_runs
+from foveation_jax.runs.mesh import RUNS, over_runs, runs_mesh, shard_runs
 from foveation_jax.stage1.perceived import Perceive
 from foveation_jax.training.optimiser import Recipe, descend, learning_rate
 
@@ -65,6 +66,11 @@ class Setup:
     def steps(self) -> int:
         """Of the whole training."""
         return self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices that train it."""
+        return runs_mesh(self.n_runs, self.recipe.batch_size)
 
 
 @flax.struct.dataclass
@@ -134,19 +140,18 @@ def _init_runs(setup):
 
 def init_state(setup: Setup) -> TrainState:
     """State of all runs, leaves [V, ...], split over the devices; run v is `init_run(setup, v)`."""
-    return shard_runs(jax.jit(_init_runs, static_argnums=0)(setup), runs_mesh(setup.n_runs))
+    return shard_runs(jax.jit(_init_runs, static_argnums=0)(setup), setup.mesh)
 
 
 def state_shapes(setup: Setup) -> TrainState:
     """Shapes, types and places of `init_state(setup)`, without its arrays."""
-    sharding = jax.sharding.NamedSharding(runs_mesh(setup.n_runs), RUNS)
+    sharding = NamedSharding(setup.mesh, RUNS)
     return jax.tree.map(
         lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding),
         jax.eval_shape(functools.partial(_init_runs, setup)),
     )
 
 
-@functools.lru_cache(maxsize=8)
 def make_step(
     setup: Setup,
 ) -> Callable[
@@ -154,20 +159,16 @@ def make_step(
 ]:
     """The compiled step: (state, images, labels) -> (state, loss of each run).
 
-    The old state's memory is reused. Nothing waits for the device. Give it `shard_runs` of images
+    The old state's memory is reused. Nothing waits for the device. Give it `shard_batch` of images
     and labels where there are several devices. All systems of one set-up share the program.
     """
-    every_run = functools.partial(each_run, functools.partial(train_step, setup))
-    return jax.jit(
-        jax.shard_map(
-            every_run,
-            mesh=runs_mesh(setup.n_runs),
-            in_specs=RUNS,
-            out_specs=RUNS,
-            check_vma=False,
-        ),
-        donate_argnums=0,
-    )
+    return _make_step(setup, setup.mesh)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_step(setup, mesh):
+    step = over_runs(functools.partial(train_step, setup), mesh)
+    return jax.jit(step, donate_argnums=0)
 
 
 def train_step(
@@ -184,9 +185,10 @@ def train_step(
     epoch, begins = state.step // setup.steps_per_epoch, state.step % setup.steps_per_epoch == 0
     inputs = _perceived(setup, state, images)
     objective = functools.partial(_objective, setup, state, inputs, labels)
-    (loss, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
-        state.params
-    )
+    with recipe.products():  # of the way back as well
+        (loss, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
+            state.params
+        )
     if setup.perceive is not None:  # of images that were made beforehand it is known
         loss = jnp.where(jnp.isfinite(inputs).all(), loss, jnp.nan)
     stands = (state.diverged_at >= 0) | ~jnp.isfinite(loss)

@@ -4,9 +4,8 @@ A system sees a batch [N, Y, X, 3] of colours in [0, 1] and gives one of the sam
 arXiv 2006.07991 and the controls are registered here; `register` adds one of your own, which the
 commands then know by name.
 
-Stage 1 is float32 to the last product on every device, as are the metrics and the matching: every
-product, contraction and convolution asks for `precision=HIGHEST`. Without it XLA rounds operands to
-10 bits on a GPU (TF32) and to 7 on a TPU (bfloat16), which moves textures by grey levels.
+Stage 1 is float32 to the last product on every device, as are the metrics and the matching
+(`runs/precision.py`).
 """
 
 import difflib

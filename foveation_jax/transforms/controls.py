@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms.foveated_blur import blend_blurs
 from foveation_jax.windows import geometry
 
@@ -148,4 +149,4 @@ def _graded_blur(images, sigma: Float[Array, "Y X"]):
     levels = jnp.linspace(sigma.min(), sigma.max(), BLUR_LEVELS)
     place = (sigma - levels[0]) / jnp.maximum(levels[1] - levels[0], 1e-6)
     weights = jnp.maximum(1 - jnp.abs(place[None] - jnp.arange(BLUR_LEVELS)[:, None, None]), 0)
-    return jax.lax.map(lambda image: blend_blurs(image, levels, weights), images)
+    return each_image(lambda image: blend_blurs(image, levels, weights), images)

@@ -24,13 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.runs.mesh import each_image
+from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms.window_matching import match_windows
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
 REACH = 0.15  # root mean square displacement along an axis, in widths of the pooling window
 EXTENT = 0.5  # widths of the window at which fields stop growing
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @functools.partial(jax.jit, static_argnames="n_scales")
@@ -61,13 +62,13 @@ def disarray_texture(
         matched = match_windows(moved, image, windows, n_scales)
         return jnp.clip(image + outside * (matched - image), 0, 1)
 
-    return jax.lax.map(one, images)
+    return each_image(one, images)
 
 
 def periphery(windows: PoolingWindows) -> Float[Array, "Y X"]:
     """Share of every pixel that windows of the periphery cover, 0 in the fovea."""
     rings, wedges = windows.pixel_factors()
-    return (rings * jnp.einsum("et,tyx->eyx", windows.kept, wedges, precision=HIGHEST)).sum(0)
+    return (rings * einsum("et,tyx->eyx", windows.kept, wedges)).sum(0)
 
 
 def window_width(windows: PoolingWindows) -> Float[Array, "Y X"]:
@@ -129,7 +130,7 @@ def _octaves(size: tuple[int, int]) -> int:
 
 
 def _both(rows, columns, planes):
-    return jnp.einsum("py,yxc,qx->pqc", rows, planes, columns, precision=HIGHEST)
+    return einsum("py,yxc,qx->pqc", rows, planes, columns)
 
 
 class _Axis:
@@ -218,4 +219,4 @@ def read_spline(
             for b, n in zip(base, coefficients.shape[:2], strict=True))  # fmt: skip
     weights = [jnp.stack(_spline_weights(t)) for t in at - base]
     taps = coefficients[y[:, None], x[None]]  # [4, 4, P, Q, C]
-    return jnp.einsum("apq,bpq,abpqc->pqc", *weights, taps, precision=HIGHEST)
+    return einsum("apq,bpq,abpqc->pqc", *weights, taps)

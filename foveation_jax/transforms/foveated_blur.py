@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms.matched import Match, choose
 from foveation_jax.transforms.uniform_blur import blur
 from foveation_jax.windows import geometry
@@ -40,7 +41,7 @@ def foveated_blur_batch(
     Property: equal images inside the fovea; all sigmas equal blur the periphery as `blur` does.
     """
     rings, _ = windows.pixel_factors()
-    return jax.lax.map(lambda image: blend_blurs(image, sigmas, rings), images)
+    return each_image(lambda image: blend_blurs(image, sigmas, rings), images)
 
 
 def foveation_blur(

@@ -38,6 +38,7 @@ from foveation_jax import metrics
 from foveation_jax.metrics.levels import colours
 from foveation_jax.metrics.structural import TAPS
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveated_blur import blend_blurs, ring_centres
 from foveation_jax.transforms.matched import TOLERANCE, Match
@@ -475,18 +476,16 @@ def _over(chunks, function) -> list:
 
 @functools.partial(jax.jit, static_argnames=("system", "metric"))
 def _target_moments(reference, target, fixations, windows, system, metric):
-    def one(pictures):
-        a, b, fixation = pictures
+    def one(a, b, fixation):
         return _moments(a, b, _rings(windows, fixation), system, metric)
 
     pictures = (jnp.asarray(reference), jnp.asarray(target), jnp.asarray(fixations))
-    return jax.lax.map(one, pictures)
+    return each_image(one, *pictures)
 
 
 @functools.partial(jax.jit, static_argnames=("system", "metric"))
 def _blur_moments(images, reference, fixations, sigmas, windows, system, metric):
-    def one(pictures):
-        image, a, fixation = pictures
+    def one(image, a, fixation):
         rings = _rings(windows, fixation)
         if system == "uniform_blur":
             blurred = blur(image, sigmas[0])
@@ -494,7 +493,7 @@ def _blur_moments(images, reference, fixations, sigmas, windows, system, metric)
             blurred = blend_blurs(image, sigmas, rings)
         return _moments(a, blurred, rings, system, metric)[1]
 
-    return jax.lax.map(one, tuple(map(jnp.asarray, (images, reference, fixations))))
+    return each_image(one, *map(jnp.asarray, (images, reference, fixations)))
 
 
 def _rings(windows: PoolingWindows, fixation) -> Float[Array, "E Y X"]:

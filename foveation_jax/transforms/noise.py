@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.precision import matmul
 from foveation_jax.windows.pooling import cells, pool, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
@@ -19,7 +20,6 @@ from foveation_jax.windows.pooling_windows import PoolingWindows
 # so many pixels it only guards the inverse.
 RIDGE = 1.0
 FLOOR = 1e-5
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def check_key(key) -> None:
@@ -50,8 +50,8 @@ def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[A
     centred_image, mean, deviation = _standardise(image)
     whiten = _power(_correlation(centred_noise), -0.5)
     colour = _power(_correlation(centred_image), 0.5)
-    carry = jnp.matmul(whiten, colour, precision=HIGHEST)
-    return jnp.matmul(centred_noise, carry, precision=HIGHEST) * deviation + mean
+    carry = matmul(whiten, colour)
+    return matmul(centred_noise, carry) * deviation + mean
 
 
 def regional_coral(
@@ -122,14 +122,14 @@ def _standardise(pixels):
 
 def _correlation(centred):
     flat = centred.reshape(-1, centred.shape[-1])
-    return jnp.matmul(flat.T, flat, precision=HIGHEST) + RIDGE * jnp.eye(flat.shape[1])
+    return matmul(flat.T, flat) + RIDGE * jnp.eye(flat.shape[1])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _power(matrix: Float[Array, "C C"], exponent: float) -> Float[Array, "C C"]:
     """A power of a symmetric matrix whose eigenvalues are `RIDGE` or more, up to rounding."""
     values, vectors = _eigen(matrix)
-    return jnp.matmul(vectors * values[None] ** exponent, vectors.T, precision=HIGHEST)
+    return matmul(vectors * values[None] ** exponent, vectors.T)
 
 
 def _eigen(matrix: Float[Array, "C C"]) -> tuple[Float[Array, " C"], Float[Array, "C C"]]:
@@ -149,7 +149,6 @@ def _power_jvp(exponent, matrices, changes):
     near = jnp.abs(step) < 1e-3 * (values[:, None] + values[None])
     rise = (powers[:, None] - powers[None]) / jnp.where(near, 1.0, step)
     rise = jnp.where(near, (slopes[:, None] + slopes[None]) / 2, rise)
-    product = functools.partial(jnp.matmul, precision=HIGHEST)
-    turned = product(vectors.T, product(changes[0], vectors))
-    back = product(vectors, product(rise * turned, vectors.T))
+    turned = matmul(vectors.T, matmul(changes[0], vectors))
+    back = matmul(vectors, matmul(rise * turned, vectors.T))
     return _power(matrices[0], exponent), back

@@ -21,6 +21,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.mesh import each_image
+from foveation_jax.runs.precision import exact
 from foveation_jax.transforms.disarray import periphery, window_width
 from foveation_jax.transforms.texture_statistics import (
     deviations,
@@ -105,8 +107,8 @@ def refine(
         return applied(start, best)
 
     stopped = jax.lax.stop_gradient((textures, images))
-    with jax.default_matmul_precision("highest"):
-        refined = jax.lax.map(lambda pair: one(*pair), stopped)
+    with exact():
+        refined = each_image(one, *stopped)
     return textures + jax.lax.stop_gradient(refined - textures)
 
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.noise import cholesky, white_noise
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
@@ -94,7 +95,7 @@ def pyramid_texture(
         textured = pyramid.Pyramid(high[:, 0], tuple(reversed(made)), signal.low)
         return pyramid.reconstruct(textured) + planes - periodic
 
-    result = jax.lax.map(one, images)
+    result = each_image(one, images)
     return jnp.moveaxis(jnp.clip(result, 0.0, 1.0), 1, -1)
 
 

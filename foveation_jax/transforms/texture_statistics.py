@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.precision import exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
@@ -118,7 +119,7 @@ def texture_statistics(
 
 @functools.partial(jax.jit, static_argnames="n_scales")
 def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureStatistics:
-    with jax.default_matmul_precision("highest"):
+    with exact():
         grids = octave_cells(windows, n_scales)
         pooled = [
             jax.lax.map(lambda image: pooled_statistics(image, grids), jnp.moveaxis(batch, -1, 1))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from foveation_jax.runs.checks import Range, check_allowed
+from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms.matched import Match, choose
 from foveation_jax.windows import geometry
 
@@ -32,8 +33,7 @@ def gaussian_matrix(sigma: Float[Array, ""], n: int) -> Float[Array, "n n"]:
 def blur(image: Float[Array, "Y X C"], sigma: Float[Array, ""]) -> Float[Array, "Y X C"]:
     """One image blurred by a Gaussian of `sigma` pixels. sigma 0 gives the image back."""
     rows, columns = (gaussian_matrix(sigma, n) for n in image.shape[:2])
-    highest = jax.lax.Precision.HIGHEST
-    return jnp.einsum("yp,pqc,xq->yxc", rows, image, columns, optimize=True, precision=highest)
+    return einsum("yp,pqc,xq->yxc", rows, image, columns, optimize=True)
 
 
 @jax.jit

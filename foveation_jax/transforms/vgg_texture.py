@@ -22,12 +22,12 @@ from jaxtyping import Array, Bool, Float
 
 from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.precision import einsum
 from foveation_jax.vgg.encoder_decoder import STRIDE, Network, decode, encode
 from foveation_jax.vgg.weight_files import load_decoder, load_encoder
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
 BLENDS = ("partition", "overwrite")
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.tree_util.register_dataclass
@@ -103,9 +103,7 @@ def mix_regions(
     gain = deviation_c / deviation_n
     bias = mean_c - gain * mean_n
     mixed_share = share * regions.mixing[:, None]
-    gains, biases = (
-        jnp.einsum("rs,nrc->nsc", mixed_share, v, precision=HIGHEST) for v in (gain, bias)
-    )
+    gains, biases = (einsum("rs,nrc->nsc", mixed_share, v) for v in (gain, bias))
     keep = 1 - jnp.sum(mixed_share, axis=0)[None, :, None]
     return (keep * flat_content + gains * flat_noise + biases).reshape(content.shape)
 
@@ -115,8 +113,8 @@ def _moments(
 ) -> tuple[Float[Array, "N R C"], Float[Array, "N R C"]]:
     """Mean and deviation, sqrt(variance + 1e-5), of every region; S cells."""
     mass = jnp.sum(pool, axis=1)[None, :, None] + 1e-12
-    mean = jnp.einsum("rs,nsc->nrc", pool, flat, precision=HIGHEST) / mass
-    square = jnp.einsum("rs,nsc->nrc", pool, flat**2, precision=HIGHEST) / mass
+    mean = einsum("rs,nsc->nrc", pool, flat) / mass
+    square = einsum("rs,nsc->nrc", pool, flat**2) / mass
     variance = jax.nn.relu(square - mean**2)
     if unbiased:
         variance = variance * mass / jnp.maximum(mass - 1, 1)

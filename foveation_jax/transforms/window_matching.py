@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from foveation_jax.runs.precision import exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
@@ -39,7 +40,7 @@ def match_windows(
 
     Property: a picture that is wanted stays as it is, and so does any in the fovea.
     """
-    with jax.default_matmul_precision("highest"):
+    with exact():
         opponent = jnp.asarray(OPPONENT, picture.dtype)
         planes, target = (jnp.moveaxis(v @ opponent.T, -1, 0) for v in (picture, wanted))
         whole = pyramid.periodic_part(jnp.stack([planes, target]))

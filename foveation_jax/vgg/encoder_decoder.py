@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.runs.precision import einsum
 from foveation_jax.vgg import winograd
 
 # Convolutions in blocks 1 to 3; block 4 stops after its first one.
@@ -93,7 +94,7 @@ def _convolve(x: Float[Array, "N Y X C"], layer: dict) -> Float[Array, "N P Q D"
     """Convolution without padding, plus bias."""
     kernel = layer["kernel"]
     if kernel.shape[:2] == (1, 1):
-        y = jnp.einsum("nyxc,cd->nyxd", x, kernel[0, 0], precision=jax.lax.Precision.HIGHEST)
+        y = einsum("nyxc,cd->nyxd", x, kernel[0, 0])
     else:
         y = winograd.convolve(x, kernel)
     return y + layer["bias"][None, None, None]

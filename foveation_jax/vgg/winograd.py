@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-HIGHEST = jax.lax.Precision.HIGHEST
+from foveation_jax.runs.precision import einsum, science
+
 TILE = 4  # outputs a side; 6 inputs
 B = np.array(
     [
@@ -45,7 +46,7 @@ def convolve(
 def _direct(x, kernel):
     numbers = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=numbers, precision=HIGHEST
+        x, kernel, (1, 1), "VALID", dimension_numbers=numbers, precision=science()
     )
 
 
@@ -59,9 +60,9 @@ def _winograd(x, kernel):
     down = _combine(B, down)  # [6, N, R, X, C]
     across = [down[:, :, :, j : j + TILE * (columns - 1) + 1 : TILE] for j in range(TILE + 2)]
     tiles = _combine(B, across).reshape((TILE + 2) ** 2, -1, channels)
-    weights = jnp.einsum("qj,pi,ijcd->qpcd", G, G, kernel, precision=HIGHEST)
+    weights = einsum("qj,pi,ijcd->qpcd", G, G, kernel)
     weights = weights.reshape(len(tiles), channels, -1)
-    products = jnp.einsum("tsc,tcd->tsd", tiles, weights, precision=HIGHEST)
+    products = einsum("tsc,tcd->tsd", tiles, weights)
     products = products.reshape(TILE + 2, TILE + 2, count, rows, columns, -1)
     outputs = _combine(A, list(products))  # [4, 6, N, R, S, D]
     outputs = _combine(A, [outputs[:, p] for p in range(TILE + 2)])

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from foveation_jax.metrics.levels import check_finite
+from foveation_jax.runs.precision import einsum, matmul
 from foveation_jax.windows.pooling_windows import INNER_DEG, PoolingWindows
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @jax.tree_util.register_dataclass
@@ -51,7 +50,7 @@ def cells(windows: PoolingWindows, grid: tuple[int, int]) -> Cells:
         for samples, pixels in zip(grid, windows.size, strict=True)
     ]
     rings, wedges = windows.factors(*centres)
-    return Cells(rings, wedges, jnp.einsum("eyx,tyx->et", rings, wedges, precision=HIGHEST), side)
+    return Cells(rings, wedges, einsum("eyx,tyx->et", rings, wedges), side)
 
 
 def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
@@ -66,7 +65,7 @@ def pool(cells: Cells, maps: Float[Array, "K Y X"]) -> Float[Array, "E T K"]:
 
     def one_ring(ring):
         weighed = (cells.wedges * ring[None]).reshape(len(cells.wedges), -1)
-        return jnp.matmul(weighed, means.T, precision=HIGHEST)
+        return matmul(weighed, means.T)
 
     sums = jax.lax.map(one_ring, cells.rings)
     return sums / jnp.maximum(cells.mass, 1e-3)[..., None]
@@ -79,7 +78,7 @@ def spread(cells: Cells, table: Float[Array, "E T K"]) -> Float[Array, "K Y X"]:
 
     def add_ring(maps, ring_and_row):
         ring, row = ring_and_row
-        return maps + jnp.matmul(row.T, wedges, precision=HIGHEST) * ring.reshape(1, -1), None
+        return maps + matmul(row.T, wedges) * ring.reshape(1, -1), None
 
     maps = jnp.zeros((table.shape[-1], wedges.shape[-1]), table.dtype)
     maps, _ = jax.lax.scan(add_ring, maps, (cells.rings, table))
@@ -96,7 +95,7 @@ def _refine(maps: Float[Array, "K Yc Xc"], side: int) -> Float[Array, "K Y X"]:
         return maps
     count, rows, columns = maps.shape
     weights = jax.image.resize(jnp.eye(columns), (columns, columns * side), "linear")
-    maps = jnp.matmul(maps, weights, precision=HIGHEST)
+    maps = matmul(maps, weights)
     before = jnp.concatenate([maps[:, :1], maps[:, :-1]], 1)[:, :, None]
     after = jnp.concatenate([maps[:, 1:], maps[:, -1:]], 1)[:, :, None]
     offset = (((jnp.arange(side) + 0.5) / side - 0.5)[None, None, :, None]).astype(maps.dtype)

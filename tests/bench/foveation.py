@@ -78,7 +78,7 @@ def make_race(options: argparse.Namespace):
 
     size = (options.size, options.size)
     network = make_network(options.network, 20)
-    recipe = Recipe(batch_size=options.train_batch, dtype=options.dtype)
+    recipe = Recipe(batch_size=options.train_batch, precision=options.precision)
     setup = Setup(network, recipe, options.runs, 0, 1000 * options.train_batch, size)
     step, state = make_step(setup), init_state(setup)
     draw = np.random.default_rng(0)
@@ -144,7 +144,7 @@ def main():
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--precision", default="float32", help="of Recipe")
     parser.add_argument("--peak", type=float, default=0, help="TFLOP/s of the device")
     options = parser.parse_args()
     if options.part != "stage1":

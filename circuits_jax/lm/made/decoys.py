@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Attention, Block, TokenBatch, layer_data
+from circuits_jax.runs.precision import einsum
 
 SHARPNESS = 2.0  # standard deviation of attention scores: the best of 12 keys then gets about half
 
@@ -56,14 +57,14 @@ def calibrated(
     def step(stream, layer):
         own, data, decoy = layer
         heads = own["attention"]
-        q, k = (jnp.einsum("btd,dhk->bthk", stream, heads[name]) for name in "qk")
-        scores = config.attention_scale * jnp.einsum("bthk,bshk->btsh", q, k)
+        q, k = (einsum("btd,dhk->bthk", stream, heads[name]) for name in "qk")
+        scores = config.attention_scale * einsum("bthk,bshk->btsh", q, k)
         sharpness = jnp.std(scores, axis=(0, 1, 2))
         heads = heads | {"q": heads["q"] * _factor(SHARPNESS / sharpness, decoy)[None, :, None]}
         attention = {"params": heads}
         z = Attention(config).apply(attention, stream, data, batch, method="attend")
-        outputs = jnp.einsum("bthk,hkd->bthd", z, heads["o"])
-        norm = jnp.sqrt(jnp.einsum("bthd,bt->h", outputs * outputs, weight))
+        outputs = einsum("bthk,hkd->bthd", z, heads["o"])
+        norm = jnp.sqrt(einsum("bthd,bt->h", outputs * outputs, weight))
         heads = heads | {"o": heads["o"] * _factor(1 / norm, decoy)[:, None, None]}
         own = own | {"attention": heads}
         stream, _ = Block(config).apply({"params": own}, stream, data, batch)

@@ -32,6 +32,7 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import decoys
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.precision import einsum, matmul
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.words import WordTokenizer
 
@@ -159,12 +160,12 @@ def _params(config: DecoderConfig, roles: tuple[str, ...], where: Any, key: jax.
 def _turned(params: dict[str, Any], rotation: Float[Array, "D D"]) -> dict[str, Any]:
     """The same model in other coordinates of the residual stream."""
     heads = params["layers"]["attention"]
-    reading = {n: jnp.einsum("ldhk,dc->lchk", heads[n], rotation) for n in "qkv"}
-    writing = {"o": jnp.einsum("lhkd,dc->lhkc", heads["o"], rotation)}
+    reading = {n: einsum("ldhk,dc->lchk", heads[n], rotation) for n in "qkv"}
+    writing = {"o": einsum("lhkd,dc->lhkc", heads["o"], rotation)}
     return {
-        "embedding": params["embedding"] @ rotation,
-        "position_embedding": params["position_embedding"] @ rotation,
-        "unembedding": rotation.T @ params["unembedding"],
+        "embedding": matmul(params["embedding"], rotation),
+        "position_embedding": matmul(params["position_embedding"], rotation),
+        "unembedding": matmul(rotation.T, params["unembedding"]),
         "layers": {"attention": reading | writing},
     }
 

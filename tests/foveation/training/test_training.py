@@ -86,7 +86,7 @@ def test_changes_are_rounded_up_to_whole_epochs(epochs, fractions):
         ("changes", (0.5, 2)),
         ("momentum", 1.0),
         ("weight_decay", -1e-4),
-        ("dtype", "float16"),
+        ("precision", "float16"),
     ],
 )
 def test_recipes_out_of_range_are_refused(field, value):
@@ -252,7 +252,7 @@ def test_momentum_restarts_with_every_epoch(state):
 def test_bfloat16_computes_coarsely_and_keeps_float32(state):
     batch = tiny.batch()
     fine, loss = step(tiny.setup(), state, batch)
-    coarse, coarse_loss = step(tiny.setup(dtype="bfloat16"), state, batch)
+    coarse, coarse_loss = step(tiny.setup(precision="bfloat16"), state, batch)
     kept = {leaf.dtype for leaf in jax.tree.leaves((coarse.variables, coarse.momentum))}
     assert kept == {jnp.dtype("float32")}
     np.testing.assert_allclose(coarse_loss, loss, rtol=0.03)
