@@ -17,13 +17,22 @@ from foveation_jax.windows.pooling_windows import profile
 MASKS = Path(__file__).parents[4] / "shared" / "data" / "windows"
 
 
+def masks_of(windows):
+    """As one program: operation by operation, each would be compiled for each size."""
+
+    def masks(moved):
+        return dataclasses.replace(moved, kept=windows.kept).masks()  # `kept` is read on the host
+
+    return np.asarray(jax.jit(masks)(windows))
+
+
 @pytest.mark.parametrize("scale", [0.4, 0.5])
 def test_every_published_mask_is_met_in_order(scale):
     file = MASKS / f"meta_windows_s{scale}.npz"
     if not file.exists():
         pytest.skip(f"the published masks are not at {file}")
     published = np.load(file)["masks"]
-    ours = np.asarray(fj.pooling_windows(scale).masks())
+    ours = masks_of(fj.pooling_windows(scale))
     assert ours.shape == published.shape
     for ours_one, published_one in zip(ours, published, strict=True):
         error = np.abs(ours_one - published_one / 255)
@@ -69,7 +78,7 @@ def test_copies_of_the_profile_add_to_one(u):
     published=st.booleans(),
 )
 def test_windows_are_a_partition_of_unity(size, scale, y, x, published):
-    masks = fj.pooling_windows(scale, size, (y, x), published).masks()
+    masks = masks_of(fj.pooling_windows(scale, size, (y, x), published))
     assert float(masks.min()) >= 0
     assert float(masks.max()) <= 1
     np.testing.assert_allclose(masks.sum(0), 1, atol=2e-5)
@@ -78,7 +87,8 @@ def test_windows_are_a_partition_of_unity(size, scale, y, x, published):
 def test_windows_do_not_depend_on_the_resolution():
     fine, coarse = fj.pooling_windows(0.4, (512, 512)), fj.pooling_windows(0.4, (256, 256))
     at = jnp.arange(256) * 2 + 0.5
-    for a, b in zip(fine.factors(at, at), coarse.pixel_factors(), strict=True):
+    same = jax.jit(lambda fine, coarse: (fine.factors(at, at), coarse.pixel_factors()))
+    for a, b in zip(*same(fine, coarse), strict=True):
         np.testing.assert_allclose(a[:6], b[:6], atol=2e-4)
 
 
@@ -86,19 +96,24 @@ def test_moving_the_fixation_moves_the_windows():
     windows = fj.pooling_windows(0.5, (64, 64), (20.0, 30.0), published=False)
     moved = dataclasses.replace(windows, fixation=jnp.array([28.0, 26.0]))
     np.testing.assert_allclose(
-        moved.masks()[:, 16:48, 4:40], windows.masks()[:, 8:40, 8:44], atol=1e-4
+        masks_of(moved)[:, 16:48, 4:40], masks_of(windows)[:, 8:40, 8:44], atol=1e-4
     )
 
 
 @pytest.mark.parametrize("grid", [(64, 64), (32, 32), (26, 34)])
 def test_pooling_and_spreading_keep_constants_and_agree_with_masks(grid):
     windows = fj.pooling_windows(0.5, (128, 128), (70.0, 40.0), published=False)
-    cells = pooling.cells(windows, grid)
-    means = pooling.pool(cells, jnp.full((1, *grid), 3.0))
-    inside = np.asarray(cells.mass) > 1e-3
-    np.testing.assert_allclose(np.asarray(means)[inside], 3, rtol=1e-5)
-    spread = pooling.spread(cells, jnp.full((*inside.shape, 1), 2.0))
-    rings, _ = windows.factors(*(jnp.arange(n) * 128 / n for n in grid))
+
+    @jax.jit
+    def pooled(windows):
+        cells = pooling.cells(windows, grid)
+        means = pooling.pool(cells, jnp.full((1, *grid), 3.0))
+        spread = pooling.spread(cells, jnp.full((*cells.mass.shape, 1), 2.0))
+        rings, _ = windows.factors(*(jnp.arange(n) * 128 / n for n in grid))
+        return cells.mass, means, spread, rings
+
+    mass, means, spread, rings = map(np.asarray, pooled(windows))
+    np.testing.assert_allclose(means[mass > 1e-3], 3, rtol=1e-5)
     np.testing.assert_allclose(spread[0], 2 * rings.sum(0), atol=0.15)
     corner = spread[0, -1, -1]
     np.testing.assert_allclose(corner, 2, rtol=1e-5)
@@ -107,9 +122,10 @@ def test_pooling_and_spreading_keep_constants_and_agree_with_masks(grid):
 def test_pooled_means_are_the_masks_means():
     windows = fj.pooling_windows(0.5, (128, 128), published=False)
     image = jax.random.uniform(jax.random.key(0), (128, 128)).cumsum(0) / 64
-    masks = windows.masks()[1:].reshape(windows.n_wedges, windows.n_rings, 128, 128)
-    exact = (masks * image[None, None]).sum((2, 3)) / masks.sum((2, 3))
-    pooled = pooling.pool(pooling.cells(windows, (128, 128)), image[None])[..., 0].T
+    masks = masks_of(windows)[1:].reshape(windows.n_wedges, windows.n_rings, 128, 128)
+    exact = (masks * np.asarray(image)).sum((2, 3)) / np.maximum(masks.sum((2, 3)), 1)
+    pool = jax.jit(lambda windows: pooling.pool(pooling.cells(windows, (128, 128)), image[None]))
+    pooled = np.asarray(pool(windows))[..., 0].T
     large = masks.sum((2, 3)) > 30
     np.testing.assert_allclose(pooled[large], exact[large], atol=0.02)
 
