@@ -2,7 +2,8 @@
 
 With m the task's metric (`tasks.metric_values`), on every prompt by itself:
 
-    accuracy    share of prompts on which the answers beat the foils: m > 0, ties counting half
+    accuracy    share of prompts on which the answers beat the foils: m > 0, ties counting half; of
+                log_prob, which has no foils, on which an answer beats every other token
     metric      mean of m
     gap         mean over pairs of m(positive) - m(negative), with its 95 % interval by Student's t
 
@@ -25,7 +26,7 @@ from circuits_jax import interpose
 from circuits_jax.lm.language_model import LanguageModel, split
 from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import PromptPairs, Targets, Task, metric_values, targets
+from circuits_jax.tasks import PromptPairs, Targets, Task, answers_beat, metric_values, targets
 
 CONFIDENCE = 0.95
 PAIRS_A_PASS = 16
@@ -81,6 +82,7 @@ class Performance:
         negative_accuracy, negative_metric: on the negative ones, with the same answers and foils.
         gap: positive less negative metric, over pairs.
         without_contrast: pairs of which the two prompts give the same prediction.
+        signed: the metric is above 0 where the answers beat the foils (not log_prob).
     """
 
     pairs: int
@@ -90,11 +92,12 @@ class Performance:
     negative_metric: float
     gap: Interval
     without_contrast: int = 0
+    signed: bool = True
 
     @property
     def above_chance(self) -> bool:
         """Whether the answers beat the foils on most positive prompts, and by the mean metric."""
-        return self.accuracy > 0.5 and self.metric > 0
+        return self.accuracy > 0.5 and (self.metric > 0 or not self.signed)
 
 
 def _called(name: str, words: Mapping[str, str]) -> str:
@@ -186,12 +189,13 @@ def _measured(
             split(batch, 2 * PAIRS_A_PASS), _split(goal, 2 * PAIRS_A_PASS), strict=True
         )
     ]
-    values, difference = (
+    values, beat, difference = (
         np.concatenate([np.asarray(x) for x in part]) for part in zip(*found, strict=True)
     )
     if not np.isfinite(values).all():
         raise InputError(model.first_not_finite(prompts) or f"the metric of {of} is not finite")
     positive, negative = values[: 2 * len(pairs)].reshape(-1, 2).T.astype(float)
+    accuracies = beat[: 2 * len(pairs)].reshape(-1, 2).mean(axis=0)
     same = difference[: len(pairs)] <= _rounding(model)
     if same.all():
         raise InputError(
@@ -201,12 +205,13 @@ def _measured(
         )
     return Performance(
         len(pairs),
-        _accuracy(positive),
+        float(accuracies[0]),
         float(positive.mean()),
-        _accuracy(negative),
+        float(accuracies[1]),
         float(negative.mean()),
         interval(positive - negative),
         int(same.sum()),
+        metric != "log_prob",
     )
 
 
@@ -222,12 +227,16 @@ def _split(goal: Targets, size: int) -> list[Targets]:
 @functools.partial(jax.jit, static_argnames="metric")
 def _of_pass(
     logits: Float[Array, "B2 V"], goal: Targets, metric: str
-) -> tuple[Float[Array, " B2"], Float[Array, " B"]]:
-    """The metric of every prompt; how far two logits of a pair are apart, as a share of either."""
+) -> tuple[Float[Array, " B2"], Float[Array, " B2"], Float[Array, " B"]]:
+    """The metric of every prompt, and whether it is answered rightly (`answers_beat`).
+
+    And how far two logits of a pair are apart, as a share of either.
+    """
     centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
     apart = jnp.linalg.norm(centred[::2] - centred[1::2], axis=-1)
     size = jnp.linalg.norm(centred[::2], axis=-1) + jnp.linalg.norm(centred[1::2], axis=-1)
-    return metric_values(logits, goal, metric), 2 * apart / jnp.maximum(size, 1e-30)
+    values, beat = (of(logits, goal, metric) for of in (metric_values, answers_beat))
+    return values, beat, 2 * apart / jnp.maximum(size, 1e-30)
 
 
 def _rounding(model: LanguageModel) -> float:
@@ -236,10 +245,6 @@ def _rounding(model: LanguageModel) -> float:
         *(x for x in jax.tree.leaves(model.params) if jnp.issubdtype(x.dtype, jnp.floating))
     )
     return min(100 * float(jnp.finfo(dtype).eps), 0.01)
-
-
-def _accuracy(values: Float[np.ndarray, " B"]) -> float:
-    return float(np.mean((values > 0) + 0.5 * (values == 0)))
 
 
 def to_json(performance: Mapping[str, Performance]) -> dict[str, Any]:

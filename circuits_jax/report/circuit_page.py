@@ -31,7 +31,11 @@ TASKS = {
     "docstring": "Docstring completion",
     "induction": "Induction",
 }
-METRICS = {"logit_diff": "logit difference", "prob_diff": "probability difference"}
+METRICS = {
+    "logit_diff": "logit difference",
+    "prob_diff": "probability difference",
+    "log_prob": "log-probability",
+}
 ABLATIONS = {
     "mean": "replaced by its mean over the negative prompts",
     "zero": "set to zero",

@@ -5,7 +5,14 @@ from collections.abc import Callable, Mapping
 
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError, unknown_name
-from circuits_jax.tasks.base import PromptPairs, Targets, Task, metric_values, targets
+from circuits_jax.tasks.base import (
+    PromptPairs,
+    Targets,
+    Task,
+    answers_beat,
+    metric_values,
+    targets,
+)
 from circuits_jax.tasks.compiled import compiled
 from circuits_jax.tasks.custom import custom
 from circuits_jax.tasks.docstring import docstring
@@ -21,6 +28,7 @@ __all__ = [
     "PromptPairs",
     "Targets",
     "Task",
+    "answers_beat",
     "ground_truths",
     "make_task",
     "metric_values",

@@ -23,12 +23,11 @@ import numpy as np
 from absl import logging
 
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks.base import PromptPairs, Task
+from circuits_jax.tasks.base import COMPARING, METRICS, PromptPairs, Task, own_metric
 from circuits_jax.tasks.records import Record, read_records
 from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
 
 Tokens = Literal["one", "first"]
-METRICS = ("logit_diff", "prob_diff")
 _Pair = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 
 
@@ -60,7 +59,8 @@ def custom(
       n_held_out: pairs that are held out; 0 for every pair that does not learn.
       seed: same seed, same split.
       path: the file.
-      metric: "logit_diff" or "prob_diff".
+      metric: see `metric_values`. Of `log_prob`, and of a function of one's own, foils may be
+        missing.
       answer_tokens: "one" leaves out answers and foils of several tokens, "first" takes the first
         token of each.
       ids: "model" where the file has token ids in place of words, and they are this model's.
@@ -72,14 +72,19 @@ def custom(
     """
     if not path:
         raise InputError("task 'custom' needs its option path, a file of prompts")
-    if metric not in METRICS:
-        raise InputError(f"metric is {metric!r}; allowed are {', '.join(METRICS)}")
+    if metric not in METRICS and ":" not in metric:
+        allowed = f"{', '.join(METRICS)}, or MODULE:FUNCTION"
+        raise InputError(f"metric is {metric!r}; allowed are {allowed}")
+    if ":" in metric:
+        own_metric(metric)
     if answer_tokens not in get_args(Tokens):
         raise InputError(f"answer_tokens is {answer_tokens!r}; allowed are one, first")
     if ids not in ("", "model"):
         raise InputError(f"ids is {ids!r}; allowed is 'model'")
-    records = read_records(Path(path), counterfactual)
+    records = read_records(Path(path), counterfactual, foils=metric in COMPARING)
     pairs, left_out = _pairs(records, tokenizer, answer_tokens, ids)
+    if not all(foils for *_, foils in pairs):  # some have none, so that none is looked at
+        pairs = [(*pair, ()) for *pair, _ in pairs]
     said = _left_out(path, left_out, len(pairs))
     if said:
         logging.warning("%s", said)
@@ -150,9 +155,7 @@ def _pairs(
         for positive, negative in itertools.product(positives, negatives):
             try:
                 sides = [
-                    _given(values[name], name, where, tokenizer)
-                    if record.ids
-                    else _tokens(values[name], name, where, positive, tokenizer, answer_tokens)
+                    _side(record, name, positive, tokenizer, answer_tokens)
                     for name in ("answer", "foil")
                 ]
                 common = set(sides[0]) & set(sides[1])
@@ -168,6 +171,18 @@ def _pairs(
             except _DoesNotFit as error:
                 left_out.append((record, str(error)))
     return pairs, left_out
+
+
+def _side(
+    record: Record, name: str, positive: str, tokenizer: Tokenizer, answer_tokens: Tokens
+) -> tuple[int, ...]:
+    """Answers or foils of a pair as tokens; foils may be missing."""
+    value, where = record.values[name], record.where
+    if name == "foil" and value is None:
+        return ()
+    if record.ids:
+        return _given(value, name, where, tokenizer)
+    return _tokens(value, name, where, positive, tokenizer, answer_tokens)
 
 
 def _prompts(value: object, field: str, where: str) -> list[str]:

@@ -56,13 +56,14 @@ class Record:
     ids: bool = False
 
 
-def read_records(path: Path, counterfactual: str = "") -> list[Record]:
+def read_records(path: Path, counterfactual: str = "", *, foils: bool = True) -> list[Record]:
     """The records of a file.
 
     Args:
         path: the file.
         counterfactual: which of MIB's counterfactual prompts is the negative; by default that of
             its benchmark, else the first one.
+        foils: whether every record needs a foil; else it is None where there is none.
 
     Raises:
         InputError: no such file, no text, no records, or one that is none of these forms.
@@ -81,7 +82,7 @@ def read_records(path: Path, counterfactual: str = "") -> list[Record]:
         raise InputError(
             f"the task file {path} has no lines; each needs the fields {', '.join(FIELDS)}"
         )
-    return [_named(where, number, item, counterfactual) for where, number, item in items]
+    return [_named(*item, counterfactual, FIELDS if foils else FIELDS[:3]) for item in items]
 
 
 def _items(path: Path, text: str) -> list[tuple[str, int, Any]]:
@@ -145,7 +146,9 @@ def _cell(value: str) -> Any:
     return value
 
 
-def _named(where: str, number: int, item: Any, counterfactual: str) -> Record:
+def _named(
+    where: str, number: int, item: Any, counterfactual: str, needed: tuple[str, ...]
+) -> Record:
     """An entry by our names."""
     if not isinstance(item, dict):
         raise InputError(f"{where}: must be a JSON object, got {type(item).__name__}")
@@ -168,10 +171,12 @@ def _named(where: str, number: int, item: Any, counterfactual: str) -> Record:
     year = item.get("label", ids.get("answer", [None])[0])
     if "answer" not in values and year is not None and _ends_in_century(values.get("positive")):
         return Record(where, number, values | _later_years(where, year))
-    for field in FIELDS:
+    if "answer" in ids and "foil" not in needed:
+        return Record(where, number, {"foil": None} | values | ids, ids=True)
+    for field in needed:
         if field not in values:
-            raise InputError(f"{where}: lacks the field {field!r}; needed: {', '.join(FIELDS)}")
-    return Record(where, number, values)
+            raise InputError(f"{where}: lacks the field {field!r}; needed: {', '.join(needed)}")
+    return Record(where, number, {"foil": None} | values)
 
 
 def _ids(where: str, name: str, value: Any) -> list[int]:

@@ -72,7 +72,11 @@ def test_performance_is_the_definition(model, metric):
 
 
 def test_ties_count_half():
-    assert performance._accuracy(np.array([1.0, 0.0, -1.0, 2.0])) == 0.625
+    logits = jnp.array([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    one = jnp.zeros((4, 1), int)
+    goal = Targets(one, one == 0, one + 1, one == 0)
+    np.testing.assert_array_equal(answers_beat(logits, goal, "logit_diff"), [1, 0.5, 0, 1])
+    np.testing.assert_array_equal(answers_beat(logits, goal, "log_prob"), [1, 0.5, 0, 1])
 
 
 def test_an_interval_of_one_value_is_not_known():

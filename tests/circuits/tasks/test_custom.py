@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -361,3 +362,34 @@ def test_no_file_and_no_path(tmp_path, split_digits):
         make_task("custom", split_digits, path=tmp_path)
     with pytest.raises(InputError, match="needs its option path"):
         make_task("custom", split_digits)
+
+
+def test_foils_may_be_missing_where_the_metric_compares_with_none(tmp_path, split_digits):
+    bare = [json.dumps({k: v for k, v in row.items() if k != "foil"}) for row in rows()]
+    path = write(tmp_path, *bare[:2], *numbered(4)[2:])
+    with pytest.raises(InputError, match="line 1: lacks the field 'foil'"):
+        make_task("custom", split_digits, n=1, path=path)
+    task = make_task("custom", split_digits, n=1, path=path, metric="log_prob")
+    assert (task.metric, set(task.learn.foils), set(task.held_out.foils)) == (
+        "log_prob",
+        {()},
+        {()},
+    )
+    with pytest.raises(InputError, match="has no foils, with which the metric logit_diff"):
+        dataclasses.replace(task, metric="logit_diff")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"metric": "kl"}, "metric is 'kl'; allowed are logit_diff, prob_diff, log_prob, or MOD"),
+        ({"metric": "no.such:thing"}, "'no.such:thing' cannot be imported"),
+        ({"metric": "math:no"}, "'math:no' cannot be imported"),
+        ({"metric": "math:pi"}, "'math:pi' is a float, not a function"),
+        ({"answer_tokens": "all"}, "answer_tokens is 'all'; allowed are one, first"),
+        ({"ids": "gpt2"}, "ids is 'gpt2'; allowed is 'model'"),
+    ],
+)
+def test_options_that_are_not_allowed(tmp_path, split_digits, options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make_task("custom", split_digits, n=1, path=write(tmp_path, *numbered(3)), **options)
