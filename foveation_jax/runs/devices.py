@@ -5,8 +5,8 @@ prompts, heads, autoencoders), and `model`, along which the weights of one model
 say its shape (`--mesh=data:2,model:4`); by default all devices lie along `data`.
 
 Several processes, one a host, run the same program on the same inputs. Each keeps its files in a
-folder of its own, of which that of process 0 is the working folder: every process reads what it
-would read alone, so that none waits for another's disk, and only process 0 leaves anything behind.
+folder of its own, a copy of the working folder, which is that of process 0 alone. So each finds the
+same stages done, and only process 0 leaves anything behind. The hosts need a disk that they share.
 """
 
 import contextlib

@@ -8,9 +8,9 @@ Every one is written whole or not at all, with the checksums of its files in fil
 `load_tree` verifies. Nothing that is not finite is written, or taken when it is read.
 """
 
-import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import zlib
@@ -158,11 +158,11 @@ def save_tree(path: pathlib.Path, tree: Any) -> None:
 
     if found := not_finite(tree):
         raise InputError(f"workdir: {path} is not written: {found[0]} is not finite.")
-    if several := jax.process_count() > 1:
-        tree = fetched(tree)
-    with whole(path) as unfinished, _alone() if several else contextlib.nullcontext():
-        ocp.save(unfinished, tree)
-        sums = {"crc32s": _checksums(unfinished), "arrays": _arrays_crc32(tree)}
+    with whole(path) as unfinished:
+        shared = _from_first(unfinished)
+        ocp.save(shared, tree)  # of several processes each its part, on the disk of the first
+        _copy_from_first(shared, unfinished)
+        sums = {"crc32s": _checksums(unfinished), "arrays": _arrays_crc32(fetched(tree))}
         write_record(unfinished / SUMS, sums)
         if path.exists():
             shutil.rmtree(path)
@@ -184,12 +184,7 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
     try:
         if _checksums(path) != read_record(path / SUMS)["crc32s"]:
             raise ValueError("its files are not as they were written")
-        wanted = shapes()
-        if jax.process_count() > 1:
-            with _alone():
-                tree = jax.tree.map(_there, ocp.load(path, jax.tree.map(_on_host, wanted)), wanted)
-        else:
-            tree = ocp.load(path, wanted)
+        tree = ocp.load(_from_first(path), shapes())
     except DAMAGE as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200].removesuffix(".")
         raise InputError(
@@ -202,26 +197,29 @@ def load_tree(path: pathlib.Path, shapes: Callable[[], Any], remove: pathlib.Pat
     return tree
 
 
-def _alone():
-    """Orbax in one of several processes, whose folder is its own (`runs/devices.py`)."""
-    from orbax.checkpoint import v1 as ocp
+def _from_first(path: pathlib.Path) -> pathlib.Path:
+    """The path that process 0 has in place of this one."""
+    if jax.process_count() == 1:
+        return path
+    from jax.experimental import multihost_utils
 
-    number = jax.process_index()
-    return ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=number,
-            active_processes={number},
-            barrier_sync_key_prefix=f"process-{number}",
-        )
-    )
-
-
-def _on_host(leaf):
-    return np.empty(leaf.shape, leaf.dtype)
+    text = np.zeros(4096, np.uint8)
+    encoded = np.frombuffer(os.fsencode(path), np.uint8)
+    text[: len(encoded)] = encoded
+    said = np.asarray(multihost_utils.broadcast_one_to_all(text)).astype(np.uint8)
+    return pathlib.Path(os.fsdecode(said.tobytes().rstrip(b"\0")))
 
 
-def _there(leaf, wanted):
-    return placed(leaf, wanted.sharding) if wanted.sharding else leaf
+def _copy_from_first(shared: pathlib.Path, own: pathlib.Path) -> None:
+    """A folder that all processes have written together, copied from process 0 to the others."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    multihost_utils.sync_global_devices("written")
+    if shared != own:
+        shutil.copytree(shared, own)
+    multihost_utils.sync_global_devices("copied")
 
 
 def not_finite(tree: Any) -> tuple[str, int] | None:
