@@ -26,6 +26,7 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, systems_experiment
+from foveation_jax.data.images import FITS
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
@@ -127,6 +128,8 @@ def check_config(config: ConfigDict) -> None:
     size = tuple(config.size)
     if len(size) != 2 or not all(isinstance(s, int) and 16 <= s <= 4096 for s in size):
         raise InputError(f"size is {size}: it must be (rows, columns), each within 16 and 4096.")
+    if config.fit not in FITS:
+        raise InputError(f"fit is {config.fit!r}: it must be {' or '.join(FITS)}.")
     if config.stage1.match_images < 1 or not 0 < config.stage1.match_tolerance < 1:
         raise InputError(
             f"stage1.match_images is {config.stage1.match_images} and stage1.match_tolerance "
@@ -184,6 +187,7 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, LabelledIm
         classes=tuple(config.classes),
         limit_train=config.limit_train,
         limit_test=config.limit_test,
+        fit=config.fit,
     )
 
 

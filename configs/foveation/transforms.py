@@ -25,11 +25,16 @@ def get_config() -> config_dict.ConfigDict:
     config.limit = 0  # use the first so many pictures; 0 for all
     config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
     config.size = (256, 256)  # rows and columns that every picture is brought to
+    # "crop" to that shape, or "pad" with grey; "native" leaves pictures as they are: all must have
+    # the size of the first, `size` is not looked at.
+    config.fit = "crop"
     config.scale = 0.4  # s, window width over eccentricity
     config.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
+    # Or FILE.csv with a line "image,y,x" for each picture, NAME as under WORKDIR/SYSTEM/NAME.png.
+    config.fixations = ""
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks
-    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
+    config.route = "disarray"  # or "pyramid", "vgg"
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region
