@@ -76,6 +76,7 @@ def systems_experiment() -> ConfigDict:
     config.limit_train = 0  # the first so many images of each class; 0 for all
     config.limit_test = 0
     config.size = (256, 256)  # rows and columns that every image is brought to
+    config.fit = "crop"  # to that shape; or "pad" with grey, or "native": images have that size
     config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
     config.runs = 10  # V, paired: run v has the same weights and order of images in every system
     config.seed = 0
@@ -85,7 +86,7 @@ def systems_experiment() -> ConfigDict:
     config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     config.stage1.field_of_view = 26.0  # degrees that the width subtends
     config.stage1.published = False  # cut windows and corner slivers as in the published masks
-    config.stage1.route = "pyramid"  # or "disarray", "vgg", or a registered route
+    config.stage1.route = "disarray"  # or "pyramid", "vgg"
     config.stage1.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.stage1.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.stage1.colours = "image"  # of the vgg route: or "region"
@@ -129,11 +130,16 @@ def transforms_run() -> ConfigDict:
     config.limit = 0  # use the first so many pictures; 0 for all
     config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
     config.size = (256, 256)  # rows and columns that every picture is brought to
+    # "crop" to that shape, or "pad" with grey; "native" leaves pictures as they are: all must have
+    # the size of the first, `size` is not looked at.
+    config.fit = "crop"
     config.scale = 0.4  # s, window width over eccentricity
     config.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
+    # Or FILE.csv with a line "image,y,x" for each picture, NAME as under WORKDIR/SYSTEM/NAME.png.
+    config.fixations = ""
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks
-    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
+    config.route = "disarray"  # or "pyramid", "vgg", or a registered route
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region

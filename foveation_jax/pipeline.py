@@ -26,6 +26,7 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, check_size, systems_experiment
+from foveation_jax.data.images import FITS
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.jobs.workdir import check_workdir, claim_workdir
 from foveation_jax.metrics import METRICS, metrics_for
@@ -143,7 +144,7 @@ def check_config(config: ConfigDict) -> None:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
     config_recipe(config)
     check_size(config.size)
-    check_all(config, LIMITS | {"keep_epochs": Range(0, config.recipe.epochs)})
+    check_all(config, LIMITS | {"keep_epochs": Range(0, config.recipe.epochs), "fit": FITS})
     if not config.systems:
         raise InputError(f"systems is empty: name one or more of {', '.join(SYSTEMS)}.")
     check_network(config)
@@ -178,6 +179,7 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, LabelledIm
         classes=tuple(config.classes),
         limit_train=config.limit_train,
         limit_test=config.limit_test,
+        fit=config.fit,
     )
 
 

@@ -28,6 +28,7 @@ SMALLEST_SIDE = 16
 DARKEST = 2**14  # the least that the brightest of 16-bit levels may be, unless all are 0
 MOST_PIXELS = 2**26  # 67 megapixels; more is refused before it is decoded
 BACKGROUND = 128
+FITS = ("crop", "pad", "native")  # how a picture comes to a size
 BITS, PHOTOMETRIC, PLANES = 258, 262, 284  # TIFF tags
 
 
@@ -169,21 +170,62 @@ def _to_srgb(picture):
 
 
 def fit_image(
-    image: Float[np.ndarray, "Y X 3"], size: tuple[int, int]
+    image: Float[np.ndarray, "Y X 3"], size: tuple[int, int], fit: str = "crop"
 ) -> Float[np.ndarray, "Y2 X2 3"]:
-    """`image` brought to `size` = (Y, X): the largest centred part of that shape, resampled.
+    """`image` brought to `size` = (Y, X), resampled by Lanczos with antialiasing.
 
-    Lanczos with antialiasing; a picture that has the size already is returned as it is.
+    Args:
+        image: colours in [0, 1].
+        size: rows and columns; a picture that has them already is returned as it is.
+        fit: "crop" takes the largest centred part of that shape, "pad" the whole picture, centred
+            on mid grey, "native" refuses a picture of another size.
+
+    Raises:
+        InputError: another `fit`, or "native" and a picture of another size.
     """
-    from PIL import Image
-
+    if fit not in FITS:
+        raise InputError(f"fit is {fit!r}: it must be {' or '.join(FITS)}.")
     (height, width), (rows, columns) = image.shape[:2], size
     if (height, width) == (rows, columns):
         return image
+    if fit == "native":
+        raise InputError(
+            f"the picture has {height} x {width} pixels, not {rows} x {columns}: fit=native takes "
+            "pictures of one size, crop and pad bring them to one."
+        )
+    if fit == "crop":
+        return _crop(image, size)
+    zoom = max(height / rows, width / columns)
+    part = [max(1, round(n / zoom)) for n in (height, width)]
+    top, left = ((n - p) // 2 for n, p in zip(size, part, strict=True))
+    whole = np.full((*size, 3), BACKGROUND / 255, np.float32)
+    whole[top : top + part[0], left : left + part[1]] = _resize(
+        image, part, (0.0, 0.0, float(width), float(height))
+    )
+    return whole
+
+
+def cut_share(shape: tuple[int, ...], size: tuple[int, int]) -> float:
+    """Share of a picture's area that the largest centred part of the shape of `size` leaves out."""
+    aspect = (shape[0] / shape[1]) / (size[0] / size[1])
+    return 1 - min(aspect, 1 / aspect)
+
+
+def _crop(image: Float[np.ndarray, "Y X 3"], size: tuple[int, int]):
+    (height, width), (rows, columns) = image.shape[:2], size
     zoom = min(height / rows, width / columns)
     # The clipping undoes rounding: a box may not stick out by a hair.
     top, left = max(0, (height - zoom * rows) / 2), max(0, (width - zoom * columns) / 2)
-    box = (left, top, min(width, left + zoom * columns), min(height, top + zoom * rows))
+    return _resize(
+        image, size, (left, top, min(width, left + zoom * columns), min(height, top + zoom * rows))
+    )
+
+
+def _resize(image: Float[np.ndarray, "Y X 3"], size, box: tuple[float, ...]):
+    """The part (left, top, right, bottom) of `image` at `size`."""
+    from PIL import Image
+
+    rows, columns = size
     channels = [
         Image.fromarray(np.ascontiguousarray(image[..., c])).resize(
             (columns, rows), Image.Resampling.LANCZOS, box=box

@@ -22,7 +22,7 @@ from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
-from foveation_jax.data.sources import ImageSource, read_batches
+from foveation_jax.data.sources import ImageSource, read_batches, tell_cut
 from foveation_jax.data.tfds import describe_tfds, open_tfds
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
@@ -72,6 +72,7 @@ def open_labelled(
     classes: tuple[str, ...] = (),
     limit_train: int = 0,
     limit_test: int = 0,
+    fit: str = "crop",
 ) -> dict[str, LabelledImages]:
     """The splits "train" and "test" of a data set, and "val" where a folder has it.
 
@@ -83,7 +84,7 @@ def open_labelled(
 
     Args:
         data: a folder, "tfds:NAME", or "synthetic".
-        size: (Y, X) that images are brought to, cut to shape about their middle.
+        size: (Y, X) that images are brought to.
         folder: of the decoded images; made as needed.
         seed: of the synthetic scenes.
         data_dir: where TFDS keeps its data; its own default if None.
@@ -91,6 +92,7 @@ def open_labelled(
         limit_train: take the first so many training images of each class; 0 for all. Of synthetic
             scenes, 0 stands for 100.
         limit_test: the same of every other split; 0 stands for 50 scenes.
+        fit: how images come to `size`, see `fit_image`.
 
     Raises:
         InputError: no such data, a split or class that is missing, empty or unknown, fewer than two
@@ -100,7 +102,7 @@ def open_labelled(
     limits = {TRAIN: limit_train, TEST: limit_test, VALIDATION: limit_test}
     _check_limits(limits)
     splits = _list_splits(data, size, seed, data_dir, limits, _earlier_files(folder))
-    asked = {"size": size, "classes": classes}
+    asked = {"size": size, "classes": classes} | ({} if fit == "crop" else {"fit": fit})
     splits = {
         name: dataclasses.replace(s, made_of=s.made_of | asked | {"limit": s.limit})
         for name, s in splits.items()
@@ -275,21 +277,23 @@ def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: 
             record,
             (len(source.names), *size, 3),
             BATCH,
-            lambda numbers: _read_levels(source, size, numbers),
+            lambda numbers: _read_levels(source, size, numbers, split.made_of.get("fit", "crop")),
             advance,
         )
     return record, images
 
 
 def _read_levels(
-    source: ImageSource, size: tuple[int, int], numbers: Iterable[int]
+    source: ImageSource, size: tuple[int, int], numbers: Iterable[int], fit: str
 ) -> Iterator[UInt8[np.ndarray, "B Y X 3"]]:
     """Batches of decoded images; from the first that cannot be read on, they are only counted."""
-    failures = {}
-    for batch in read_batches(source, size, BATCH, numbers):
+    failures, cut = {}, {}
+    for batch in read_batches(source, size, BATCH, numbers, fit):
         failures |= batch.failures
+        cut |= batch.cut
         if not failures:
             yield to_levels(batch.images[batch.present], f"images of batch {batch.number}")
+    tell_cut(cut, size)
     if failures:
         some = " ".join(list(failures.values())[:NAMED_FAILURES])
         raise InputError(f"data: {len(failures)} images cannot be read: {some}")

@@ -8,17 +8,19 @@ that cannot be read leaves its place in the batch grey and its sentence in `fail
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from foveation_jax.data.images import fit_image
+from foveation_jax.data.images import cut_share, fit_image
 from foveation_jax.metrics.levels import check_colours
 from foveation_jax.runs.errors import InputError
 
 READERS = 4  # threads; decoding releases the interpreter lock
 AHEAD = 2  # batches read in advance
+MOST = 0.5  # share of a picture's area that is not lost without a word
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Batch:
         indices: place of each image in the source, -1 where the last batch is filled up.
         present: which places hold a picture that could be read.
         failures: name -> sentence of the pictures that could not be read.
+        cut: name -> share of its area that a picture has lost, of those that lost most of it.
     """
 
     number: int
@@ -63,6 +66,19 @@ class Batch:
     indices: Int[np.ndarray, " N"]
     present: Bool[np.ndarray, " N"]
     failures: dict[str, str]
+    cut: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def tell_cut(cut: Mapping[str, float], size: tuple[int, int]) -> None:
+    """Says on stderr which pictures have lost most of themselves; nothing where none has."""
+    if cut:
+        worst = max(cut, key=cut.get)
+        print(
+            f"{len(cut)} of the pictures, cut to the shape of {size[0]} x {size[1]} pixels, lost "
+            f"over {MOST:.0%} of their area, {worst} most ({cut[worst]:.0%}): fit=pad keeps them "
+            "whole.",
+            file=sys.stderr,
+        )
 
 
 def batch_count(source: ImageSource, batch_size: int) -> int:
@@ -75,11 +91,12 @@ def read_batches(
     size: tuple[int, int],
     batch_size: int,
     numbers: Iterable[int] | None = None,
+    fit: str = "crop",
 ) -> Iterator[Batch]:
     """All pictures of `source`, in order, at `size` = (Y, X), in batches of exactly `batch_size`.
 
     The last batch is filled up with grey. Files are read in threads, two batches ahead. `numbers`
-    picks batches by their numbers, for a run that goes on.
+    picks batches by their numbers, for a run that goes on; `fit` is that of `fit_image`.
     """
     numbers = range(batch_count(source, batch_size)) if numbers is None else numbers
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
@@ -87,7 +104,7 @@ def read_batches(
         for number in numbers:
             stop = min((number + 1) * batch_size, len(source.names))
             futures = [
-                pool.submit(_read, source, i, size) for i in range(number * batch_size, stop)
+                pool.submit(_read, source, i, size, fit) for i in range(number * batch_size, stop)
             ]
             waiting.append((number, futures))
             if len(waiting) > AHEAD:
@@ -96,13 +113,19 @@ def read_batches(
             yield _batch(source, *waiting.popleft(), size, batch_size)
 
 
-def _read(source: ImageSource, index: int, size: tuple[int, int]) -> np.ndarray | InputError:
+def _read(source: ImageSource, index: int, size, fit) -> tuple[np.ndarray, float] | InputError:
+    """One picture brought to size, and the share of its area that it lost."""
+    name = source.names[index]
     try:
         picture = source.read(index)
-        check_colours(f"{source.names[index]}: the picture's levels", picture)
-        return fit_image(picture, size)
+        check_colours(f"{name}: the picture's levels", picture)
     except InputError as error:
         return error
+    try:
+        fitted = fit_image(picture, size, fit)
+    except InputError as error:
+        return InputError(f"{name}: {error}")
+    return fitted, cut_share(picture.shape, size) if fit == "crop" else 0.0
 
 
 def _batch(source, number, futures, size, batch_size) -> Batch:
@@ -110,11 +133,13 @@ def _batch(source, number, futures, size, batch_size) -> Batch:
     present = np.zeros(batch_size, bool)
     indices = np.full(batch_size, -1)
     indices[: len(futures)] = number * batch_size + np.arange(len(futures))
-    failures = {}
+    failures, cut = {}, {}
     for place, future in enumerate(futures):
-        result = future.result()
+        name, result = source.names[indices[place]], future.result()
         if isinstance(result, InputError):
-            failures[source.names[indices[place]]] = str(result)
+            failures[name] = str(result)
         else:
-            images[place], present[place] = result, True
-    return Batch(number, images, indices, present, failures)
+            (images[place], lost), present[place] = result, True
+            if lost > MOST:
+                cut[name] = lost
+    return Batch(number, images, indices, present, failures, cut)

@@ -5,6 +5,8 @@ pictures under WORKDIR/SYSTEM/, one row a picture and system in WORKDIR/metrics.
 WORKDIR/report.html.
 """
 
+import contextlib
+import csv
 import dataclasses
 import functools
 import hashlib
@@ -23,18 +25,24 @@ from foveation_jax import metrics, transforms
 from foveation_jax.config import check_fixation, check_size, transforms_run
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
 from foveation_jax.data.fingerprint import file_names, fingerprint
-from foveation_jax.data.images import fit_image
+from foveation_jax.data.images import FITS, fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
 from foveation_jax.jobs.workdir import claim_workdir, fingerprints
 from foveation_jax.report import stage1_page
-from foveation_jax.runs.checks import Range, check_all
+from foveation_jax.runs.checks import Range, check_all, check_allowed
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import append_rows, read_record, read_rows, write
 from foveation_jax.runs.lock import one_at_a_time
 from foveation_jax.runs.progress import progress
-from foveation_jax.stage1.export import export_pictures, on_all_devices, pack_records, picture_key
+from foveation_jax.stage1.export import (
+    export_pictures,
+    name_digests,
+    on_all_devices,
+    pack_records,
+    picture_key,
+)
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
 
@@ -90,18 +98,21 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     """
     check_config(config)
     source = open_images(config)
+    if config.get("fit") == "native":
+        config = _of_the_first(config, source)
+    fixations = read_fixations(config, source)
     blurs = [name for name in config.systems if name in BLURS]
     others = {name: _system(name, config) for name in config.systems if name not in BLURS}
-    _trace(others, config)
+    _trace(others, config, fixations)
     claim_workdir(workdir, config, *_sources(config, workdir))
-    failures = _export(source, others, config, workdir)
+    failures = _export(source, others, config, workdir, fixations)
     if len(failures) == len(source.names):
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
     readable = source.subset([i for i, n in enumerate(source.names) if n not in failures])
-    matches, refused = match_blurs(blurs, readable, config, workdir)
+    matches, refused = match_blurs(blurs, readable, config, workdir, fixations)
     systems = {name: _system(name, config, matched=match) for name, match in matches.items()}
     if systems:
-        _export(readable, systems, config, workdir)
+        _export(readable, systems, config, workdir, fixations)
     done = tuple(name for name in config.systems if name not in refused)
     if config.records:
         for name in done:
@@ -121,7 +132,10 @@ def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
     else:
         images = [pathlib.Path(config.images)] if config.images else []
     weights = [pathlib.Path(name) for name in config.weights.split(",") if name]
-    return {"images": images, "weights": weights}
+    named = {"images": images, "weights": weights}
+    if config.get("fixations"):
+        named["fixations"] = [pathlib.Path(config.fixations)]
+    return named
 
 
 def _sources(config: ConfigDict, workdir: pathlib.Path):
@@ -146,12 +160,78 @@ def _classes(files: Iterable[str]) -> set[str]:
     return {pathlib.PurePath(name).parent.as_posix() for name in files}
 
 
-def _export(source, systems, config, workdir) -> dict[str, str]:
+def _of_the_first(config: ConfigDict, source: ImageSource) -> ConfigDict:
+    """The config with the size of the first picture that can be read."""
+    for index in range(len(source.names)):
+        with contextlib.suppress(InputError):
+            config = ConfigDict(config)
+            config.size = source.read(index).shape[:2]
+            break
+    check_config(config)
+    return config
+
+
+def read_fixations(config: ConfigDict, source: ImageSource) -> dict[str, np.ndarray]:
+    """Name -> fixation (y, x) of every picture, from the file `config.fixations`; {} without one.
+
+    Raises:
+        InputError: a fixation for all as well, no such file, a line that is not image,y,x, a
+            picture that it names twice or not at all, or a place off the picture.
+    """
+    path, found = config.get("fixations"), {}
+    if not path:
+        return found
+    if config.fixation is not None:
+        raise InputError("fixation and fixations are both set: give one for all, or one for each.")
+    last = np.asarray(config.size) - 1
+    try:
+        lines = list(csv.reader(pathlib.Path(path).read_text("utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"fixations: {path} cannot be read ({error}).") from None
+    if not lines or [cell.strip() for cell in lines[0]] != ["image", "y", "x"]:
+        raise InputError(f"fixations: {path} must begin with a line image,y,x.")
+    for number, cells in enumerate(lines[1:], 2):
+        where, at = f"fixations: line {number} of {path}", None
+        with contextlib.suppress(ValueError):
+            at = np.asarray([float(cell) for cell in cells[1:]], np.float32)
+        if not cells:
+            continue
+        if at is None or at.shape != (2,) or not (np.isfinite(at).all() and cells[0]):
+            raise InputError(f"{where} is {','.join(cells)!r}: it must be image,y,x.")
+        if cells[0] in found:
+            raise InputError(f"{where} names {cells[0]!r} again: every picture has one fixation.")
+        if not ((at >= 0) & (at <= last)).all():
+            raise InputError(
+                f"{where} is at {tuple(at.tolist())}: it must lie on the picture as it is shown, "
+                f"within (0, 0) and {tuple(last.tolist())}."
+            )
+        found[cells[0]] = at
+    missing = [name for name in source.names if name not in found]
+    if missing:
+        raise InputError(
+            f"fixations: {path} has none for {len(missing)} of {len(source.names)} pictures, such "
+            f"as {missing[0]!r}."
+        )
+    return found
+
+
+def _export(source, systems, config, workdir, fixations=None) -> dict[str, str]:
     """Pictures of `systems` under `workdir`, with progress; returns the failures."""
+
+    def known(names):
+        digests = name_digests(names)
+        return (digests, np.stack([fixations[n] for n in names])) if fixations else (digests,)
+
     compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
     size = tuple(config.size)
     with progress(", ".join(systems), len(source.names)) as advance:
-        return export_pictures(source, compiled, workdir, size, config.batch_size, advance)
+        return export_pictures(
+            source, compiled, workdir, size, config.batch_size, advance, known, _fit(config)
+        )
+
+
+def _fit(config: ConfigDict) -> str:
+    return config.get("fit", "crop")
 
 
 def check_config(config: ConfigDict) -> None:
@@ -160,6 +240,7 @@ def check_config(config: ConfigDict) -> None:
     check_fixation(config.fixation)
     check_size(config.size)
     check_all(config, LIMITS)
+    check_allowed("fit", _fit(config), FITS)
     for field in ("systems", "metrics"):
         if not config[field]:
             raise InputError(f"{field} is empty: name one or more of {', '.join(LIMITS[field])}.")
@@ -185,40 +266,55 @@ def _system(name: str, config: ConfigDict, **more) -> Callable:
     """The system as a function of images and the digests of their names.
 
     The noise of a picture is its own: it depends on `config.seed` and the picture's name alone. Of
-    the options that the system takes, those that `config` names are given.
+    the options that the system takes, those that `config` names are given. The function takes
+    images and what is known of each: its name's digest, and its fixation where each has its own.
     """
     options = transforms.options_for(name, config.to_dict() | more)
     key = jax.random.key(config.seed)
 
+    takes = transforms.options_for(name, {"fixation": ()})
+
     def one(picture):
-        image, digest = picture
-        return transforms.transform(name, image[None], picture_key(key, digest), **options)[0]
+        image, (digest, *fixation) = picture
+        own = {"fixation": fixation[0]} if takes and fixation else {}
+        key_of_it = picture_key(key, digest)
+        return transforms.transform(name, image[None], key_of_it, **options | own)[0]
 
-    return lambda images, digests: jax.lax.map(one, (images, digests))
+    return lambda images, known: jax.lax.map(one, (images, known))
 
 
-def _trace(systems: dict[str, Callable], config: ConfigDict) -> None:
+def _trace(systems: dict[str, Callable], config: ConfigDict, fixations) -> None:
     """Traces every system on one picture, so that bad options stop before any output."""
     image = jax.ShapeDtypeStruct((1, *config.size, 3), jnp.float32)
+    known = [jax.ShapeDtypeStruct((1, 2), jnp.uint32)]
+    known += [jax.ShapeDtypeStruct((1, 2), jnp.float32)] if fixations else []
     for apply in systems.values():
-        jax.eval_shape(apply, image, jax.ShapeDtypeStruct((1, 2), jnp.uint32))
+        jax.eval_shape(apply, image, tuple(known))
 
 
 def match_blurs(
-    names: list[str], source: ImageSource, config: ConfigDict, workdir: pathlib.Path
+    names: list[str],
+    source: ImageSource,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    fixations: dict[str, np.ndarray],
 ) -> tuple[dict[str, matched.Match], dict[str, str]]:
     """Record of every blur, and blur -> sentence of those that no sigma can match."""
     matches, refused = {}, {}
     for name in names:
         try:
-            matches[name] = blur_match(name, source, config, workdir)
+            matches[name] = blur_match(name, source, config, workdir, fixations)
         except NoSigma as error:
             refused[name] = f"{name} is left out: {error}"
     return matches, refused
 
 
 def blur_match(
-    name: str, source: ImageSource, config: ConfigDict, workdir: pathlib.Path
+    name: str,
+    source: ImageSource,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    fixations: dict[str, np.ndarray],
 ) -> matched.Match:
     """Sigmas of a blur that hold on this run's pictures, kept in WORKDIR/NAME.json.
 
@@ -233,9 +329,10 @@ def blur_match(
         tuple(config.size),
         jax.random.key(config.seed),
         before,
-        written_pictures(source, tuple(config.size), workdir),
+        written_pictures(source, config, workdir, fixations),
         config.match_images,
         config.match_tolerance,
+        drawn=bool(fixations),
     )
     if before is None or before.sigma_deg != record.sigma_deg:
         shutil.rmtree(workdir / name, ignore_errors=True)
@@ -251,17 +348,21 @@ def blur_match(
     return record
 
 
-def written_pictures(source: ImageSource, size: tuple[int, int], workdir: pathlib.Path) -> Pictures:
+def written_pictures(
+    source: ImageSource, config: ConfigDict, workdir: pathlib.Path, fixations: dict[str, np.ndarray]
+) -> Pictures:
     """The run's pictures as Reference and Foveation-Texture show them, from its folder."""
+    size, fit = tuple(config.size), _fit(config)
 
     def paths(places):
         names = [source.names[place] for place in places]
         return [[workdir / s / f"{n}.png" for n in names] for s in (REFERENCE, TEXTURE)]
 
     def read(places):
-        images = [fit_image(source.read(place), size) for place in places]
+        images = [fit_image(source.read(place), size, fit) for place in places]
         seen = [[read_image(path) for path in found] for found in paths(places)]
-        return *map(np.stack, (images, *seen)), None
+        own = [fixations[source.names[place]] for place in places] if fixations else None
+        return *map(np.stack, (images, *seen)), None if own is None else np.stack(own)
 
     def fingerprint():
         digest = hashlib.sha256()

@@ -8,6 +8,7 @@ noise of that picture's name, so a picture depends neither on the devices nor on
 import hashlib
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,13 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8, UInt32
 
 from foveation_jax.data.images import png_is_whole, write_png
-from foveation_jax.data.sources import ImageSource, batch_count, read_batches
+from foveation_jax.data.sources import ImageSource, batch_count, read_batches, tell_cut
 from foveation_jax.runs import devices
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import file_crc32, read_record, whole, write_record
 
-# images [N, Y, X, 3] on the devices, digests of their names -> the same as a system sees them
-System = Callable[[Float[Array, "N Y X 3"], UInt32[Array, "N 2"]], Float[Array, "N Y X 3"]]
+# images [N, Y, X, 3] on the devices, what is known of each -> the same as a system sees them
+System = Callable[[Float[Array, "N Y X 3"], Any], Float[Array, "N Y X 3"]]
 RECORDS_PER_FILE = 1024
 
 
@@ -79,6 +80,8 @@ def export_pictures(
     size: tuple[int, int],
     batch_size: int,
     advance: Callable[[int], None] = lambda count: None,
+    known: Callable[[Sequence[str]], Any] = name_digests,
+    fit: str = "crop",
 ) -> dict[str, str]:
     """Writes every picture of `source` as every system sees it, to folder/SYSTEM/NAME.png.
 
@@ -92,6 +95,8 @@ def export_pictures(
         size: (Y, X) that pictures are brought to.
         batch_size: pictures that are read together.
         advance: told how many more pictures are done, those found done first.
+        known: names of N pictures -> what systems are told of them, a tree of arrays [N, ...].
+        fit: how pictures come to `size`, see `fit_image`.
 
     Returns:
         Name -> sentence of the pictures that could not be read.
@@ -106,24 +111,26 @@ def export_pictures(
 
     to_do = [n for n in range(batch_count(source, batch_size)) if unfinished(n)]
     advance(len(source.names) - sum(_batch_length(source, n, batch_size) for n in to_do))
-    failures = {}
-    for batch in read_batches(source, size, batch_size, to_do):
+    failures, cut = {}, {}
+    for batch in read_batches(source, size, batch_size, to_do, fit):
         failures |= batch.failures
+        cut |= batch.cut
         names = [
             source.names[i] if ok else None
             for i, ok in zip(batch.indices, batch.present, strict=True)
         ]
         for system, transform in systems.items():
             places = [p for p, name in enumerate(names) if name and missing(system, name)]
-            for group, seen in _in_groups(transform, batch.images, names, places):
+            for group, seen in _in_groups(transform, batch.images, names, places, known):
                 for place, picture in zip(group, devices.fetched(seen), strict=False):
                     write_png(folder / system / f"{names[place]}.png", picture)
         advance(_batch_length(source, batch.number, batch_size))
+    tell_cut(cut, size)
     return failures
 
 
 def _in_groups(
-    transform: System, images, names, places: list[int]
+    transform: System, images, names, places: list[int], known: Callable
 ) -> list[tuple[list[int], Array]]:
     """(places, what the system makes of them) of one picture a device; all start before any ends.
 
@@ -133,8 +140,8 @@ def _in_groups(
     for start in range(0, len(places), width):
         group = places[start : start + width]
         filled = (group * width)[:width]
-        digests = name_digests([names[place] for place in filled])
-        seen.append((group, transform(shard_images(images[filled]), digests)))
+        details = known([names[place] for place in filled])
+        seen.append((group, transform(shard_images(images[filled]), details)))
     return seen
 
 

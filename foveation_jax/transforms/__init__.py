@@ -1,6 +1,7 @@
 """The registry of stage-1 systems: pure functions (images, key, options) -> images.
 
-A system sees a batch [N, Y, X, 3] of colours in [0, 1] and gives one of the same shape. The four of
+A system sees a batch [N, Y, X, 3] of colours in [0, 1] and gives one of the same shape; grey ones
+[N, Y, X, 1] and fixations of each image are turned into that here. The four of
 arXiv 2006.07991 and the controls are registered here; `register` adds one of your own, which the
 commands then know by name.
 
@@ -14,6 +15,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
@@ -61,13 +64,18 @@ def transform(
 
     Args:
         name: of a registered system.
-        images: [N, Y, X, 3], colours in [0, 1], or uint8 levels.
+        images: [N, Y, X, 3], or [N, Y, X, 1] for grey ones, which stay grey; colours in [0, 1] of
+            any floating-point type, or uint8 levels.
         key: for the systems that draw noise.
-        **options: of that system; see its docstring.
+        **options: of that system; see its docstring. `fixation` may be one place (y, x) for all
+            images, or [N, 2], a place on the image for each.
+
+    Returns:
+        Colours of the same shape, in float32 where `images` were of fewer bits.
 
     Raises:
-        InputError: an unknown name or option, images of another shape, dtype or range, or a value
-            that is not finite.
+        InputError: an unknown name or option, images of another shape, dtype or range, a value
+            that is not finite, or fixations that are not one an image and on it.
 
     Property: pure; the same key gives the same images, and image n of a batch is the same alone.
     Systems go through a batch image by image to save memory; to spread it over devices, call this
@@ -82,7 +90,55 @@ def transform(
         for option in options:
             if option not in known:
                 raise InputError(f"{name} has no option {option!r}{_nearest(option, known)}.")
-    return system(check_images(images), key, **options)
+    grey = np.ndim(images) == 4 and np.shape(images)[-1] == 1
+    images = check_images(jnp.repeat(jnp.asarray(images), 3, -1) if grey else images)
+    fixations = _one_each(options.get("fixation"), images.shape)
+    if fixations is None:
+        seen = system(images, key, **options)
+    else:
+        same = tuple((name, value) for name, value in options.items() if name != "fixation")
+        try:
+            hash(same)
+            at_each = _at_each
+        except TypeError:  # arrays among the options: nothing to know the program by
+            at_each = _at_each.__wrapped__
+        seen = at_each(system, same, images, key, fixations)
+    return seen.mean(-1, keepdims=True) if grey else seen
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _at_each(system: System, options: tuple, images, key, fixations: Float[Array, "N 2"]):
+    """Every image as the system sees it from a fixation of its own."""
+
+    def one(image_and_fixation):
+        image, fixation = image_and_fixation
+        return system(image[None], key, **dict(options), fixation=fixation)[0]
+
+    return jax.lax.map(one, (images, fixations))
+
+
+def _one_each(fixation, shape: tuple[int, ...]) -> Float[Array, "N 2"] | None:
+    """Fixations of each image; None where there is one for all, which systems check themselves."""
+    try:
+        at = jnp.asarray(fixation, jnp.float32)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if at.ndim < 2:
+        return None
+    if at.shape != (shape[0], 2):
+        raise InputError(
+            f"fixation has shape {at.shape}: it must be one place (y, x) in pixels, or "
+            f"{(shape[0], 2)}, one for each image."
+        )
+    if not isinstance(at, jax.core.Tracer):
+        off = ~((at >= 0) & (at <= jnp.asarray(shape[1:3]) - 1)).all(1)
+        if bool(off.any()):
+            n = int(jnp.argmax(off))
+            raise InputError(
+                f"fixation {n} of {len(at)} is {tuple(at[n].tolist())}: one for each image must "
+                f"lie on it, within (0, 0) and {(shape[1] - 1, shape[2] - 1)}."
+            )
+    return at
 
 
 def options_for(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,14 @@ read at x + d_k(x),
     d_k = sum over j >= k of A_j n_j,    sum over j of A_j^2 = (reach w)^2,    A_j ~ 4^j to EXTENT w
 
 with w the width of the pooling windows at x and n_j a random field of unit deviation, smooth over
-2 * 2^j pixels and free of divergence, so nothing is swollen at the cost of its neighbour. Fields
-bend things over the width of a window and hardly within less, so straight lines do not curl; octave
-k follows every field coarser than itself, so the octaves of an edge stay together. Edges thus keep
-what noise has to imitate, orientation, phase and sparseness, and lose their places. What the fields
-carry from one window into the next is put back in closed form (window_matching.py).
+2 * 2^j pixels and free of divergence, so nothing is swollen at the cost of its neighbour. The sum
+D = d_0 is then evened, d_k sqrt(c / (D^2 + 1/2)), D^2 in units of its mean a axis: no patch where
+fields happen to vanish stays in its place.
+
+Fields bend things over the width of a window and hardly within less, so straight lines do not curl;
+octave k follows every field coarser than itself, so the octaves of an edge stay together. Edges
+thus keep what noise has to imitate, orientation, phase and sparseness, and lose their places. What
+the fields carry from one window into the next is put back in closed form (window_matching.py).
 
 Octaves are differences of Gaussians on grids half as fine each, read by cubic splines; filters,
 prefilters and grids of one axis are small matrices, so any size will do and edges are mirrored.
@@ -30,17 +33,20 @@ from foveation_jax.transforms.window_matching import match_windows
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
-REACH = 0.15  # root mean square displacement along an axis, in widths of the pooling window
-EXTENT = 0.5  # widths of the window at which fields stop growing
+REACH = 0.09  # root mean square displacement along an axis, in widths of the pooling window
+EXTENT = 0.4  # widths of the window at which fields stop growing
+EVEN = 0.5  # of D^2 in units of its mean along an axis: displacements that are raised to it
+LEVELLED = 3.007  # keeps the mean square: 2 / E[r^2 / (r^2 + EVEN)], r^2 exponential of mean 2
 
 
-@functools.partial(jax.jit, static_argnames="n_scales")
+@functools.partial(jax.jit, static_argnames=("n_scales", "scramble"))
 def disarray_texture(
     images: Float[Array, "N Y X C"],
     key: PRNGKeyArray,
     windows: PoolingWindows,
     n_scales: int,
     reach: float | Float[Array, ""] = REACH,
+    scramble: bool = False,
 ) -> Float[Array, "N Y X C"]:
     """Images whose periphery is in disarray, with the means and energies of every window.
 
@@ -50,16 +56,22 @@ def disarray_texture(
         windows: pooling windows of the images' size.
         n_scales: octaves of the pyramid in which windows are matched.
         reach: root mean square displacement along an axis, in widths of the window.
+        scramble: give each window the energies of another window of its ring, a control.
 
     Returns:
         Images in [0, 1]. Property: pixels that no window of the periphery covers are the image's.
     """
-    fields = displacements(key, windows, reach)
+    field_key, order_key = jax.random.split(key)
+    fields = displacements(field_key, windows, reach)
+    order = None
+    if scramble:
+        order = jnp.broadcast_to(jnp.arange(windows.n_wedges)[None], windows.kept.shape)
+        order = jax.random.permutation(order_key, order, axis=1, independent=True)
     outside = periphery(windows)[..., None]
 
     def one(image):
         moved = disarray(image, fields)
-        matched = match_windows(moved, image, windows, n_scales)
+        matched = match_windows(moved, image, windows, n_scales, order)
         return jnp.clip(image + outside * (matched - image), 0, 1)
 
     return each_image(one, images)
@@ -87,7 +99,8 @@ def displacements(
     length = 2.0 ** jnp.arange(len(fields))[:, None, None]
     weight = length**2 / jnp.sqrt(1 + (length / (EXTENT * width[None] + 1e-3)) ** 8)
     weight = weight / jnp.sqrt((weight**2).sum(0, keepdims=True))
-    amplitude = reach * width * periphery(windows)
+    square = ((fields * weight[:, None]).sum(0) ** 2).sum(0)
+    amplitude = reach * width * periphery(windows) * jnp.sqrt(LEVELLED / (square + EVEN))
     moved = fields * (weight * amplitude[None])[:, None]
     return jnp.cumsum(moved[::-1], 0)[::-1]
 

@@ -1,10 +1,13 @@
 """Foveation-Texture, one interface to its routes (arXiv 2006.07991, section 2).
 
-* "pyramid": steerable pyramid, no weights, exact inverse; the default (texture.py).
-* "disarray": octaves displaced within their windows, energies and colours put back (disarray.py).
+* "disarray": octaves displaced within their windows, energies and colours put back; no weights,
+  the default (disarray.py).
+* "pyramid": noise with the statistics of oriented bands, no weights, exact inverse (texture.py).
 * "vgg": AdaIN on relu4_1 of VGG19 with the user's weights, the published route (vgg_texture.py).
 A system of your own goes beside these by `register` and is called by its own name.
 """
+
+import dataclasses
 
 import jax
 from jaxtyping import Array, Float
@@ -19,7 +22,8 @@ from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
-ROUTES = ("pyramid", "disarray", "vgg")
+ROUTES = ("disarray", "pyramid", "vgg")
+DEFAULT = ROUTES[0]
 COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
     "image": lambda white, image, windows: coral(white, image),
     "region": regional_coral,
@@ -34,7 +38,7 @@ def foveation_texture(
     fixation: geometry.Fixation = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     published: bool = False,
-    route: str = "pyramid",
+    route: str = DEFAULT,
     n_scales: int | None = None,
     refinement: int = 0,
     reach: float = REACH,
@@ -46,19 +50,20 @@ def foveation_texture(
     """Clear centre, texture-like periphery.
 
     Args:
-        images: colours in [0, 1].
-        key: draws the noise.
+        images: colours in [0, 1], of any size from 16 pixels a side; odd ones too.
+        key: draws the noise or the displacements.
         scale: width of the pooling windows over their eccentricity.
         fixation: (y, x) in pixels, also off the image; the centre by default. May be traced, on
             the image.
         field_of_view: degrees that the width subtends.
-        published: corner slivers stay clear and cut windows mix by their cut area, as published.
-        route: "pyramid", "disarray" or "vgg".
+        published: corner slivers stay clear and (pyramid, vgg) cut windows mix by their cut area,
+            as published.
+        route: "disarray", "pyramid" or "vgg".
         n_scales: octaves that turn into texture, pyramid only; by default all but 32 x 32 samples.
         refinement: steps towards the pooled statistics of the image's windows, pyramid and
             disarray only; gradients pass to the route as if there were none.
         reach: root mean square displacement along an axis in widths of the window, disarray only.
-        scramble: statistics of other windows of the same ring, pyramid only.
+        scramble: energies of other windows of the same ring, pyramid and disarray only.
         weights: file of the encoder and decoder, vgg only.
         blend: how regions meet, vgg only: "partition", or "overwrite" as published.
         colours: that the noise takes, vgg only: those of the whole "image", as published, or
@@ -74,23 +79,24 @@ def foveation_texture(
     check_allowed("refinement", refinement, Range(0, 0 if route == "vgg" else 1000))
     if route == "vgg":
         return _vgg(images, key, windows, weights, blend, colours)
-    octaves = pyramid.default_scales(size) if n_scales is None else n_scales
-    pyramid.check_size(size, octaves + 1)
+    images = pyramid.fill_up(images)
+    windows = dataclasses.replace(windows, size=images.shape[1:3])
+    octaves = pyramid.default_scales(windows.size) if n_scales is None else n_scales
+    pyramid.check_size(windows.size, octaves + 1)
     if route == "pyramid":
         textures = pyramid_texture(images, key, windows, octaves, scramble=scramble)
     else:
-        _check_disarray(reach, n_scales, scramble)
-        textures = disarray_texture(images, key, windows, octaves + 1, reach)
+        _check_disarray(reach, n_scales)
+        textures = disarray_texture(images, key, windows, octaves + 1, reach, scramble)
     if refinement:
         textures = refine(textures, images, windows, octaves, refinement)
-    return textures
+    return textures[:, : size[0], : size[1]]
 
 
-def _check_disarray(reach, n_scales, scramble):
+def _check_disarray(reach, n_scales):
     check_allowed("reach, in widths of the window,", reach, Range(0, 1))
-    if scramble or n_scales is not None:
-        option = "scramble" if scramble else "n_scales"
-        raise InputError(f"{option} is of the pyramid route: disarray has none.")
+    if n_scales is not None:
+        raise InputError("n_scales is of the pyramid route: disarray has none.")
 
 
 def _vgg(images, key, windows: PoolingWindows, weights: str, blend: str, colours: str):

@@ -41,6 +41,7 @@ from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveated_blur import blend_blurs, ring_centres
+from foveation_jax.transforms.foveation_texture import DEFAULT
 from foveation_jax.transforms.matched import TOLERANCE, Match
 from foveation_jax.transforms.noise import check_key
 from foveation_jax.transforms.uniform_blur import blur
@@ -311,7 +312,7 @@ def settle_sigmas(
         return kept
     everyone, first = pictures.spread(CHECKED), matched.shipped(system)
     record = None
-    for known in (kept, first if settings["route"] == "pyramid" else None):
+    for known in (kept, first if settings["route"] == DEFAULT else None):
         if known is not None and not matched.misfits(known, view.fields) and record is None:
             found = measure(known, view, _reader(pictures, everyone, view), key)
             record = found if found.largest_gap <= tolerance else None

@@ -28,6 +28,8 @@ from foveation_jax.metrics.levels import check_finite
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 
+STEP = 8  # pixels, of which the sides of filled-up images are multiples
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -61,6 +63,22 @@ def check_size(size: tuple[int, int], n_scales: int) -> None:
     most = int(math.log2(min(size))) - 2
     if not 1 <= n_scales <= most:
         raise InputError(f"n_scales is {n_scales}: size {tuple(size)} carries 1 to {most}.")
+
+
+def fill_up(images: Float[Array, "N Y X C"]) -> Float[Array, "N Y2 X2 C"]:
+    """Images of any size, mirrored beyond their last rows and columns to multiples of 8.
+
+    So octaves halve evenly and windows find cells of their own grid; what is made of the images is
+    cut back to their size.
+
+    Raises:
+        InputError: a side below 16.
+    """
+    size = images.shape[1:3]
+    if min(size) < 16:
+        raise InputError(f"size is {tuple(size)}: a texture takes sides of 16 pixels or more.")
+    more = [(0, -n % STEP) for n in size]
+    return jnp.pad(images, ((0, 0), *more, (0, 0)), mode="symmetric")
 
 
 def decompose(

@@ -11,18 +11,18 @@ from jaxtyping import Array, Float
 
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import pyramid
-from foveation_jax.transforms.foveation_texture import ROUTES
+from foveation_jax.transforms.foveation_texture import DEFAULT, ROUTES
 
 
 def reference(
-    images: Float[Array, "N Y X C"], key, *, route: str = "pyramid", weights: str = ""
+    images: Float[Array, "N Y X C"], key, *, route: str = DEFAULT, weights: str = ""
 ) -> Float[Array, "N Y X C"]:
     """Images through a route with nothing removed.
 
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        route: "pyramid" or "vgg".
+        route: "disarray", "pyramid" or "vgg"; the first two invert exactly.
         weights: the vgg route's file.
 
     Raises:
@@ -41,7 +41,8 @@ def reference(
 
 @jax.jit
 def _through_pyramid(images):
-    planes = jnp.moveaxis(images, -1, 1)
-    n_scales = pyramid.default_scales(images.shape[1:3])
+    size = images.shape[1:3]
+    planes = jnp.moveaxis(pyramid.fill_up(images), -1, 1)
+    n_scales = pyramid.default_scales(planes.shape[2:])
     planes = pyramid.reconstruct(pyramid.decompose(planes, n_scales, complex_bands=False))
-    return jnp.clip(jnp.moveaxis(planes, 1, -1), 0.0, 1.0)
+    return jnp.clip(jnp.moveaxis(planes, 1, -1)[:, : size[0], : size[1]], 0.0, 1.0)

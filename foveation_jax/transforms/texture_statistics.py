@@ -19,6 +19,7 @@ direction), energy and kurtosis of octaves, and their correlation with the origi
 the places.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -94,7 +95,7 @@ def texture_statistics(
     """Compare textures with the photographs that they were made of.
 
     Args:
-        images: originals [N, Y, X, 3], colours in [0, 1], even sides of 32 pixels or more.
+        images: originals [N, Y, X, 3], colours in [0, 1], sides of 32 pixels or more.
         seen: their textures, of the same shape.
         scale: width of the pooling windows over their eccentricity.
         fixation: (y, x) in pixels; the centre by default.
@@ -109,8 +110,9 @@ def texture_statistics(
     images, seen = (jnp.asarray(batch, batch.dtype) for batch in (images, seen))
     check_pair("texture_statistics", images, seen, 32)
     size = images.shape[1:3]
-    octaves = pyramid.default_scales(size) if n_scales is None else n_scales
-    pyramid.check_size(size, octaves)
+    whole = tuple(n + -n % pyramid.STEP for n in size)
+    octaves = pyramid.default_scales(whole) if n_scales is None else n_scales
+    pyramid.check_size(whole, octaves)
     if images.shape[-1] != 3:
         raise InputError(f"images have shape {images.shape}: they must be [N, Y, X, 3].")
     windows = pooling_windows(scale, size, fixation, False, field_of_view)
@@ -120,12 +122,13 @@ def texture_statistics(
 @functools.partial(jax.jit, static_argnames="n_scales")
 def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureStatistics:
     with exact():
-        grids = octave_cells(windows, n_scales)
+        filled = [jnp.moveaxis(pyramid.fill_up(batch), -1, 1) for batch in (images, seen)]
+        whole = dataclasses.replace(windows, size=filled[0].shape[2:])
+        grids = octave_cells(whole, n_scales)
         pooled = [
-            jax.lax.map(lambda image: pooled_statistics(image, grids), jnp.moveaxis(batch, -1, 1))
-            for batch in (images, seen)
+            jax.lax.map(lambda image: pooled_statistics(image, grids), batch) for batch in filled
         ]
-        weight = {f: window_weights(windows, grids, k) for f, k in octaves_of(n_scales).items()}
+        weight = {f: window_weights(whole, grids, k) for f, k in octaves_of(n_scales).items()}
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}
         covered = weight["variance"]
         variance = [jnp.einsum("etk,netk->e", covered, p["variance"]) for p in pooled]

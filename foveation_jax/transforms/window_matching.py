@@ -9,7 +9,7 @@ covariance over colours of every window. Matrices are spread by the windows, whi
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from foveation_jax.runs.precision import exact
 from foveation_jax.transforms import pyramid
@@ -29,6 +29,7 @@ def match_windows(
     wanted: Float[Array, "Y X C"],
     windows: PoolingWindows,
     n_scales: int,
+    order: Int[Array, "E T"] | None = None,
 ) -> Float[Array, "Y X C"]:
     """`picture` with the band energies, means and colour covariances of `wanted`, by window.
 
@@ -37,6 +38,8 @@ def match_windows(
         wanted: whose statistics it takes, of the same size.
         windows: of that size.
         n_scales: octaves of the pyramid.
+        order: wedge whose energies each window takes in its own ring's stead, a control; means of
+            windows stay their own and pixels are then not matched.
 
     Property: a picture that is wanted stays as it is, and so does any in the fovea.
     """
@@ -47,17 +50,20 @@ def match_windows(
         split = pyramid.decompose(whole, n_scales, 4, False)
         bands = [split.high[:, :, None], *split.bands]
         grids = [cells(windows, band.shape[-2:]) for band in (*bands, split.low)]
-        high, *bands = [_carry(*band, grid) for band, grid in zip(bands, grids[:-1], strict=True)]
+        high, *bands = [_carry(*b, grid, order) for b, grid in zip(bands, grids[:-1], strict=True)]
         present, low = split.low
         low = present + spread(grids[-1], pool(grids[-1], low - present))
         made = pyramid.reconstruct(pyramid.Pyramid(high[:, 0], tuple(bands), low))
         made = made + target - whole[1]  # the jumps between opposite edges are the target's
-        return jnp.moveaxis(_carry_pixels(made, target, grids[0]), 0, -1) @ opponent
+        made = _carry_pixels(made, target, grids[0]) if order is None else made
+        return jnp.moveaxis(made, 0, -1) @ opponent
 
 
-def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells):
+def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells, order):
     """One octave; its bands have no mean."""
     moments = [_second_moments(z, grid) for z in (present, wanted)]
+    if order is not None:
+        moments[1] = jnp.take_along_axis(moments[1], order[..., None, None, None], 1)
     gain = _gain(*moments, grid, FLOOR)  # [E, T, O, C, C], less the identity
     fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
     fields = fields.reshape(-1, 3, 3, *present.shape[2:])

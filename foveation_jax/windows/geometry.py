@@ -49,7 +49,7 @@ def check_fixation(fixation: Fixation) -> None:
         held = f"of shape {place.shape}" if place.ndim > 1 else str(fixation)
         raise InputError(
             f"fixation is {held}: it must be two finite numbers (y, x) in pixels, the same for all "
-            "images; jax.vmap over images and fixations gives each its own."
+            "images; fj.transform takes one for each as well, [N, 2]."
         )
 
 

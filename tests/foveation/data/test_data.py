@@ -294,6 +294,23 @@ def test_fitting_keeps_constants_range_and_centre(shape, size):
     np.testing.assert_allclose(fitted, mirrored[::-1, ::-1], atol=2e-3)
 
 
+def test_padding_keeps_the_whole_picture_on_grey():
+    image = np.random.RandomState(0).uniform(size=(20, 60, 3)).astype(np.float32)
+    padded = fit_image(image, (60, 60), "pad")
+    np.testing.assert_array_equal(padded[20:40], image)
+    np.testing.assert_array_equal(padded[[0, 19, 40, 59]], np.float32(128 / 255))
+    np.testing.assert_array_equal(
+        fit_image(image.swapaxes(0, 1), (60, 60), "pad"), padded.swapaxes(0, 1)
+    )
+    np.testing.assert_allclose(
+        fit_image(image, (32, 16), "pad")[13:18].mean((0, 1)), image.mean((0, 1)), atol=0.02
+    )
+    assert fit_image(image, (20, 60), "native") is image
+    for fit, words in (("native", "20 x 60 pixels, not 60 x 60"), ("fill", "crop or pad")):
+        with pytest.raises(InputError, match=words):
+            fit_image(image, (60, 60), fit)
+
+
 def test_png_comes_back_to_within_half_a_level_and_leaves_no_other_file(tmp_path):
     image = np.random.RandomState(0).uniform(-0.1, 1.1, (20, 30, 3)).astype(np.float32)
     write_png(tmp_path / "deep" / "a.png", image)

@@ -213,3 +213,92 @@ def test_a_folder_that_gained_pictures_has_the_new_ones_done(folder, tmp_path):
 def test_a_tolerance_out_of_range_is_refused(folder, tmp_path, tolerance):
     with pytest.raises(fj.InputError, match="match_tolerance is"):
         pictures.run(config_of(folder, match_tolerance=tolerance), tmp_path / "out")
+
+
+def fixations_file(path, source, places, header="image,y,x"):
+    rows = [f"{name},{y},{x}" for name, (y, x) in zip(source.names, places, strict=True)]
+    path.write_text("\n".join([header, *rows]) + "\n", "utf-8-sig")
+    return str(path)
+
+
+def test_every_picture_has_its_own_fixation(folder, tmp_path, monkeypatch):
+    """The file's places reach the systems and the matching, in the order of their names."""
+    spot = jnp.arange(SIZE[0])
+
+    def marked(images, key, *, fixation=None):
+        at = jnp.asarray(fixation, jnp.float32)
+        row, column = (jnp.exp(-((spot - a) ** 2) / 2) for a in at)
+        return jnp.maximum(0.3 * images, (row[:, None] * column[None])[None, ..., None])
+
+    monkeypatch.setitem(SYSTEMS, "foveation_texture", marked)
+    source = open_folder(folder)
+    places = [(4 * n + 1, 30 - 4 * n) for n in range(7)]
+    config = config_of(
+        folder,
+        systems=("reference", "foveation_texture"),
+        fixations=fixations_file(tmp_path / "at.csv", source, places),
+        batch_size=3,
+    )
+    pictures.run(config, tmp_path / "run")
+    for name, place in zip(source.names, places, strict=True):
+        seen = read_image(tmp_path / "run" / "foveation_texture" / f"{name}.png")[..., 0]
+        assert np.unravel_index(seen.argmax(), seen.shape) == place
+    found = pictures.read_fixations(config, source)
+    read = pictures.written_pictures(source, config, tmp_path / "run", found).read
+    np.testing.assert_array_equal(read(np.array([5, 2]))[3], [places[5], places[2]])
+    # Another file is another run.
+    fixations_file(tmp_path / "at.csv", source, places[::-1])
+    with pytest.raises(fj.InputError, match="fixations"):
+        pictures.run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("y,x\n1,2", "must begin with a line image,y,x"),
+        ("image,y,x\nattic/0,1", "line 2 .* must be image,y,x"),
+        ("image,y,x\nattic/0,1,nan", "line 2"),
+        ("image,y,x\nattic/0,1,two", "line 2"),
+        ("image,y,x\nattic/0,1,2\n\nattic/0,1,2", "line 4 .* names 'attic/0' again"),
+        ("image,y,x\nattic/0,1,32", r"line 2 .* \(1.0, 32.0\).* \(31, 31\)"),
+        ("image,y,x\nattic/0,1,2", "none for 6 of 7 pictures, such as 'attic/1'"),
+        ("", "must begin"),
+    ],
+)
+def test_fixations_of_files_that_cannot_be_used(folder, tmp_path, lines, words):
+    path = tmp_path / "at.csv"
+    path.write_text(lines)
+    with pytest.raises(fj.InputError, match=words):
+        pictures.run(config_of(folder, fixations=str(path)), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_one_fixation_and_one_for_each_are_not_both_taken(folder, tmp_path):
+    fields = {"fixations": str(tmp_path / "at.csv"), "fixation": (3.0, 3.0)}
+    with pytest.raises(fj.InputError, match="both set"):
+        pictures.run(config_of(folder, **fields), tmp_path / "run")
+    with pytest.raises(fj.InputError, match=r"at\.csv cannot be read"):
+        pictures.run(config_of(folder, fixations=str(tmp_path / "at.csv")), tmp_path / "run")
+
+
+def test_native_pictures_keep_their_size_and_a_panorama_is_told(tmp_path, capsys):
+    root, out = tmp_path / "photographs", tmp_path / "run"
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (31, 45, 3)), ("b", (31, 45, 3)), ("c", (20, 128, 3))):
+        write_png(root / f"{name}.png", rng.uniform(size=shape))
+    fields = {"systems": ("reference", "foveation_texture")}
+    done = pictures.run(config_of(root, fit="native", **fields), out)
+    assert read_image(out / "reference" / "b.png").shape == (31, 45, 3)
+    assert list(done.failures) == ["c"]
+    assert "c: the picture has 20 x 128 pixels, not 31 x 45" in done.failures["c"]
+    assert capsys.readouterr().err.count("lost over") == 0
+    pictures.run(config_of(root, **fields), tmp_path / "cropped")
+    assert "1 of the pictures" in (said := capsys.readouterr().err)
+    assert "c most (84%): fit=pad" in said
+    pictures.run(config_of(root, fit="pad", **fields), tmp_path / "padded")
+    padded = read_image(tmp_path / "padded" / "reference" / "c.png")
+    np.testing.assert_allclose(padded[:13], 128 / 255, atol=3e-3)
+    assert padded[14:18].std() > 0.1
+    assert "lost over" not in capsys.readouterr().err
+    with pytest.raises(fj.InputError, match="fit is 'stretch': it must be crop or pad or native"):
+        pictures.run(config_of(root, fit="stretch", **fields), tmp_path / "stretched")
