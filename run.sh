@@ -44,7 +44,7 @@ case "$verb" in
     need circuits foveation
     .venv/bin/circuits-jax --config=configs/circuits/ioi.py --workdir=runs/ioi
     .venv/bin/foveation-jax --config=configs/foveation/smoke.py --workdir=runs/smoke
-    echo "open runs/ioi/report.html and runs/smoke/report.html"
+    echo "open runs/index.html, which links both reports"
     ;;
   circuits | foveation)
     need "$verb"

@@ -25,11 +25,13 @@ runs/NAME-HASH. Compiled programs are kept in --compilation_cache_dir. --helpful
 import importlib
 import os
 from logging import WARNING, Formatter, getLogger
+from pathlib import Path
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+from circuits_jax.report import page
 from circuits_jax.runs import command, devices
 from circuits_jax.runs.errors import InputError, unknown_name
 
@@ -78,11 +80,11 @@ def _run(_) -> None:
     devices.join()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     run = importlib.import_module(JOBS[job]).run
-    with devices.folder_of_this_process(
-        _WORKDIR.value or command.default_workdir(config, file)
-    ) as folder:
+    workdir = Path(_WORKDIR.value or command.default_workdir(config, file))
+    with devices.folder_of_this_process(workdir) as folder:
         report = run(config, folder)
     if jax.process_index() == 0:
+        page.index_runs(workdir)
         print(f"Report: {report.resolve()}")
 
 

@@ -35,11 +35,13 @@ Exit codes: 0 done, 2 bad input or flags (one sentence on standard error), 130 i
 import importlib
 import logging
 import os
+import pathlib
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from foveation_jax.report import page
 from foveation_jax.runs import command, devices
 from foveation_jax.runs.checks import check_allowed
 from foveation_jax.runs.errors import InputError
@@ -84,12 +86,13 @@ def run_job(_) -> None:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(CACHE.value))
     devices.join()
     file = config_flags.get_config_filename(flags.FLAGS["config"])
-    workdir = WORKDIR.value or command.default_workdir(config, file)
+    workdir = pathlib.Path(WORKDIR.value or command.default_workdir(config, file))
     run = importlib.import_module(JOBS[config.job]).run
     with devices.folder_of_this_process(workdir) as folder:
         lines = run(config, folder).lines()
-    for line in lines if jax.process_index() == 0 else ():
-        print(line)
+    if jax.process_index() == 0:
+        page.index_runs(workdir)
+        print(*lines, sep="\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,15 @@ def test_both_packages_have_the_same_text(module):
     assert texts[0].replace(*PACKAGES) == texts[1]
 
 
+@pytest.mark.parametrize(
+    "file",
+    ["page.py", *(f"templates/page.{x}" for x in ("html", "css", "js")), "templates/index.html"],
+)
+def test_pages_are_made_alike(file):
+    texts = [(ROOT / name / "report" / file).read_text() for name in PACKAGES]
+    assert texts[0].replace(*PACKAGES) == texts[1]
+
+
 def test_there_are_twins():
-    names = "checks command errors experiment files interrupt lock progress"
+    names = "checks command devices errors experiment files interrupt lock precision progress"
     assert [f"{name}.py" for name in names.split()] == TWINS

@@ -8,11 +8,17 @@ light and a dark page; it has a title for screen readers, and a CSV of what it d
 
 import base64
 import csv
+import datetime
+import html
 import io
 import re
+import urllib.parse
 import xml.sax.saxutils
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from foveation_jax.runs.files import write
 
 VARIABLES = ("ink", "soft", "line", "card", *(f"series-{n}" for n in range(28)))
 COLOURS = {name: f"#f0f0{number:02x}" for number, name in enumerate(VARIABLES)}  # stand for them
@@ -45,6 +51,22 @@ def render(template: str, filters: Mapping[str, Callable], /, **context: Any) ->
     )
     environment.filters |= filters
     return environment.get_template(template).render(context)
+
+
+def index_runs(workdir: Path) -> None:
+    """Lists all runs beside this one, newest first, in `index.html`, if their folder is `runs`."""
+    runs = workdir.resolve().parent
+    if runs.name != "runs":  # a folder of another name may hold anything
+        return
+    pages = sorted(runs.glob("*/report.html"), key=lambda path: -path.stat().st_mtime)
+    listed = []
+    for path in pages:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            found = re.search(r"<title>(.*?)</title>", file.read(4000), re.S)
+        made = datetime.datetime.fromtimestamp(path.stat().st_mtime)
+        title = html.unescape(found[1]) if found else ""
+        listed.append((path.parent.name, title, f"{made:%Y-%m-%d %H:%M}"))
+    write(runs / "index.html", render("index.html", {"quoted": urllib.parse.quote}, runs=listed))
 
 
 def figure(

@@ -1,3 +1,4 @@
+import os
 import re
 
 import numpy as np
@@ -60,3 +61,19 @@ def test_csv_quotes_what_it_must():
     link = page.csv_link("a", [{"x": 'say "1, 2"', "y": 3}])
     data = base64.b64decode(re.search('base64,([^"]+)', link)[1]).decode()
     assert data == 'x,y\n"say ""1, 2""",3\n'
+
+
+def test_the_index_lists_every_run_by_its_title(tmp_path):
+    for number, name in enumerate(("old", "a b")):
+        path = tmp_path / "runs" / name / "report.html"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"<title>{name} &lt;i&gt;</title>")
+        os.utime(path, (0, 10**9 * number))
+    page.index_runs(tmp_path / "runs" / "old")
+    text = (tmp_path / "runs" / "index.html").read_text()
+    assert re.findall('href="([^"]+)">([^<]+)<', text) == [
+        ("a%20b/report.html", "a b &lt;i&gt;"),
+        ("old/report.html", "old &lt;i&gt;"),
+    ]
+    page.index_runs(tmp_path / "elsewhere" / "run")
+    assert not (tmp_path / "elsewhere").exists()
