@@ -67,6 +67,14 @@ def test_a_folder_that_nothing_came_into_goes(lock, tmp_path):
     assert os.listdir(tmp_path) == ["own"]
 
 
+def test_what_is_no_folder_is_refused(lock, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "dangling"):
+        with pytest.raises(lock.InputError, match=name), lock.locked(tmp_path / name):
+            pass
+
+
 def test_a_killed_run_frees_its_folder(tmp_path):
     from circuits_jax.runs.lock import InputError, locked
 

@@ -9,6 +9,7 @@ import inspect
 import os
 import shlex
 import socket
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -96,10 +97,13 @@ def _acquire(folder: Path) -> int:
     """The descriptor that holds the lock, of a file that says who does."""
     path = folder / FILE
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISDIR(os.lstat(folder).st_mode):
+                    raise
             continue  # a run that ended badly has just removed the folder
         try:
             if not _locks(held, folder):
