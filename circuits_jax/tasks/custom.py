@@ -43,7 +43,7 @@ def custom(
     seed: int,
     path: str | PathLike[str] = "",
     metric: str = "logit_diff",
-    answer_tokens: Tokens = "one",
+    answer_tokens: str = "one",
     ids: str = "",
     counterfactual: str = "",
 ) -> Task:

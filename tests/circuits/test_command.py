@@ -278,7 +278,7 @@ UNKNOWN = {
     "--config.n_hold_out=1": "did you mean config.task.n_held_out?",
     "--config.task.seed=1": "did you mean config.seed?",
     "--noconfig.sae_codes.shred": "did you mean config.sae_codes.shared?",
-    "--config.task.m=1": ("unknown field of config.task 'm'", "allowed: n, n_held_out, name, path"),
+    "--config.task.m=1": ("unknown field of config.task 'm'", "metric, n, n_held_out, name, path"),
     "--config.circuit.sizes=1": ("'sizes'", "did you mean config.circuit.size?"),
     "--config.seed.deep=1": "unknown field of config.seed 'deep'",
     "--workdri=x": "workdri",
@@ -358,7 +358,6 @@ LINES = {
     "[]": "line 2: must be a JSON object",
     '{"positive": "Ann", "negative": "Bob", "answer": " Ann"}': "lacks the field 'foil'",
     '{"positive": "", "negative": "Bob", "answer": " Ann", "foil": " Bob"}': "positive must be",
-    '{"positive": "to", "negative": "to", "answer": " Ann Bob", "foil": " Bob"}': "one token",
     json.dumps({"positive": "to " * 25, "negative": "to", "answer": " Ann", "foil": " Bob"}): (
         "has 25 tokens",
         "takes 1 to 24",
