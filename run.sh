@@ -11,6 +11,7 @@ usage() {
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
 ./run.sh test [PYTEST ARGS] lint and tests
 ./run.sh bench LIBRARY      speed and memory against plain PyTorch: circuits or foveation
+./run.sh lower [FLAGS]      compile every hot program for TPU slices that are not at hand
 ./run.sh install [EXTRA]    only install: circuits, foveation, test, cuda, tpu (default: the first three)
 PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
 TEXT
@@ -64,6 +65,16 @@ case "$verb" in
         torch==2.13.0 numpy pillow
     fi
     exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
+    ;;
+  lower)
+    if ! .venv-aot/bin/python -c 'import libtpu' 2>/dev/null; then
+      echo "installing the TPU compiler, in an environment of its own (once) ..." >&2
+      "${PYTHON:-python3}" -m venv .venv-aot
+      .venv-aot/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint constraints.txt --editable ".[circuits,foveation,aot]"
+    fi
+    export JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost
+    exec .venv-aot/bin/python -m tests.accelerators.lower "$@"
     ;;
   install)
     if [ $# -gt 0 ]; then need "$@"; else need circuits foveation test; fi

@@ -67,6 +67,6 @@ def gather(tree: T, *axes: int) -> T:
     n = math.prod(axes)
 
     def whole(v):
-        return jax.device_put(v[:n].reshape(*axes, *v.shape[1:]))
+        return jax.device_put(devices.fetched(v)[:n].reshape(*axes, *v.shape[1:]))
 
-    return jax.tree.map(whole, devices.fetched(tree))
+    return jax.tree.map(whole, tree)

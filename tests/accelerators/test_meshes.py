@@ -63,7 +63,8 @@ def test_a_model_that_is_split_says_the_same(method):
         devices.use(devices.mesh_of(text, jax.devices()))
         model = tiny.model()
         model = dataclasses.replace(model, params=placement.place(model.params))
-        return np.asarray(METHODS[method].run(model, tiny.task(), jax.random.key(0)).head_scores)
+        found = METHODS[method].run(model, tiny.task(), jax.random.key(0), None)
+        return np.asarray(found.head_scores)
 
     together, split = scores("data:2"), scores("data:1,model:2")
     np.testing.assert_allclose(split, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
