@@ -131,12 +131,13 @@ def _one_each(fixation, shape: tuple[int, ...]) -> Float[Array, "N 2"] | None:
             f"{(shape[0], 2)}, one for each image."
         )
     if not isinstance(at, jax.core.Tracer):
-        off = ~((at >= 0) & (at <= jnp.asarray(shape[1:3]) - 1)).all(1)
-        if bool(off.any()):
-            n = int(jnp.argmax(off))
+        places = np.asarray(at)
+        off = ~((places >= 0) & (places <= np.asarray(shape[1:3]) - 1)).all(1)
+        if off.any():
+            n = int(off.argmax())
             raise InputError(
-                f"fixation {n} of {len(at)} is {tuple(at[n].tolist())}: one for each image must "
-                f"lie on it, within (0, 0) and {(shape[1] - 1, shape[2] - 1)}."
+                f"fixation {n} of {len(at)} is {tuple(places[n].tolist())}: one for each image "
+                f"must lie on it, within (0, 0) and {(shape[1] - 1, shape[2] - 1)}."
             )
     return at
 

@@ -76,7 +76,7 @@ def test_fields_have_the_reach_and_swell_nothing(windows):
     assert np.abs(np.asarray(fields)[..., ecc < 1.5]).max() == 0
     # Coarser octaves follow only the coarser fields: they move no further than finer ones.
     reaches = np.sqrt((np.asarray(fields)[..., ring] ** 2).mean((0, 2, 3)))
-    assert (np.diff(reaches) <= 1e-6).all()
+    assert (np.diff(reaches) <= 1e-3 * reaches[0]).all()
     free = np.asarray(disarray.unit_fields(keys[0], (128, 128)))
     np.testing.assert_allclose((free**2).mean((-2, -1)).mean(1)[:3], 1, rtol=0.25)
     for field in free:

@@ -126,7 +126,6 @@ def test_fixations_may_be_traced_and_options_arrays(photographs):
         ([[1, 2], [3, np.nan]], "fixation 1 of 2"),
         ([1, 2, 3], "two finite numbers"),
         ([[1, 2], [3]], "two finite numbers"),
-        ("middle", "two finite numbers"),
     ],
 )
 def test_fixations_that_are_none_are_refused(photographs, fixation, words):
