@@ -195,7 +195,7 @@ def _measured(
     if not np.isfinite(values).all():
         raise InputError(model.first_not_finite(prompts) or f"the metric of {of} is not finite")
     positive, negative = values[: 2 * len(pairs)].reshape(-1, 2).T.astype(float)
-    accuracies = beat[: 2 * len(pairs)].reshape(-1, 2).mean(axis=0)
+    accuracies = beat[: 2 * len(pairs)].reshape(-1, 2).astype(float).mean(axis=0)
     same = difference[: len(pairs)] <= _rounding(model)
     if same.all():
         raise InputError(

@@ -110,9 +110,15 @@ def _items(path: Path, text: str) -> list[tuple[str, int, Any]]:
 
 def _whole(text: str, start: str) -> Any:
     """What the file holds where it is one JSON array, or one object over several lines."""
-    lines = [line for line in text.split("\n") if line.strip()]
-    one_object = start == "{" and (len(lines) == 1 or lines[0].strip() == "{")
-    if not one_object and not (start == "[" and re.match(r"\s*\[\s*(\{|$)", text)):
+    first = text.lstrip().split("\n", 1)[0]
+    if start == "{":
+        try:
+            alone = parse_json(first)
+        except ValueError:
+            alone = {}  # an object that goes on in the next line
+        if alone and "prompts" not in alone:
+            return None
+    elif not re.match(r"\[\s*(\{|$)", first):
         return None
     try:
         return parse_json(text)

@@ -16,7 +16,7 @@ from scipy import stats
 import circuits_jax as cj
 from circuits_jax.lm import performance
 from circuits_jax.lm.performance import Interval, Performance, interval
-from circuits_jax.tasks import metric_values, targets
+from circuits_jax.tasks import Targets, answers_beat, metric_values, targets
 from tests.circuits import tiny
 
 METHOD = "mean_difference"  # a cheap one

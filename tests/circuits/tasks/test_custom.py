@@ -244,6 +244,13 @@ def as_auto_circuit(path):
     )
 
 
+def as_auto_circuit_by_hand(path):
+    as_auto_circuit(path)
+    items = json.loads(path.read_text())["prompts"]
+    lines = ",\n".join(json.dumps(item) for item in items)
+    path.write_text('{"prompts": [\n' + lines + "]}\n")
+
+
 def as_csv(path):
     text = io.StringIO()
     writer = csv.writer(text)
@@ -265,7 +272,9 @@ def as_mib(path):
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl", "t.txt"])
-@pytest.mark.parametrize("write_as", [as_array, as_auto_circuit, as_csv, as_mib])
+@pytest.mark.parametrize(
+    "write_as", [as_array, as_auto_circuit, as_auto_circuit_by_hand, as_csv, as_mib]
+)
 def test_forms_of_files_are_read_alike(tmp_path, split_digits, write_as, name):
     wanted = make_task("custom", split_digits, n=2, path=write(tmp_path, *numbered(4)))
     write_as(tmp_path / name)
