@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,9 @@ def test_two_processes_end_as_one_and_only_the_first_writes(folder):
 
 def test_where_one_is_killed_the_other_ends_with_a_sentence(folder):
     first, second = both(folder, folder / "killed")
-    while "Gloo" not in (line := second.stderr.readline()) and line:
-        pass
+    while not (folder / "killed" / "config.json").exists():  # both are at work
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.05)
     second.send_signal(signal.SIGKILL)
     code, _, err = ended(first, 60)
     ended(second)
