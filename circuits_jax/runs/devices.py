@@ -130,6 +130,7 @@ def join() -> None:
             raise InputError(
                 f"--process_id is {given.process_id}; allowed are 0 to {given.num_processes - 1}"
             )
+        jax.config.update("jax_enable_preemption_service", False)  # it would swallow SIGTERM
         try:
             jax.distributed.initialize(
                 given.coordinator_address,
