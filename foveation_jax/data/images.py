@@ -215,10 +215,9 @@ def _crop(image: Float[np.ndarray, "Y X 3"], size: tuple[int, int]):
     (height, width), (rows, columns) = image.shape[:2], size
     zoom = min(height / rows, width / columns)
     # The clipping undoes rounding: a box may not stick out by a hair.
-    top, left = max(0, (height - zoom * rows) / 2), max(0, (width - zoom * columns) / 2)
-    return _resize(
-        image, size, (left, top, min(width, left + zoom * columns), min(height, top + zoom * rows))
-    )
+    top, left = max(0.0, (height - zoom * rows) / 2), max(0.0, (width - zoom * columns) / 2)
+    right, bottom = min(width, left + zoom * columns), min(height, top + zoom * rows)
+    return _resize(image, size, (left, top, float(right), float(bottom)))
 
 
 def _resize(image: Float[np.ndarray, "Y X 3"], size, box: tuple[float, ...]):

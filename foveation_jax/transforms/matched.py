@@ -2,8 +2,9 @@
 
 A record holds for what it was matched on: pictures, their size, the fixation, the field of view and
 the texture. Sigmas are kept in degrees, but SSIM looks through windows of a few pixels, so even in
-degrees they depend on the size. The records in `foveation_jax/assets` were matched to the default
-texture on colour photographs of 256 x 256 pixels; `choose` says so wherever they are taken.
+degrees they depend on the size. The records in `foveation_jax/assets` were matched to the
+pyramid route's texture on colour photographs of 256 x 256 pixels; `choose` says so wherever they
+are taken.
 """
 
 import dataclasses
@@ -161,7 +162,7 @@ def _frozen(value):
 
 @functools.cache
 def shipped(system: str) -> Match:
-    """The record of a blur system matched to the default texture on photographs."""
+    """The record of a blur system matched on photographs; its `target` says to which texture."""
     return load(ASSETS / f"{system}.json")
 
 

@@ -151,10 +151,13 @@ def octave_cells(windows: PoolingWindows, n_scales: int) -> tuple[Cells, ...]:
 
 
 def octaves_of(n_scales: int) -> dict[str, np.ndarray]:
-    """Family -> octave of each of its statistics, in the order of `pooled_statistics`."""
+    """Family -> octave of each of its statistics, in the order of `pooled_statistics`.
+
+    One octave has no coarser one beside it: then there are no families across scales.
+    """
     every, pairs = np.arange(n_scales), np.arange(n_scales - 1)
     marginal = np.concatenate([[0], every])
-    return {
+    families = {
         "mean": np.zeros(3, int),
         "colours": np.zeros(6, int),
         "variance": np.zeros(1, int),
@@ -167,6 +170,7 @@ def octaves_of(n_scales: int) -> dict[str, np.ndarray]:
         "scales": pairs.repeat(16) + 1,
         "phase": pairs.repeat(32) + 1,
     }
+    return {name: octaves for name, octaves in families.items() if len(octaves)}
 
 
 def window_weights(
