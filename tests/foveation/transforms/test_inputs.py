@@ -104,7 +104,7 @@ def test_every_image_may_have_a_fixation_of_its_own(photographs, name, options):
     seen = fj.transform(name, photographs, KEY, fixation=FIXATIONS, **options)
     for n, at in enumerate(FIXATIONS):
         alone = fj.transform(name, photographs[n : n + 1], KEY, fixation=tuple(at), **options)
-        np.testing.assert_allclose(seen[n], alone[0], atol=2e-5)
+        np.testing.assert_allclose(seen[n], alone[0], atol=1e-4)  # a fortieth of a grey level
 
 
 def test_fixations_may_be_traced_and_options_arrays(photographs, monkeypatch):
