@@ -86,7 +86,7 @@ def systems_experiment() -> ConfigDict:
     config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     config.stage1.field_of_view = 26.0  # degrees that the width subtends
     config.stage1.published = False  # cut windows and corner slivers as in the published masks
-    config.stage1.route = "disarray"  # or "pyramid", "vgg"
+    config.stage1.route = "pyramid"  # or "disarray", "vgg"
     config.stage1.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.stage1.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.stage1.colours = "image"  # of the vgg route: or "region"
@@ -139,7 +139,7 @@ def transforms_run() -> ConfigDict:
     config.fixations = ""
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks
-    config.route = "disarray"  # or "pyramid", "vgg", or a registered route
+    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region

@@ -1,8 +1,9 @@
 """Foveation-Texture, one interface to its routes (arXiv 2006.07991, section 2).
 
-* "disarray": octaves displaced within their windows, energies and colours put back; no weights,
-  the default (disarray.py).
-* "pyramid": noise with the statistics of oriented bands, no weights, exact inverse (texture.py).
+* "pyramid": noise with the statistics of oriented bands, no weights, exact inverse; the default, to
+  which the shipped blurs are matched at about the published sigma (texture.py).
+* "disarray": octaves displaced within their windows, energies and colours put back: edges and
+  their look stay, pixels do not, so that blurs of equal SSIM are far stronger (disarray.py).
 * "vgg": AdaIN on relu4_1 of VGG19 with the user's weights, the published route (vgg_texture.py).
 A system of your own goes beside these by `register` and is called by its own name.
 """
@@ -22,7 +23,7 @@ from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
-ROUTES = ("disarray", "pyramid", "vgg")
+ROUTES = ("pyramid", "disarray", "vgg")
 DEFAULT = ROUTES[0]
 COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
     "image": lambda white, image, windows: coral(white, image),
@@ -58,7 +59,7 @@ def foveation_texture(
         field_of_view: degrees that the width subtends.
         published: corner slivers stay clear and (pyramid, vgg) cut windows mix by their cut area,
             as published.
-        route: "disarray", "pyramid" or "vgg".
+        route: "pyramid", "disarray" or "vgg".
         n_scales: octaves that turn into texture, pyramid only; by default all but 32 x 32 samples.
         refinement: steps towards the pooled statistics of the image's windows, pyramid and
             disarray only; gradients pass to the route as if there were none.

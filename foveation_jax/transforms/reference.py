@@ -22,7 +22,7 @@ def reference(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        route: "disarray", "pyramid" or "vgg"; the first two invert exactly.
+        route: "pyramid", "disarray" or "vgg"; the first two invert exactly.
         weights: the vgg route's file.
 
     Raises:

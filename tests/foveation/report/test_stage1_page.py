@@ -35,7 +35,7 @@ def page(tmp_path_factory):
     config = ConfigDict(
         {
             "size": SIZE, "scale": 0.5, "fixation": None, "field_of_view": 26.0,
-            "report_images": 2, "metrics": ("mse", "ssim"), "route": "disarray", "published": False,
+            "report_images": 2, "metrics": ("mse", "ssim"), "route": "pyramid", "published": False,
             "match_tolerance": 0.01,
         }
     )  # fmt: skip
