@@ -67,8 +67,9 @@ def write_report(
     windows = pooling_windows(
         config.scale, tuple(config.size), config.fixation, config.published, config.field_of_view
     )
-    curves, middles = ssim_by_eccentricity(workdir, systems, source.names, windows)
     look = experiment_figures.styles(systems)
+    each_its_own = bool(config.get("fixations"))  # then no windows and no eccentricity are of all
+    curves = () if each_its_own else ssim_by_eccentricity(workdir, systems, source.names, windows)
     text = page.render(
         "stage1.html",
         {"title": results.title},
@@ -78,9 +79,9 @@ def write_report(
         count=len(source.names),
         systems=[(name, *_title(name)) for name in systems],
         pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
-        overlay=windows_svg(windows),
+        overlay="" if each_its_own else windows_svg(windows),
         table=metric_table(rows, systems, config.metrics),
-        ssim_figure=stage1_figures.ssim_figure(curves, middles, look),
+        ssim_figure=stage1_figures.ssim_figure(*curves, look) if curves else "",
         sigma_figure=stage1_figures.sigma_figure(matches, look),
         matches=[(_title(name)[0], match) for name, match in matches.items()],
         regions=int(np.asarray(windows.kept).sum()) + 1,

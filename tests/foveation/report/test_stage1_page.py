@@ -30,7 +30,19 @@ def _match() -> Match:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
+    return written(tmp_path_factory.mktemp("run"))
+
+
+def test_where_each_picture_has_its_own_fixation_no_windows_are_of_all(page, tmp_path):
+    text = written(tmp_path, fixations="own.csv")[2]
+    for words in ("Pooling windows", 'class="cross"', "Where it is lost", "Look at the middle"):
+        assert words in page[2]
+        assert words not in text
+    assert "of each picture" in text
+
+
+def written(workdir, **changed):
+    """A run's page: folder, path and text."""
     (workdir / "experiment.json").write_text('{"config": {"marker": 12345}}')
     config = ConfigDict(
         {
@@ -38,6 +50,7 @@ def page(tmp_path_factory):
             "report_images": 2, "metrics": ("mse", "ssim"), "route": "pyramid", "published": False,
             "match_tolerance": 0.01,
         }
+        | changed
     )  # fmt: skip
     random, rows = np.random.RandomState(0), []
     for name in NAMES:
