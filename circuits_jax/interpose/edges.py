@@ -23,6 +23,7 @@ from circuits_jax.interpose.layers import (
     z_of_weights,
 )
 from circuits_jax.interpose.points import intercepted
+from circuits_jax.runs.precision import einsum
 
 
 def replace_edges(
