@@ -15,13 +15,20 @@ from tests.circuits import tiny
 CONFIGS = {
     "plain": dataclasses.replace(tiny.CONFIG, gated_mlp=False),
     "post norms": dataclasses.replace(tiny.CONFIG, post_norms=True, qk_norm=True, out_bias=False),
+    "experts": dataclasses.replace(
+        tiny.CONFIG,
+        n_experts=2,
+        n_chosen=1,
+        d_mlp=2 * tiny.CONFIG.d_mlp,
+    ),
     "no mlp": dataclasses.replace(tiny.CONFIG, d_mlp=0, norm="none"),
 }
-IN_A_LAYER = {"resid_pre": 1, "qkv": 3, "pattern": 1, "z": 1, "attn_out": 1}
+IN_A_LAYER = {"resid_pre": 1, "qkv": 3, "qkv_cut": 3, "pattern": 1, "z": 1, "attn_out": 1}
 WITH_MLP = IN_A_LAYER | {"mlp_in": 1, "activation": 1, "mlp_out": 1}
 TOLD = {
     "plain": WITH_MLP | {"inverse_scale": 2 + 1},  # and the final norm, once
     "post norms": WITH_MLP | {"gate": 1, "inverse_scale": 2 + 2 + 2 + 1},
+    "experts": WITH_MLP | {"gate": 1, "shares": 1, "expert_neurons": 1, "inverse_scale": 2 + 1},
     "no mlp": IN_A_LAYER,
 }
 
