@@ -42,6 +42,7 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.runs import mesh
 from circuits_jax.runs.checks import Range, check_all
+from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task
 from circuits_jax.tasks.divergence import Divergence, divergences
 

@@ -169,7 +169,7 @@ def replacement(rng, wrong, *_):
     changed = prepared.replacement.at[at].set(wrong)
     prepared, keep = prepared.replace(replacement=changed), np.zeros((1, L, H), bool)
     return (
-        lambda: masked_passes.judged(model, prepared, keep, "logit_diff"),
+        lambda: masked_passes.masked_metrics(model, prepared, keep, "logit_diff"),
         [f"held-out prompt {prompt} is not finite", "choice 0 of 1"],
     )
 

@@ -247,8 +247,10 @@ def test_a_pass_more_is_noticed(monkeypatch):
 
             return jax.lax.fori_loop(0, 2, once, 0.0)
 
-        items = jnp.ones(options)
-        return mesh.spread(jax.grad(twice), items, (model.params, batch), 2).sum()
+        def spread(items):
+            return mesh.spread(jax.grad(twice), items, (model.params, batch), 2).sum()
+
+        return jax.jit(spread)(jnp.ones(options))
 
     for n in (1, 3):
         monkeypatch.setitem(cost.METHODS, "more", SimpleNamespace(run=run))
