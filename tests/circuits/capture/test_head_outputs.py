@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite_are_named(model, position, bad):
 
 
 def test_check_finite_passes_what_is_finite():
-    check_finite(jnp.full((1, L, H, D), 1e30), PROMPTS[:1])
+    check_finite(jnp.full((1, L, H, D), 1e30), PROMPTS[:1], {})
 
 
 def test_bad_input(model):
