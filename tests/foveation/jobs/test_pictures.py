@@ -298,7 +298,7 @@ def test_native_pictures_keep_their_size_and_a_panorama_is_told(tmp_path, capsys
     pictures.run(config_of(root, fit="pad", **fields), tmp_path / "padded")
     padded = read_image(tmp_path / "padded" / "reference" / "c.png")
     np.testing.assert_allclose(padded[:13], 128 / 255, atol=3e-3)
-    assert padded[14:18].std() > 0.1
+    assert padded[14:18].std() > 0.05  # .29 / 4: uniform noise, of which 4 x 4 pixels become one
     assert "lost over" not in capsys.readouterr().err
-    with pytest.raises(fj.InputError, match="fit is 'stretch': it must be crop or pad or native"):
+    with pytest.raises(fj.InputError, match="fit is 'stretch'; allowed are crop, pad, native"):
         pictures.run(config_of(root, fit="stretch", **fields), tmp_path / "stretched")
