@@ -57,7 +57,7 @@ def test_odd_sizes_have_statistics(photograph):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("foveation_texture", {}),
+        ("foveation_texture", {"route": "disarray"}),
         ("foveation_texture", {"route": "pyramid"}),
         ("reference", {}),
         ("cortical_magnification", {}),
@@ -95,7 +95,7 @@ FIXATIONS = np.array([[10.0, 20.0], [40.5, 0.0]])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("foveation_texture", {}),
+        ("foveation_texture", {"route": "disarray"}),
         ("foveation_texture", {"route": "pyramid"}),
         ("cortical_magnification", {}),
         ("contrast_sensitivity_blur", {}),
