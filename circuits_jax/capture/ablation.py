@@ -30,7 +30,7 @@ class Trial:
 
     batch: TokenBatch
     targets: Targets
-    replacement: Float[Array, "L #B #T H K"]
+    replacement: Float[Array, " L #B #T H K"]
 
 
 def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation) -> Trial:
@@ -54,7 +54,7 @@ def _replacement(
     negatives: TokenBatch,
     ablation: Ablation,
     gaps: bool,
-) -> Float[Array, "L #B #T H K"]:
+) -> Float[Array, " L #B #T H K"]:
     """With `gaps`, some negative lacks a token, so that the positives have to be run as well."""
     if ablation == "zero":
         return jnp.zeros((config.n_layers, 1, 1, config.n_heads, config.head_width))

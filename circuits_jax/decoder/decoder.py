@@ -79,7 +79,7 @@ class TokenBatch:
         return self.positions[:, :, None] - self.positions[:, None, :]
 
     @property
-    def last(self) -> Int[Array, "B"]:
+    def last(self) -> Int[Array, " B"]:
         """Column of each prompt's last real token."""
         return self.mask.shape[1] - 1 - jnp.argmax(self.mask[:, ::-1], axis=1)
 

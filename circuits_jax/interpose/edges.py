@@ -32,7 +32,7 @@ def replace_edges(
     batch: TokenBatch,
     keep: Float[Array, "L H"],
     keep_edges: Float[Array, "G G"],
-    replacement: Float[Array, "L #B #T H K"],
+    replacement: Float[Array, " L #B #T H K"],
     receivers: Int[Array, " N"] | None = None,
 ) -> Float[Array, "B V"]:
     """Logits after the last token, with heads replaced and edges between heads cut.

@@ -80,7 +80,7 @@ def replace(
     params: Any,
     batch: TokenBatch,
     keep: Float[Array, "L H"],
-    replacement: Float[Array, "L #B #T H K"],
+    replacement: Float[Array, " L #B #T H K"],
 ) -> Float[Array, "B V"]:
     """Logits after the last token, with heads replaced where `keep` is 0.
 

@@ -19,7 +19,7 @@ RESAMPLES = 4999
 NOTHING = (float("nan"), float("nan"))
 
 
-def deviation(values: Float[np.ndarray, "V *rest"]) -> Float[np.ndarray, "*rest"]:
+def deviation(values: Float[np.ndarray, " V *rest"]) -> Float[np.ndarray, "*rest"]:
     """Deviation between runs, unbiased (n - 1); NaN for one run."""
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)

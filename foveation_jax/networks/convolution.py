@@ -126,11 +126,12 @@ def _patches(x, side, stride, padding):
 def _spread(columns, size, stride, padding):
     """[N, P, Q, K, K, C] -> [N, Y, X, C]: every patch added where it was taken from."""
     zero = jnp.zeros((), columns.dtype)
-    for i, j in np.ndindex(*columns.shape[3:5]):
+
+    def part(i, j):
         pads = [
             (first - padding, full + padding - first - stride * (places - 1) - 1, stride - 1)
             for first, full, places in zip((i, j), size, columns.shape[1:3], strict=True)
         ]
-        part = lax.pad(columns[:, :, :, i, j], zero, [(0, 0, 0), *pads, (0, 0, 0)])
-        sums = part if (i, j) == (0, 0) else sums + part
-    return sums
+        return lax.pad(columns[:, :, :, i, j], zero, [(0, 0, 0), *pads, (0, 0, 0)])
+
+    return functools.reduce(jnp.add, (part(i, j) for i, j in np.ndindex(*columns.shape[3:5])))

@@ -142,12 +142,12 @@ class Score:
         class_accuracy: the same within each class; NaN where a class has no image.
     """
 
-    loss: Float[np.ndarray, "V"]
-    accuracy: Float[np.ndarray, "V"]
+    loss: Float[np.ndarray, " V"]
+    accuracy: Float[np.ndarray, " V"]
     class_accuracy: Float[np.ndarray, "V L"]
 
 
-def score(logits: Float[np.ndarray, "V N L"], labels: Int[np.ndarray, "N"]) -> Score:
+def score(logits: Float[np.ndarray, "V N L"], labels: Int[np.ndarray, " N"]) -> Score:
     """Cross-entropy and accuracies; `accuracy` is the mean of `class_accuracy` weighted by size."""
     log_likelihood = scipy.special.log_softmax(logits.astype(np.float64), -1)
     correct = np.argmax(logits, -1) == labels

@@ -155,7 +155,8 @@ def state_shapes(setup: Setup) -> TrainState:
 def make_step(
     setup: Setup,
 ) -> Callable[
-    [TrainState, UInt8[Array, "V B Y X 3"], Int[Array, "V B"]], tuple[TrainState, Float[Array, "V"]]
+    [TrainState, UInt8[Array, "V B Y X 3"], Int[Array, "V B"]],
+    tuple[TrainState, Float[Array, " V"]],
 ]:
     """The compiled step: (state, images, labels) -> (state, loss of each run).
 
@@ -175,7 +176,7 @@ def train_step(
     setup: Setup,
     state: TrainState,
     images: UInt8[Array, "B Y X 3"],
-    labels: Int[Array, "B"],
+    labels: Int[Array, " B"],
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of one run: the state after it, and the mean cross-entropy of the batch before it.
 

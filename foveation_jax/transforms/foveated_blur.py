@@ -21,7 +21,7 @@ from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_window
 
 
 def blend_blurs(
-    image: Float[Array, "Y X C"], sigmas: Float[Array, "E"], weights: Float[Array, "E Y X"]
+    image: Float[Array, "Y X C"], sigmas: Float[Array, " E"], weights: Float[Array, "E Y X"]
 ) -> Float[Array, "Y X C"]:
     """Space-variant blur: blurs of `sigmas` pixels, weighed by pixel; the rest stays clear."""
 
@@ -34,7 +34,7 @@ def blend_blurs(
 
 @jax.jit
 def foveated_blur_batch(
-    images: Float[Array, "N Y X C"], sigmas: Float[Array, "E"], windows: PoolingWindows
+    images: Float[Array, "N Y X C"], sigmas: Float[Array, " E"], windows: PoolingWindows
 ) -> Float[Array, "N Y X C"]:
     """Every image of a batch blurred by `sigmas` pixels, one a ring of `windows`.
 
@@ -89,14 +89,14 @@ def foveation_blur(
     return foveated_blur_batch(images, sigmas, windows)
 
 
-def sigmas_at(match: Match, windows: PoolingWindows) -> Float[Array, "E"]:
+def sigmas_at(match: Match, windows: PoolingWindows) -> Float[Array, " E"]:
     """Matched deviations, in pixels, at the rings of `windows`."""
     known = jnp.log(jnp.asarray(match.eccentricity_deg))
     degrees = jnp.interp(jnp.log(ring_centres(windows)), known, jnp.asarray(match.sigma_deg))
     return degrees * windows.pixels_per_degree
 
 
-def ring_centres(windows: PoolingWindows) -> Float[Array, "E"]:
+def ring_centres(windows: PoolingWindows) -> Float[Array, " E"]:
     """Eccentricity in degrees at the middle of each ring."""
     edges = windows.ring_edges()
     return jnp.sqrt(edges[:-1] * edges[1:])

@@ -73,14 +73,14 @@ class TextureStatistics:
             windows, [E]; NaN in a ring whose windows lie off the image or hold too few samples.
     """
 
-    edges: Float[Array, "edges"]
+    edges: Float[Array, " edges"]
     coherence: Float[Array, "2 E"]
     correlation: Float[Array, "E octaves"]
     energy: Float[Array, "E octaves"]
     kurtosis: Float[Array, "2 E octaves"]
-    variance: Float[Array, "E"]
-    colours: Float[Array, "E"]
-    errors: dict[str, Float[Array, "E"]]
+    variance: Float[Array, " E"]
+    colours: Float[Array, " E"]
+    errors: dict[str, Float[Array, " E"]]
 
 
 def texture_statistics(
@@ -298,7 +298,7 @@ def deviations(tables: Float[Array, "N E T K"], weight: Float[Array, "E T K"]):
     return jnp.sqrt(square + 1e-12)
 
 
-def _errors(original, texture, weight) -> Float[Array, "E"]:
+def _errors(original, texture, weight) -> Float[Array, " E"]:
     """Root mean square error by ring, in deviations of the original."""
     error = ((texture - original) / deviations(original, weight)[None, None, None]) ** 2
     counts = weight.sum((1, 2)) * len(original)
@@ -310,7 +310,7 @@ def _ratio(a, b):
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), jnp.nan)
 
 
-def _correlate(a, b, weight) -> Float[Array, "E"]:
+def _correlate(a, b, weight) -> Float[Array, " E"]:
     """Correlation over all axes but the first."""
     axes = tuple(range(1, a.ndim))
     total = jnp.maximum(weight.sum(axes, keepdims=True), 1e-6)

@@ -92,7 +92,7 @@ def to_pixels(
 
 
 def polar(
-    y: Float[Array, "Y"], x: Float[Array, "X"], fixation: Float[Array, "2"], pixels_per_degree
+    y: Float[Array, " Y"], x: Float[Array, " X"], fixation: Float[Array, "2"], pixels_per_degree
 ) -> tuple[Float[Array, "Y X"], Float[Array, "Y X"]]:
     """Log eccentricity and polar angle of a grid of positions.
 

@@ -65,7 +65,7 @@ class PoolingWindows:
     published: bool = field(metadata={"static": True})
 
     def factors(
-        self, y: Float[Array, "Y"], x: Float[Array, "X"]
+        self, y: Float[Array, " Y"], x: Float[Array, " X"]
     ) -> tuple[Float[Array, "E Y X"], Float[Array, "T Y X"]]:
         """Ring and wedge factors at a grid of positions in pixels (a band, a grid of cells)."""
         log_ecc, angle = geometry.polar(y, x, self.fixation, self.pixels_per_degree)
@@ -130,7 +130,7 @@ def wedge_factors(windows: PoolingWindows, angle: Float[Array, "Y X"]) -> Float[
     return profile((jnp.mod(angle[None] - middle, 2 * math.pi) - math.pi) / width)
 
 
-def ring_areas(windows: PoolingWindows) -> Float[Array, "E"]:
+def ring_areas(windows: PoolingWindows) -> Float[Array, " E"]:
     """Square degrees in which a whole window of each ring exceeds one half.
 
     In (p, q) = (ring, wedge) units the window is f(p) f(q) and the area element is

@@ -30,7 +30,9 @@ def minus_one(weight: Float[np.ndarray, " D"], config: Config) -> Float[np.ndarr
     return weight - np.float32(1)
 
 
-def half_rotated(weight: Float[np.ndarray, "rows *D"], heads: int) -> Float[np.ndarray, "rows *D"]:
+def half_rotated(
+    weight: Float[np.ndarray, " rows *D"], heads: int
+) -> Float[np.ndarray, " rows *D"]:
     """Turns rotary pairs (2i, 2i + 1) back into Hugging Face's pairs (i, i + K/2), in every head.
 
     Args:
@@ -45,20 +47,22 @@ def half_rotated(weight: Float[np.ndarray, "rows *D"], heads: int) -> Float[np.n
 
 
 def query_rows(
-    weight: Float[np.ndarray, "rows *D"], config: Config
-) -> Float[np.ndarray, "rows *D"]:
+    weight: Float[np.ndarray, " rows *D"], config: Config
+) -> Float[np.ndarray, " rows *D"]:
     """`half_rotated` for a Llama query projection."""
     return half_rotated(weight, config["num_attention_heads"])
 
 
-def key_rows(weight: Float[np.ndarray, "rows *D"], config: Config) -> Float[np.ndarray, "rows *D"]:
+def key_rows(
+    weight: Float[np.ndarray, " rows *D"], config: Config
+) -> Float[np.ndarray, " rows *D"]:
     """`half_rotated` for a Llama key projection."""
     return half_rotated(weight, config["num_key_value_heads"])
 
 
 def heads_first(
-    weight: Float[np.ndarray, "rows *D"], config: Config
-) -> Float[np.ndarray, "rows *D"]:
+    weight: Float[np.ndarray, " rows *D"], config: Config
+) -> Float[np.ndarray, " rows *D"]:
     """GPT-NeoX's fused projection: from (q or k or v, head, K) to Hugging Face's (head, qkv, K)."""
     grouped = weight.reshape(3, config["num_attention_heads"], -1, *weight.shape[1:])
     return grouped.swapaxes(0, 1).reshape(weight.shape)

@@ -55,7 +55,7 @@ class Assembled:
     """
 
     labels: tuple[str, ...]
-    embedding: dict[Any, Float[np.ndarray, "D"]]
+    embedding: dict[Any, Float[np.ndarray, " D"]]
     position_embedding: Float[np.ndarray, "P D"]
     read: tuple[int, ...]
     outputs: tuple[Any, ...]
@@ -293,7 +293,7 @@ def edges(compiled: Assembled) -> Iterator[tuple[Head, Head]]:
 
 def _written(
     compiled: Assembled, layer: int, head: dict[str, np.ndarray]
-) -> dict[int, Bool[np.ndarray, "D"]]:
+) -> dict[int, Bool[np.ndarray, " D"]]:
     """For every later layer, and the end: the components that a head wrote, MLPs included."""
     written, at = np.any(head["v"] @ head["o"] != 0, axis=0), {}
     for later in range(layer, len(compiled.heads)):
@@ -304,7 +304,7 @@ def _written(
     return at
 
 
-def _reads(head: dict[str, np.ndarray]) -> Bool[np.ndarray, "D"]:
+def _reads(head: dict[str, np.ndarray]) -> Bool[np.ndarray, " D"]:
     """The components on which a head's scores or values depend."""
     scores = head["q"] @ head["k"].T
     values = head["v"] @ head["o"]

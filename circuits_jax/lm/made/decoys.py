@@ -22,8 +22,8 @@ SHARPNESS = 2.0  # standard deviation of attention scores: the best of 12 keys t
 def random_heads(
     key: jax.Array,
     config: DecoderConfig,
-    reads: Bool[Array, "D"],
-    writes: Bool[Array, "D"],
+    reads: Bool[Array, " D"],
+    writes: Bool[Array, " D"],
 ) -> dict[str, Array]:
     """Random q, k, v [L D H K] that read some components and o [L H K D] that writes some."""
     heads = (config.n_layers, config.d_model, config.n_heads, config.head_width)
@@ -75,5 +75,5 @@ def calibrated(
     return params | {"layers": jax.lax.scan(step, stream, layers)[1]}
 
 
-def _factor(factor: Float[Array, "H"], decoy: Bool[Array, "H"]) -> Float[Array, "H"]:
+def _factor(factor: Float[Array, " H"], decoy: Bool[Array, " H"]) -> Float[Array, " H"]:
     return jnp.where(decoy, factor, 1.0)
