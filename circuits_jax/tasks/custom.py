@@ -22,12 +22,14 @@ from typing import Literal, get_args
 import numpy as np
 from absl import logging
 
+from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import COMPARING, METRICS, PromptPairs, Task, own_metric
 from circuits_jax.tasks.records import Record, read_records
 from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
 
 Tokens = Literal["one", "first"]
+_DEFAULTS = {"metric": "logit_diff", "answer_tokens": "one", "ids": "", "counterfactual": ""}
 _Pair = tuple[str, str, tuple[int, ...], tuple[int, ...]]
 
 
@@ -72,15 +74,13 @@ def custom(
     """
     if not path:
         raise InputError("task 'custom' needs its option path, a file of prompts")
-    if metric not in METRICS and ":" not in metric:
-        allowed = f"{', '.join(METRICS)}, or MODULE:FUNCTION"
-        raise InputError(f"metric is {metric!r}; allowed are {allowed}")
     if ":" in metric:
         own_metric(metric)
-    if answer_tokens not in get_args(Tokens):
-        raise InputError(f"answer_tokens is {answer_tokens!r}; allowed are one, first")
-    if ids not in ("", "model"):
-        raise InputError(f"ids is {ids!r}; allowed is 'model'")
+    else:
+        check_allowed("metric", metric, (*METRICS, "MODULE:FUNCTION"))
+    check_allowed("answer_tokens", answer_tokens, get_args(Tokens))
+    if ids:
+        check_allowed("ids", ids, ("model",))
     records = read_records(Path(path), counterfactual, foils=metric in COMPARING)
     pairs, left_out = _pairs(records, tokenizer, answer_tokens, ids)
     if not all(foils for *_, foils in pairs):  # some have none, so that none is looked at
@@ -108,8 +108,7 @@ def custom(
     ]
     options = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
     options["counterfactual"] = counterfactual
-    defaults = {"metric": "logit_diff", "answer_tokens": "one", "ids": "", "counterfactual": ""}
-    changed = {name: value for name, value in options.items() if value != defaults[name]}
+    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
     sizes = {"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)}
     return Task("custom", metric, *parts, options=sizes | changed)
 

@@ -391,12 +391,12 @@ def test_foils_may_be_missing_where_the_metric_compares_with_none(tmp_path, spli
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"metric": "kl"}, "metric is 'kl'; allowed are logit_diff, prob_diff, log_prob, or MOD"),
+        ({"metric": "kl"}, "metric is 'kl'; allowed are logit_diff, prob_diff, log_prob, MOD"),
         ({"metric": "no.such:thing"}, "'no.such:thing' cannot be imported"),
         ({"metric": "math:no"}, "'math:no' cannot be imported"),
         ({"metric": "math:pi"}, "'math:pi' is a float, not a function"),
         ({"answer_tokens": "all"}, "answer_tokens is 'all'; allowed are one, first"),
-        ({"ids": "gpt2"}, "ids is 'gpt2'; allowed is 'model'"),
+        ({"ids": "gpt2"}, "ids is 'gpt2'; allowed are model"),
     ],
 )
 def test_options_that_are_not_allowed(tmp_path, split_digits, options, sentence):
