@@ -35,6 +35,7 @@ from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import append_rows, read_record, read_rows, write
 from foveation_jax.runs.lock import one_at_a_time
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.progress import progress
 from foveation_jax.stage1.export import (
     export_pictures,
@@ -102,7 +103,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
         config = _of_the_first(config, source)
     fixations = read_fixations(config, source)
     blurs = [name for name in config.systems if name in BLURS]
-    others = {name: _system(name, config) for name in config.systems if name not in BLURS}
+    others = {name: system_of(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config, fixations)
     claim_workdir(workdir, config, *_sources(config, workdir))
     failures = _export(source, others, config, workdir, fixations)
@@ -110,7 +111,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
     readable = source.subset([i for i, n in enumerate(source.names) if n not in failures])
     matches, refused = match_blurs(blurs, readable, config, workdir, fixations)
-    systems = {name: _system(name, config, matched=match) for name, match in matches.items()}
+    systems = {name: system_of(name, config, matched=match) for name, match in matches.items()}
     if systems:
         _export(readable, systems, config, workdir, fixations)
     done = tuple(name for name in config.systems if name not in refused)
@@ -262,7 +263,7 @@ def open_images(config: ConfigDict) -> ImageSource:
     return source.subset(range(min(config.limit, len(source.names)))) if config.limit else source
 
 
-def _system(name: str, config: ConfigDict, **more) -> Callable:
+def system_of(name: str, config: ConfigDict, **more) -> Callable:
     """The system as a function of images and the digests of their names.
 
     The noise of a picture is its own: it depends on `config.seed` and the picture's name alone. Of
@@ -274,13 +275,13 @@ def _system(name: str, config: ConfigDict, **more) -> Callable:
 
     takes = transforms.options_for(name, {"fixation": ()})
 
-    def one(picture):
-        image, (digest, *fixation) = picture
+    def one(image, known):
+        digest, *fixation = known
         own = {"fixation": fixation[0]} if takes and fixation else {}
         key_of_it = picture_key(key, digest)
         return transforms.transform(name, image[None], key_of_it, **options | own)[0]
 
-    return lambda images, known: jax.lax.map(one, (images, known))
+    return functools.partial(each_image, one)
 
 
 def _trace(systems: dict[str, Callable], config: ConfigDict, fixations) -> None:

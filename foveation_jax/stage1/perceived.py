@@ -17,7 +17,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, Shaped, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.fingerprint import fingerprint
@@ -25,6 +25,7 @@ from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.progress import progress
 from foveation_jax.stage1.export import image_digests, on_all_devices, picture_key, whole_batches
 from foveation_jax.transforms import SYSTEMS, transform
@@ -87,7 +88,6 @@ def perceive_batch(
     images: UInt8[Array | np.ndarray, "B Y X 3"],
     key: PRNGKeyArray,
     fixations: Float[Array, "B 2"] | None = None,
-    at_once: int = 1,
 ) -> UInt8[Array, "B Y X 3"]:
     """One batch as `system` sees it; pure, for use under jit.
 
@@ -97,25 +97,23 @@ def perceive_batch(
         images: levels.
         key: of the noise, one field for the batch.
         fixations: one an image, on the image; by default that of `options`.
-        at_once: images with fixations of their own that are worked on together, for memory.
 
     Property: equal fixations give what the option `fixation` gives, to a level.
     """
-    return _levels(system, options, images, key, fixations, at_once).astype(jnp.uint8)
+    return _levels(system, options, images, key, fixations).astype(jnp.uint8)
 
 
-def _levels(system, options, images, key, fixations=None, at_once=1) -> Float[Array, "B Y X 3"]:
+def _levels(system, options, images, key, fixations=None) -> Float[Array, "B Y X 3"]:
     """`perceive_batch` before its cast: whole numbers, or NaN where a system gives no number."""
     values = jnp.asarray(images).astype(jnp.float32) / 255
     if fixations is None:
         seen = transform(system, values, key, **options)
     else:
 
-        def one(image_and_fixation):
-            image, fixation = image_and_fixation
+        def one(image, fixation):
             return transform(system, image[None], key, **options, fixation=fixation)[0]
 
-        seen = jax.lax.map(one, (values, fixations), batch_size=at_once)
+        seen = each_image(one, values, fixations)
     return jnp.round(jnp.where(jnp.isfinite(seen), jnp.clip(seen, 0, 1), jnp.nan) * 255)
 
 
@@ -148,7 +146,6 @@ def on_the_fly(
     options: Mapping[str, Hashable] | None = None,
     eye_movements: str = "fixed",
     deviation: int | float = 2.0,
-    at_once: int = 1,
 ) -> Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Float[Array, "B Y X 3"]]:
     """Stage 1 for the training step of one run: (images, key) -> what it lets through.
 
@@ -161,7 +158,6 @@ def on_the_fly(
         eye_movements: "fixed", the fixation of `options`; "uniform" or "gaussian", one drawn for
             each image and call. A system without fixation sees the same under all three.
         deviation: of the Gaussian, degrees.
-        at_once: as of `perceive_batch`.
 
     Raises:
         InputError: another kind of eye movements, a deviation that is not positive, or a fixation
@@ -181,7 +177,7 @@ def on_the_fly(
         noise_key, eye_key = jax.random.split(key)
         count, size = len(images), images.shape[1:3]
         fixations = draw_fixations(eye_key, count, size, spread, view) if moving else None
-        return _levels(system, options, images, noise_key, fixations, at_once)
+        return _levels(system, options, images, noise_key, fixations)
 
     return see
 
@@ -225,13 +221,19 @@ def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "
 @functools.lru_cache(maxsize=16)
 def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
     """(images, keys) -> levels and whether each image is finite, compiled once for all splits."""
+    return on_all_devices(functools.partial(perceived_each, system, dict(options)), shared=False)
 
-    def one(image_and_key):
-        image, key = image_and_key
-        levels = _levels(system, dict(options), image[None], key)[0]
+
+def perceived_each(
+    system: str, options: Mapping, images: UInt8[Array, "N Y X 3"], keys: Key[Array, " N"]
+) -> tuple[UInt8[Array, "N Y X 3"], Bool[Array, " N"]]:
+    """Levels of every image with the noise of its own key, and whether each image is finite."""
+
+    def one(image, key):
+        levels = _levels(system, options, image[None], key)[0]
         return levels.astype(jnp.uint8), jnp.isfinite(levels).all()
 
-    return on_all_devices(lambda images, keys: jax.lax.map(one, (images, keys)), shared=False)
+    return each_image(one, images, keys)
 
 
 def own_keys(key: Key[Array, ""], images: UInt8[np.ndarray, "N Y X 3"]) -> Key[Array, " N"]:

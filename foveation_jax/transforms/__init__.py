@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Shaped
 
 from foveation_jax.metrics.levels import colours
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms.controls import contrast_sensitivity_blur, cortical_magnification, raw
 from foveation_jax.transforms.foveated_blur import foveation_blur
 from foveation_jax.transforms.foveation_texture import foveation_texture
@@ -110,11 +111,10 @@ def transform(
 def _at_each(system: System, options: tuple, images, key, fixations: Float[Array, "N 2"]):
     """Every image as the system sees it from a fixation of its own."""
 
-    def one(image_and_fixation):
-        image, fixation = image_and_fixation
+    def one(image, fixation):
         return system(image[None], key, **dict(options), fixation=fixation)[0]
 
-    return jax.lax.map(one, (images, fixations))
+    return each_image(one, images, fixations)
 
 
 def _one_each(fixation, shape: tuple[int, ...]) -> Float[Array, "N 2"] | None:

@@ -33,6 +33,7 @@ from jaxtyping import Array, Float
 from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix
 from foveation_jax.runs.errors import InputError
+from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.precision import exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows import geometry
@@ -126,7 +127,7 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         whole = dataclasses.replace(windows, size=filled[0].shape[2:])
         grids = octave_cells(whole, n_scales)
         pooled = [
-            jax.lax.map(lambda image: pooled_statistics(image, grids), batch) for batch in filled
+            each_image(lambda image: pooled_statistics(image, grids), batch) for batch in filled
         ]
         weight = {f: window_weights(whole, grids, k) for f, k in octaves_of(n_scales).items()}
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}

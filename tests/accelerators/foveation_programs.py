@@ -9,11 +9,13 @@ import itertools
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
-from foveation_jax import metrics, pooling_windows, probes, transform
+from foveation_jax import metrics, pooling_windows, probes, texture_statistics, transform
+from foveation_jax.jobs import pictures
 from foveation_jax.networks import make_network
 from foveation_jax.runs.mesh import IMAGES
-from foveation_jax.stage1.perceived import perceive_batch
+from foveation_jax.stage1.perceived import perceive_batch, perceived_each
 from foveation_jax.training.optimiser import Recipe
 from foveation_jax.training.prediction import run_logits
 from foveation_jax.training.step import Setup, make_step, state_shapes
@@ -56,7 +58,19 @@ def stage1(n_images: int = 5, side: int = 64) -> dict[str, Program]:
         return vgg_texture(images, rough, cell_regions(windows), *networks)
 
     def moving(levels, places):
-        return perceive_batch("foveation_texture", {}, levels, key, places, n_images)
+        return perceive_batch("foveation_texture", {}, levels, key, places)
+
+    def own_noise(levels):
+        keys = jax.random.split(key, n_images)
+        return perceived_each("foveation_texture", {}, levels, keys)
+
+    def exported(images):
+        known = jnp.zeros((n_images, 2), jnp.uint32), jnp.full((n_images, 2), side / 2)
+        config = ConfigDict({"seed": 0, "scale": 0.4})
+        return pictures.system_of("foveation_texture", config)(images, known)
+
+    def fixated(images, places):
+        return transform("foveation_texture", images, key, fixation=places)
 
     def graded(images):
         return foveated_blur_batch(images, jnp.ones(windows.n_rings), windows)
@@ -81,6 +95,10 @@ def stage1(n_images: int = 5, side: int = 64) -> dict[str, Program]:
         "texture: disarray": (seen("foveation_texture", route="disarray"), (images,)),
         "texture: vgg": (route, (images,)),
         "texture: eye movements": (moving, (levels, places)),
+        "texture: a noise each": (own_noise, (levels,)),
+        "texture: pictures of a folder": (exported, (images,)),
+        "texture: a fixation each": (fixated, (images, places)),
+        "texture: statistics": (lambda images: texture_statistics(images, images), (images,)),
         "uniform blur": (seen("uniform_blur", sigma=2.0), (images,)),
         "foveated blur": (graded, (images,)),
         "matching: target": (target, (images, places)),

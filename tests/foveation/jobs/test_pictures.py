@@ -63,7 +63,7 @@ def written(folder, out, batch_size, names=None):
     if names:
         source = source.subset([source.names.index(name) for name in names])
     config = config_of(folder, batch_size=batch_size)
-    system = {"foveation_texture": pictures._system("foveation_texture", config)}
+    system = {"foveation_texture": pictures.system_of("foveation_texture", config)}
     assert not pictures._export(source, system, config, out)
     return {n: (out / "foveation_texture" / f"{n}.png").read_bytes() for n in source.names}
 

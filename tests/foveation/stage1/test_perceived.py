@@ -185,9 +185,9 @@ def test_traced_fixations_give_what_fixed_ones_give(system):
     given = FIXATED[system]
     fixations = np.array([[15.5, 15.5], [3.0, 28.5]], np.float32)
     image, first = IMAGES[:1], 1 if system == "foveation_texture" else 2  # it compiles for long
-    moving = jax.jit(
-        lambda images, at: perceive_batch(system, given, images, KEY, fixations=at, at_once=2)
-    )(np.repeat(image, 2, 0), fixations)
+    moving = jax.jit(lambda images, at: perceive_batch(system, given, images, KEY, fixations=at))(
+        np.repeat(image, 2, 0), fixations
+    )
     for seen, fixation in zip(moving[:first], fixations.tolist(), strict=False):
         fixed = perceive_batch(system, given | {"fixation": tuple(fixation)}, image, KEY)[0]
         assert _levels_apart(seen, fixed) <= 1
@@ -233,7 +233,7 @@ def test_on_the_fly_with_a_fixed_fixation_is_what_is_on_disk(tmp_path):
 
 def test_eye_movements_differ_by_image_and_call_and_are_functions_of_the_key():
     same = np.repeat(IMAGES[:1], 3, 0)
-    one_run = on_the_fly("foveation_blur", {"matched": RECORD}, "uniform", at_once=3)
+    one_run = on_the_fly("foveation_blur", {"matched": RECORD}, "uniform")
     see = jax.jit(jax.vmap(one_run, (None, 0)))  # over runs, as training does
     first = np.asarray(see(same, jax.random.split(KEY)))
     assert first.shape == (2, *same.shape)
