@@ -29,6 +29,7 @@ from typing import Any
 import ml_collections
 from absl import logging
 
+from circuits_jax.lm.files import adapters
 from circuits_jax.runs import experiment, files
 from circuits_jax.runs.errors import InputError
 
@@ -176,10 +177,15 @@ def _told_by(path: Path) -> list[int | str]:
 
 
 def _models(config: dict[str, Any]) -> list[str]:
-    """Names of all models that a config of any job reads."""
-    names = [config.get("model"), *config.get("models", {}).values()]
+    """Names of all models that a config of any job reads; adapters, and what they belong to."""
+    names = [config.get("model"), config.get("adapter"), *config.get("models", {}).values()]
     names += config.get("sweep", {}).get("models", ())
-    return [name for name in dict.fromkeys(names) if name]
+    names = [name for name in dict.fromkeys(names) if name]
+    for name in names:
+        with contextlib.suppress(InputError):  # loading it says why
+            if (folder := Path(name).expanduser()).joinpath(adapters.CONFIG).is_file():
+                names.append(adapters.base_of(folder))
+    return list(dict.fromkeys(names))
 
 
 def _sha256(path: Path) -> str | None:

@@ -155,3 +155,23 @@ def test_a_task_file_that_changed_is_another_experiment(tmp_path):
     lines.write_text("2")
     with pytest.raises(InputError, match=r"config\.task\.path_sha256 is"):
         open_workdir(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("named_as", ["adapter", "model"])
+@pytest.mark.parametrize("changed", ["adapter/adapter_model.safetensors", "base/model.safetensors"])
+def test_an_adapter_or_its_base_that_changed_is_another_experiment(
+    tmp_path, config, named_as, changed
+):
+    for name in ("adapter/adapter_model.safetensors", "base/model.safetensors"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"weights")
+    about = {"base_model_name_or_path": str(tmp_path / "base")}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(about))
+    config = config.copy_and_resolve_references().unlock()
+    config.model = str(tmp_path / ("base" if named_as == "adapter" else "adapter"))
+    config.adapter = str(tmp_path / "adapter") if named_as == "adapter" else None
+    open_workdir(config, tmp_path / "run").begin()
+    open_workdir(config, tmp_path / "run")
+    (tmp_path / changed).write_bytes(b"others")
+    with pytest.raises(InputError, match=f"model_files.*{changed.split('/')[0]}"):
+        open_workdir(config, tmp_path / "run")
