@@ -71,3 +71,37 @@ def test_one_module_intercepts():
     files = [file for package in ROOMS for file in modules(package).values()]
     found = [f.name for f in files if re.search(r"\bintercept_methods\(", f.read_text())]
     assert found == ["points.py"]
+
+
+# Training of networks chooses its own precision; elsewhere products are `runs/precision.py`'s.
+OWN_PRECISION = ("precision.py", "foveation_jax/networks/")
+PRODUCTS = {"einsum", "matmul", "dot", "vdot", "tensordot", "inner", "convolve"}
+
+
+def products_of_jax(tree: ast.AST) -> list[ast.Call]:
+    """Calls of jnp's products that do not say how exact they are to be."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in PRODUCTS
+        and getattr(node.func.value, "id", "") == "jnp"
+        and not any(keyword.arg == "precision" for keyword in node.keywords)
+    ]
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_products_of_the_science_say_how_exact_they_are(package):
+    found = [
+        f"{file.relative_to(ROOT)}:{call.lineno}"
+        for file in modules(package).values()
+        if not any(own in str(file.relative_to(ROOT)) for own in OWN_PRECISION)
+        for call in products_of_jax(ast.parse(file.read_text()))
+    ]
+    assert not found
+
+
+def test_a_product_that_does_not_say_is_found():
+    text = "jnp.einsum('ij,jk', a, b)\njnp.dot(a, b, precision='highest')\nnp.dot(a, b)"
+    assert [call.lineno for call in products_of_jax(ast.parse(text))] == [1]

@@ -34,7 +34,7 @@ from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.mesh import each_image
-from foveation_jax.runs.precision import exact
+from foveation_jax.runs.precision import einsum, exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
@@ -132,7 +132,7 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         weight = {f: window_weights(whole, grids, k) for f, k in octaves_of(n_scales).items()}
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}
         covered = weight["variance"]
-        variance = [jnp.einsum("etk,netk->e", covered, p["variance"]) for p in pooled]
+        variance = [einsum("etk,netk->e", covered, p["variance"]) for p in pooled]
         colours = [p["colours"].swapaxes(0, 1) for p in pooled]
         return TextureStatistics(
             edges=windows.ring_edges(),
@@ -201,7 +201,7 @@ def pooled_statistics(image: Float[Array, "C Y X"], grids: tuple[Cells, ...]) ->
     Property: with one window over the whole image the statistics are plenoptic's.
     """
     n_scales = len(grids)
-    luma = jnp.einsum("c,cyx->yx", jnp.asarray(LUMA, image.dtype), image)
+    luma = einsum("c,cyx->yx", jnp.asarray(LUMA, image.dtype), image)
     split = pyramid.decompose(luma, n_scales)
     families = {name: [] for name in octaves_of(n_scales)}
     planes, (c, d) = jnp.concatenate([image, luma[None]]), ENTRIES
@@ -294,8 +294,8 @@ def _skew_and_kurtosis(plane: Float[Array, "Y X"], grid: Cells):
 def deviations(tables: Float[Array, "N E T K"], weight: Float[Array, "E T K"]):
     """Deviation of every statistic over images and windows, [K]."""
     total = jnp.maximum(weight.sum((0, 1)) * len(tables), 1e-6)
-    mean = jnp.einsum("etk,netk->k", weight, tables) / total
-    square = jnp.einsum("etk,netk->k", weight, (tables - mean[None, None, None]) ** 2) / total
+    mean = einsum("etk,netk->k", weight, tables) / total
+    square = einsum("etk,netk->k", weight, (tables - mean[None, None, None]) ** 2) / total
     return jnp.sqrt(square + 1e-12)
 
 
@@ -303,7 +303,7 @@ def _errors(original, texture, weight) -> Float[Array, " E"]:
     """Root mean square error by ring, in deviations of the original."""
     error = ((texture - original) / deviations(original, weight)[None, None, None]) ** 2
     counts = weight.sum((1, 2)) * len(original)
-    return jnp.sqrt(_ratio(jnp.einsum("etk,netk->e", weight, error), counts))
+    return jnp.sqrt(_ratio(einsum("etk,netk->e", weight, error), counts))
 
 
 def _ratio(a, b):
@@ -326,7 +326,7 @@ def _by_ring(original: Float[Array, "N Y X"], texture: Float[Array, "N Y X"], wi
     rings = rings / jnp.maximum(rings.sum((1, 2), keepdims=True), 1e-6)
 
     def mean(maps):
-        return jnp.einsum("eyx,nkyx->ek", rings, maps) / maps.shape[0]
+        return einsum("eyx,nkyx->ek", rings, maps) / maps.shape[0]
 
     octaves = [difference_of_gaussians(luma) for luma in (original, texture)]
     energies = [mean(v**2) for v in octaves]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from foveation_jax.runs.precision import exact
+from foveation_jax.runs.precision import einsum, exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
@@ -67,7 +67,7 @@ def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], gr
     gain = _gain(*moments, grid, FLOOR)  # [E, T, O, C, C], less the identity
     fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
     fields = fields.reshape(-1, 3, 3, *present.shape[2:])
-    return present + jnp.einsum("ocdyx,doyx->coyx", fields, present)
+    return present + einsum("ocdyx,doyx->coyx", fields, present)
 
 
 def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"], grid: Cells):
