@@ -126,13 +126,22 @@ def test_a_path_that_is_not_there_is_not_sought_on_the_hub(name):
         load_model(name)
 
 
+def heeding_ctrl_c():
+    """A shell starts what runs in the background, these tests maybe, with Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("package", ["circuits_jax", "foveation_jax"])
 @pytest.mark.parametrize("module", ["interrupt", "jax"])
 def test_ctrl_c_while_the_command_imports(package, module):
     """Sent when Python has imported so much: at the very beginning, and when all is there."""
     arguments = ["-X", "importtime", "-m", f"{package}.main"]
     with subprocess.Popen(
-        [sys.executable, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        preexec_fn=heeding_ctrl_c,
     ) as process:
         last = {"interrupt": f"{package}.runs.interrupt"}.get(module, module)
         for line in process.stderr:
