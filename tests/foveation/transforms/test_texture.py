@@ -197,7 +197,7 @@ def test_register_adds_a_system_once():
         ("foveation_texture", (32, 32, 3), {}, "shape"),
         ("foveation_texture", (1, 32, 32, 4), {}, "shape"),
         ("foveation_texture", (0, 32, 32, 3), {}, "shape"),
-        ("foveation_texture", (1, 8, 8, 3), {}, "16 or more"),
+        ("foveation_texture", (1, 8, 8, 3), {}, "16 pixels or more"),
         ("reference", (1, 32, 32, 3), {"route": "x"}, "route"),
     ],
 )
