@@ -4,6 +4,7 @@ XLA multiplies float32 with 10 bits of mantissa on a GPU and with 7 on a TPU unl
 for HIGHEST precision.
 """
 
+import functools
 import itertools
 
 import jax
@@ -130,6 +131,10 @@ def rounded(function):
             values = [value(x) for x in equation.invars]
             if name == "scan":
                 results = scan(lost, params, values)
+            elif name == "cond":  # a choice by platform
+                index, *operands = values
+                ways = [functools.partial(run, lost, b.jaxpr, b.consts) for b in params["branches"]]
+                results = jax.lax.switch(index, ways, *operands)
             elif inner := params.get("jaxpr") or params.get("call_jaxpr"):
                 results = run(lost, inner.jaxpr, inner.consts, *values)
             else:
