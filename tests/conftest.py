@@ -22,8 +22,16 @@ if not WORKER:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_go_with_their_file():
+    """A worker that keeps the programs of all files runs out of memory maps, and dies."""
+    yield
+    jax.clear_caches()
 
 
 def pytest_unconfigure():
