@@ -10,7 +10,8 @@ usage() {
 ./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
 ./run.sh test [PYTEST ARGS] lint and tests
-./run.sh bench LIBRARY      speed and memory against plain PyTorch: circuits or foveation
+./run.sh bench WHAT         speed and memory against plain PyTorch: circuits, foveation, or
+                            accelerator (both, on the GPU or TPU at hand)
 ./run.sh lower [FLAGS]      compile every hot program for TPU slices that are not at hand
 ./run.sh install [EXTRA]    only install: circuits, foveation, test, cuda, tpu (default: the first three)
 PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
@@ -64,7 +65,7 @@ case "$verb" in
       .venv-torch/bin/python -m pip install --quiet --disable-pip-version-check \
         torch==2.13.0 numpy pillow
     fi
-    exec .venv/bin/python "tests/bench/${1:-circuits}.py" --rival=.venv-torch/bin/python "${@:2}"
+    exec .venv/bin/python -m "tests.bench.${1:-circuits}" --rival=.venv-torch/bin/python "${@:2}"
     ;;
   lower)
     if ! .venv-aot/bin/python -c 'import libtpu' 2>/dev/null; then

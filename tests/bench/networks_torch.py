@@ -3,9 +3,10 @@
     python tests/bench/networks_torch.py --network alexnet --runs 3 --batch 32 --size 128 --steps 5
 
 prints `images_a_second: X`, over all runs: the network as torchvision has it, SGD with Nesterov
-momentum .9 and weight decay 5e-4, cross-entropy, random images made before the clock starts; one
-step of each run warms up. Needs torch alone: torchvision's wheel does not go with every torch of
-its version, such as those for CPUs.
+momentum .9 and weight decay 5e-4, cross-entropy, random images made before the clock starts; some
+steps of each run warm up. On a GPU where torch has one, in float32, in TF32 or, by autocast and
+with channels last, in bfloat16. Needs torch alone: torchvision's wheel does not go with every torch
+of its version, such as those for CPUs.
 """
 
 import argparse
@@ -80,20 +81,34 @@ def resnet18(n_classes: int) -> nn.Module:
 
 
 NETWORKS = {"alexnet": alexnet, "resnet18": resnet18, "vgg11": vgg11}
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 
 
-def make_step(network: str, batch: int, size: int, n_classes: int):
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def wait() -> None:
+    """Until the device has done all that it was told."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def make_step(network: str, batch: int, size: int, n_classes: int, precision: str):
     """A fresh network and the function that trains it for one step on a batch."""
-    model = NETWORKS[network](n_classes).train()
+    half = precision == "bfloat16"
+    form = torch.channels_last if half else torch.contiguous_format
+    model = NETWORKS[network](n_classes).train().to(DEVICE, memory_format=form)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
-    images = torch.randn(batch, 3, size, size)
-    labels = torch.randint(n_classes, (batch,))
+    images = torch.randn(batch, 3, size, size).to(DEVICE, memory_format=form)
+    labels = torch.randint(n_classes, (batch,)).to(DEVICE)
 
     def step() -> None:
         optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
         optimiser.step()
 
     return step
@@ -107,17 +122,25 @@ def main():
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS)
     options = parser.parse_args()
+    fast = options.precision == "tensorfloat32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+    torch.backends.cudnn.benchmark = True
+    what = options.network, options.batch, options.size, options.classes, options.precision
     seconds = 0.0
     for _ in range(options.runs):
-        step = make_step(options.network, options.batch, options.size, options.classes)
-        step()
+        step = make_step(*what)
+        for _ in range(3 if DEVICE == "cuda" else 1):  # cuDNN tries its algorithms
+            step()
+        wait()
         start = time.perf_counter()
         for _ in range(options.steps):
             step()
+        wait()
         seconds += time.perf_counter() - start
     images = options.runs * options.steps * options.batch
-    print(f"images_a_second: {images / seconds:.2f}")
+    print(f"images_a_second: {images / seconds:.2f}\ndevice: {DEVICE}")
 
 
 if __name__ == "__main__":
