@@ -9,7 +9,7 @@ usage() {
                             foveated systems on synthetic scenes, end with both reports
 ./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
-./run.sh test [PYTEST ARGS] lint and tests
+./run.sh test [PYTEST ARGS] lint, types and tests
 ./run.sh bench LIBRARY      speed and memory against plain PyTorch: circuits or foveation
 ./run.sh lower [FLAGS]      compile every hot program for TPU slices that are not at hand
 ./run.sh install [EXTRA]    only install: circuits, foveation, test, cuda, tpu (default: the first three)
@@ -53,7 +53,9 @@ case "$verb" in
     ;;
   test)
     need circuits foveation test
-    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
     exec .venv/bin/python -m pytest "$@"
     ;;
   bench)

@@ -133,11 +133,11 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}
         covered = weight["variance"]
         variance = [einsum("etk,netk->e", covered, p["variance"]) for p in pooled]
-        colours = [p["colours"].swapaxes(0, 1) for p in pooled]
+        before, after = (p["colours"].swapaxes(0, 1) for p in pooled)
         return TextureStatistics(
             edges=windows.ring_edges(),
             variance=_ratio(variance[1], variance[0]),
-            colours=_correlate(*colours, jnp.broadcast_to(covered[:, None], colours[0].shape)),
+            colours=_correlate(before, after, jnp.broadcast_to(covered[:, None], before.shape)),
             errors=errors,
             **_by_ring(images @ LUMA, seen @ LUMA, windows),
         )
@@ -147,7 +147,8 @@ def octave_cells(windows: PoolingWindows, n_scales: int) -> tuple[Cells, ...]:
     """The windows on the image's grid and on every coarser octave's: what statistics pool over."""
     grids = [windows.size]
     for _ in range(n_scales - 1):
-        grids.append(tuple(2 * -(-n // 4) for n in grids[-1]))
+        rows, columns = grids[-1]
+        grids.append((2 * -(-rows // 4), 2 * -(-columns // 4)))
     return tuple(cells(windows, grid) for grid in grids)
 
 
