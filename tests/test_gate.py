@@ -1,6 +1,5 @@
 """`./run.sh test` stops at the first check that fails, before the tests."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 CHECKS = ["ruff check .", "ruff format --check .", "mypy"]
 
 
-def called(folder: Path, failing: str | None) -> tuple[int, list[str]]:
+def called(folder: Path, failing: str | None, *more: str) -> tuple[int, list[str]]:
     """Exit code of `./run.sh test` in a copy whose tools only note how they are called."""
     for name in ("run.sh", "setup.cfg", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
@@ -24,7 +23,7 @@ def called(folder: Path, failing: str | None) -> tuple[int, list[str]]:
             f'echo "$said" >>log\n[ "$said" != "{failing}" ]\n'
         )
         script.chmod(0o755)
-    done = subprocess.run(["bash", "run.sh", "test"], cwd=folder, env=dict(os.environ), check=False)
+    done = subprocess.run(["bash", "run.sh", "test", *more], cwd=folder, check=False)
     told = (folder / "log").read_text().splitlines()
     return done.returncode, [line for line in told if "pip" not in line]
 
@@ -39,3 +38,8 @@ def test_a_check_that_fails_ends_it(tmp_path, failing):
 def test_tests_follow_the_checks(tmp_path):
     code, told = called(tmp_path, None)
     assert (code, told) == (0, [*CHECKS, "python -m pytest"])
+
+
+def test_coverage_is_asked_for(tmp_path):
+    code, told = called(tmp_path, None, "--coverage", "tests/circuits/codes")
+    assert (code, told[-1]) == (0, "python -m pytest --cov tests/circuits/codes")

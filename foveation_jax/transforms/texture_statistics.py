@@ -1,8 +1,8 @@
 """How good a texture is: Portilla-Simoncelli statistics pooled by window, edges and places by ring.
 
 A texture keeps the statistics of every pooling window and loses the places of things within it.
-Families of Portilla & Simoncelli (2000), here in the pooling windows of `windows.py`, of the luma y
-and the bands z of its complex steerable pyramid, m = |z|, E_R the mean over window R:
+Families of Portilla & Simoncelli (2000), here in pooling windows (`windows/pooling_windows.py`), of
+the luma y and the bands z of its complex steerable pyramid, m = |z|, E_R the mean over window R:
 
     mean, colours             E_R of the colours, and their covariance
     variance                  of y
