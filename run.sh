@@ -9,11 +9,12 @@ usage() {
                             foveated systems on synthetic scenes, end with both reports
 ./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
-./run.sh test [PYTEST ARGS] lint and tests
+./run.sh test [PYTEST ARGS] lint, types and tests; with --coverage first, what the tests reach
+./run.sh docs [FOLDER]      the API reference, from docstrings (default: build/reference)
 ./run.sh bench WHAT         speed and memory against plain PyTorch: circuits, foveation, or
                             accelerator (both, on the GPU or TPU at hand)
 ./run.sh lower [FLAGS]      compile every hot program for TPU slices that are not at hand
-./run.sh install [EXTRA]    only install: circuits, foveation, test, cuda, tpu (default: the first three)
+./run.sh install [EXTRA]    only install: circuits, foveation, test, docs, cuda, tpu (default: the first three)
 PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
 TEXT
 }
@@ -54,8 +55,18 @@ case "$verb" in
     ;;
   test)
     need circuits foveation test
-    .venv/bin/ruff check . && .venv/bin/ruff format --check .
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+    if [ "${1:-}" = --coverage ]; then
+      shift
+      set -- --cov "$@"
+    fi
     exec .venv/bin/python -m pytest "$@"
+    ;;
+  docs)
+    need circuits foveation docs
+    JAX_PLATFORMS=cpu exec .venv/bin/python -m tests.reference "$@"
     ;;
   bench)
     need circuits foveation

@@ -1,11 +1,11 @@
 """circuits_jax: which attention heads of a language model do a task, from about ten prompts.
 
-import circuits_jax as cj
-model = cj.load_model("smollm2")
-task = cj.make_task("ioi", model.tokenizer, n=5, seed=0)
-scores = cj.discover(model, task)
-circuit = scores.circuit(size=68)
-print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
+    import circuits_jax as cj
+    model = cj.load_model("smollm2")
+    task = cj.make_task("ioi", model.tokenizer, n=5, seed=0)
+    scores = cj.discover(model, task)
+    circuit = scores.circuit(size=68)
+    print(circuit.ranked_heads()[:5], cj.evaluate(model, task, circuit))
 
 Letters of axes are in `shapes.py`; terms are TransformerLens' and the papers':
 

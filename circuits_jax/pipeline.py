@@ -32,12 +32,12 @@ from circuits_jax.methods import METHODS, method_options
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
 from circuits_jax.runs import files, keys
-from circuits_jax.runs.checks import Range, check_all
+from circuits_jax.runs.checks import Allowed, Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.tasks import Task, task_warning
 
-LIMITS = {
+LIMITS: dict[str, Allowed] = {
     "stability.n": Range(0),
     "stability.n_seeds": Range(1),
     "evaluate.n_random": Range(0),

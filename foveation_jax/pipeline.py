@@ -16,6 +16,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,7 +37,7 @@ from foveation_jax.probes.evaluate import mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.report import experiment_page
 from foveation_jax.report.samples import sample_strips
-from foveation_jax.runs.checks import Range, check_all
+from foveation_jax.runs.checks import Allowed, Range, check_all
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
@@ -53,7 +54,7 @@ from foveation_jax.transforms.matched import Match
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
 REFERENCE = "reference"
-LIMITS = {
+LIMITS: dict[str, Allowed] = {
     "runs": Range(1),
     "seed": Range(0),
     "keep_seconds": Range(0),
@@ -128,7 +129,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
     table = verdicts.judge(results)
     write_results(results, table, workdir)
     page = experiment_page.write_report(results, table, workdir)
-    reached = {claim.name: claim.verdict for claim in table.claims}
+    reached: dict[str, str] = {claim.name: claim.verdict for claim in table.claims}
     return Finished(mean_accuracy(results), reached, page, results.matches)
 
 
@@ -152,7 +153,9 @@ def check_config(config: ConfigDict) -> None:
 
 def config_recipe(config: ConfigDict) -> Recipe:
     """The config's recipe; raises InputError for a field out of range."""
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.recipe.items()})
+    fields: dict[str, Any] = dict(config.recipe)
+    fields |= {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return Recipe(**fields)
 
 
 def config_network(config: ConfigDict, n_classes: int) -> nn.Module:
@@ -286,13 +289,13 @@ def probe(
     """
     finished = epoch is None
     path = workdir / "probes" / f"{system}-{'final' if finished else f'epoch{epoch}'}.npz"
-    epoch = config.recipe.epochs if finished else epoch
+    trained = config.recipe.epochs if epoch is None else epoch
     amount = {
         "n_images": config.probe_images if finished else config.dynamics_images,
         "every": config.probe_every if finished else config.dynamics_every,
     }
     made_of = amount | {
-        "weights": weights_crc32(workdir, system, epoch),
+        "weights": weights_crc32(workdir, system, trained),
         "images": shown.fingerprints,
         "mean": [float(level) for level in shown.colours[system]],
     }
@@ -303,7 +306,7 @@ def probe(
             print(f"{error} It is made again.", file=sys.stderr)
     battery = run_battery(
         config_network(config, len(shown.class_names)),
-        load_variables(workdir, system, epoch),
+        load_variables(workdir, system, trained),
         system,
         shown.images,
         shown.labels,

@@ -67,6 +67,19 @@ def _imports(file: Path) -> list[str]:
     return plain + [n.module for n in nodes if isinstance(n, ast.ImportFrom) and n.module]
 
 
+@pytest.mark.parametrize("package", ROOMS)
+def test_files_that_a_text_names_are_there(package):
+    files = (file for room in (package, "tests", "configs") for file in (ROOT / room).rglob("*.py"))
+    ours = [str(file.relative_to(ROOT)) for file in files]
+    lost = [
+        f"{module}: {named}"
+        for module, file in modules(package).items()
+        for named in re.findall(r"[\w/]+\.py\b", file.read_text())
+        if not any(f"/{name}".endswith(f"/{named}") for name in ours)
+    ]
+    assert not lost
+
+
 def test_one_module_intercepts():
     files = [file for package in ROOMS for file in modules(package).values()]
     found = [f.name for f in files if re.search(r"\bintercept_methods\(", f.read_text())]

@@ -92,5 +92,6 @@ def fork(prompts: TokenBatch, multiple: int = 1) -> ForkedBatch:
     length = len(differs)
     n_ending = length - int(np.argmax(differs)) if differs.any() else 1
     n_ending = min(-(-n_ending // multiple) * multiple, length)
-    rows = (np.concatenate([a, b[:, length - n_ending :]], axis=1) for a, b in (tokens, mask))
-    return ForkedBatch(*jax.device_put(tuple(rows)), n_ending=n_ending)
+    rows = [np.concatenate([a, b[:, length - n_ending :]], axis=1) for a, b in (tokens, mask)]
+    tokens, mask = jax.device_put(rows)
+    return ForkedBatch(tokens, mask, n_ending)

@@ -4,6 +4,7 @@ Head g of a prompt has the output `z_g W_O_g` in R^D. Pooling over tokens commut
 multiplication, so z is pooled inside the forward pass, to [B L H K], and multiplied once.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def _outputs(
     batch_size: int = 32,
 ) -> Float[Array, "B L H D"] | Float[Array, "B T L H D"]:
     """Outputs of checked prompts, pooled over the tokens that are `counted`."""
-    weights = token_weights(batch.replace(mask=counted), position)
+    weights = token_weights(dataclasses.replace(batch, mask=counted), position)
     rows = [
         _project(*_pooled(model.config, model.params, *part, position == "all", relative))
         for part in split((batch, weights), batch_size)

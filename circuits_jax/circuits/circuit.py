@@ -161,7 +161,7 @@ class Scores:
     def save(self, path: Path) -> None:
         """Write head_scores [L, H], edge_scores [G, G] and the details as scores.npz."""
         buffer = io.BytesIO()
-        arrays = {"head_scores": self.head_scores, "edge_scores": self.edge_scores}
+        arrays: dict[str, Any] = {"head_scores": self.head_scores, "edge_scores": self.edge_scores}
         np.savez_compressed(buffer, **arrays, **self.details)
         files.write(path, buffer.getvalue())
 

@@ -244,8 +244,9 @@ def _graph(path: str | Path, record: Any) -> Graph:
                 f"{path}: cfg.{name} is {size!r}; allowed is 1 to the number of nodes "
                 f"({len(record['nodes'])})"
             )
-    graph = Graph(*sizes, bool(record["cfg"].get("parallel_attn_mlp", False)))
-    heads = (f"a{layer}.h{head}" for layer in range(sizes[0]) for head in range(sizes[1]))
+    n_layers, n_heads = sizes
+    graph = Graph(n_layers, n_heads, bool(record["cfg"].get("parallel_attn_mlp", False)))
+    heads = (f"a{layer}.h{head}" for layer in range(n_layers) for head in range(n_heads))
     missing = next((name for name in heads if name not in record["nodes"]), None)
     if missing:
         raise InputError(f"{path}: nodes has no {missing!r}, though cfg says {sizes[0]} layers")

@@ -84,12 +84,12 @@ def compile_ahead(
 def _arguments(rng, x_shape, config, settings, d_model, n_seeds):
     """(S, P, G), and what `_fit` takes after x."""
     settings = settings or sae.Settings()
-    leaves = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
-    shape = (n_seeds, len(leaves[0]), x_shape[0])
+    values = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
+    shape = (n_seeds, len(values[0]), x_shape[0])
     seed, setting, head = np.unravel_index(np.arange(math.prod(shape)), shape)
     starts = sae.init_leaves(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
     starts = [leaf[seed, head] for leaf in starts]
-    leaves = [leaf[setting].astype(np.float32) for leaf in leaves]
+    leaves = [value[setting].astype(np.float32) for value in values]
     items = jax.device_put((starts, leaves, head.astype(np.int32)))
     return shape, (items, config, d_model or x_shape[-1])
 

@@ -91,7 +91,9 @@ def unit_norm(params: SaeParams) -> SaeParams:
     def scaled(x, axis):
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis, keepdims=True), 1e-30))
 
-    return params.replace(encoder=scaled(params.encoder, 0), decoder=scaled(params.decoder, 1))
+    return dataclasses.replace(
+        params, encoder=scaled(params.encoder, 0), decoder=scaled(params.decoder, 1)
+    )
 
 
 def tangent(gradient: SaeParams, params: SaeParams) -> SaeParams:
@@ -100,7 +102,8 @@ def tangent(gradient: SaeParams, params: SaeParams) -> SaeParams:
     def across(g, x, axis):
         return g - x * jnp.sum(g * x, axis, keepdims=True)
 
-    return gradient.replace(
+    return dataclasses.replace(
+        gradient,
         encoder=across(gradient.encoder, params.encoder, 0),
         decoder=across(gradient.decoder, params.decoder, 1),
     )

@@ -171,7 +171,7 @@ def _frequencies(
     """Radians per token, of the last tokens of each prompt, for which its length may matter."""
     frequencies = layer.frequencies[None, None]
     length = batch.lengths[:, -n_last:, None]
-    if config.rotary_long:
+    if layer.long_frequencies is not None:
         long = layer.long_frequencies[None, None]
         frequencies = jnp.where(length > config.rotary_context, long, frequencies)
     if config.rotary_stretch:

@@ -4,6 +4,8 @@
 capture once, and then take pairs from what was captured.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -37,7 +39,7 @@ class CapturedOutputs:
         n_heads, width = self.heads[0] * self.heads[1], self.x.shape[-1]
         by_prompt = self.x.reshape(n_heads, -1, width)
         both = jnp.concatenate([pairs, pairs + by_prompt.shape[1] // 2])
-        return self.replace(x=by_prompt[:, both].reshape(self.x.shape[0], -1, width))
+        return dataclasses.replace(self, x=by_prompt[:, both].reshape(self.x.shape[0], -1, width))
 
 
 def captured_outputs(

@@ -53,7 +53,7 @@ def measured(
     warm = math.nan
     if cold < warm_limit:
         scores, warm, _ = _timed(call)
-    return scores, Cost(cold, warm, *map(float, passes), megabytes)
+    return scores, Cost(cold, warm, float(passes[0]), float(passes[1]), megabytes)
 
 
 def _timed(call: Callable[[], Scores]) -> tuple[Scores, float, float]:
@@ -86,7 +86,8 @@ def _memory(reset: bool = False) -> tuple[float, float]:
     counted = [device.memory_stats() for device in jax.local_devices()]
     if all(counted):
         names = ("bytes_in_use", "peak_bytes_in_use")
-        return tuple(float(sum(stats[name] for stats in counted)) for name in names)
+        in_use, peak = (float(sum(stats[name] for stats in counted)) for name in names)
+        return in_use, peak
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

@@ -317,7 +317,8 @@ def evaluate(
     key = keys.stream(key, "evaluation")
     if measured is None:
         measured = performance.measure(model, task)
-    judgements, ranges = [], {}
+    judgements: list[Judgement] = []
+    ranges: dict[str, Interval] = {}
     for ablation in options.ablations:
         found, ranges[ablation] = _under(
             _Judge(model, task, circuit, ablation, key, options, track), keep
@@ -394,7 +395,8 @@ class _Judge:
 
     def curve(self, sizes: list[int], ends: list[float]) -> list[dict[str, Any]]:
         """At the other sizes of the curve."""
-        return self._rows(sizes, *self._metrics(self._masks(sizes)), ends)
+        values, divergence = self._metrics(self._masks(sizes))
+        return self._rows(sizes, values, divergence, ends)
 
     def edges(self, ends: list[float]) -> list[dict[str, Any]]:
         """The circuit's heads with its own edges, with all others, and with random ones."""

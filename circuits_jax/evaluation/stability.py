@@ -14,6 +14,7 @@ import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,7 +155,7 @@ def load(path: Path) -> Stability:
         InputError: no such file, one that is damaged or something else, or a number in it that is
             not finite.
     """
-    fields = files.read_arrays(path)
+    fields: dict[str, Any] = dict(files.read_arrays(path))
     for name, values in fields.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             place = np.argwhere(~np.isfinite(values))[0].tolist()

@@ -128,7 +128,7 @@ def _z_of_each(
             weights[name] = slices
         slopes = data.slopes
         slopes = None if slopes is None else of_head("slopes", slopes, head, 0)
-        at_head = data.replace(slopes=slopes)
+        at_head = dataclasses.replace(data, slopes=slopes)
         return z_of_weights(alone, own | {"attention": weights}, at_head, batch, stream)[:, :, 0]
 
     return jnp.moveaxis(jax.vmap(one)(jnp.arange(config.n_heads), streams), 0, 2)

@@ -5,6 +5,7 @@ seen and added to.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -118,7 +119,10 @@ def run_layer(
             written[name] += getattr(added.written, name)
         return written[name]
 
-    edits = {"z": functools.partial(write, "z"), "mlp_out": functools.partial(write, "mlp")}
+    edits: dict[str, Callable[..., Any]] = {
+        "z": functools.partial(write, "z"),
+        "mlp_out": functools.partial(write, "mlp"),
+    }
     if added:
         edits["qkv"] = lambda _, call, name, x: call(name, x) + added.qkv["qkv".index(name)]
         edits["mlp_in"] = lambda _, call, x: call(x + added.mlp_read)

@@ -52,7 +52,8 @@ def record(
         The residual stream after the last layer, and the reductions, stacked over layers.
     """
     kept, scales, neurons, routed = {}, {}, {}, {}
-    read = {  # point -> (module, what it gave, what it was given) -> parts of the record
+    # point -> (module, what it gave, what it was given) -> parts of the record
+    read: dict[str, Callable[..., Any]] = {
         "inverse_scale": lambda norm, out, *_: scales.update({norm.name: out}),
         "mlp_in": lambda _, out, stream: kept.update(mlp_stream=stream),
         "activation": lambda _, out, given: neurons.update(given=given, active=out),

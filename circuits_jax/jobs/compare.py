@@ -243,14 +243,14 @@ def row(
 
 
 def _row_from_json(record: dict[str, Any]) -> Row:
-    parts = {
+    parts: dict[str, Any] = {
         k: files.numbers(v) if isinstance(v, dict) else v for k, v in files.numbers(record).items()
     }
     parts["ranges"] = {name: Interval(**files.numbers(v)) for name, v in record["ranges"].items()}
     return Row(**parts | {"exact": Agreement(**parts["exact"]), "cost": Cost(**parts["cost"])})
 
 
-def against_known(scores: Scores, truths: list[GroundTruth]) -> dict[str, dict[str, float]]:
+def against_known(scores: Scores, truths: list[GroundTruth]) -> dict[str, Any]:
     """ROC AUC of heads and of edges against known circuits, by their names."""
     heads, edges = np.asarray(scores.head_scores), np.asarray(scores.edge_scores)
     width = heads.shape[1]
@@ -279,7 +279,8 @@ def circuit_scores(
     circuit = cut(scores, config.circuit).heads
     extremes = np.stack([np.ones_like(circuit), np.zeros_like(circuit), circuit])
     area = area_masks(scores)
-    found, ranges, parts = {}, {}, {"heads": int(circuit.sum())}
+    found, ranges = {}, {}
+    parts: dict[str, Any] = {"heads": int(circuit.sum())}
     for ablation in ("resample", "mean", "zero"):
         masks = extremes
         if ablation == "resample":

@@ -30,7 +30,7 @@ from circuits_jax.methods import method_options
 from circuits_jax.report import figures, page
 from circuits_jax.report.circuit_page import TASKS, settings
 from circuits_jax.runs import files, keys
-from circuits_jax.runs.checks import Range, check_all
+from circuits_jax.runs.checks import Allowed, Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
@@ -100,7 +100,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, paper_table())
-    limits = {"methods": METHODS, "n_trials": Range(1), "counted": Range(1)}
+    limits: dict[str, Allowed] = {"methods": METHODS, "n_trials": Range(1), "counted": Range(1)}
     check_all(config, limits | {"trained": Range(1, config.counted)}, "config.")
     for method in config.methods:
         method_options(method, **config[method])
@@ -138,13 +138,13 @@ def of_task(
         file = workdir / f"{name}-{method}.json"
         if not workdir.has(file.name):
             options = method_options(method, **config[method])
-            pairs = [
+            trained, counted = (
                 subsampling.subsets(order, [config[field]], f"config.{field}")
                 for field in ("trained", "counted")
-            ]
+            )
             rows = captured_outputs(model, task.learn, options)
             key = keys.stream(config.seed, "method")
-            found = subsampling.scores(key, rows, options, *pairs, [options.l1])[0, 0]
+            found = subsampling.scores(key, rows, options, trained, counted, [options.l1])[0, 0]
             files.write_json(file, {t: subsampling.aucs(found, mask) for t, mask in masks.items()})
         aucs[method] = files.read_json(file)
     return [

@@ -210,15 +210,14 @@ def _aucs(
     n = len(captured.order[0])
     bases = [n if b is None else b for b in (config.sweep.base_trained, config.sweep.base_counted)]
     n_cells = len(trained or counted or [0])
-    sizes = [
-        given or [base] * n_cells for given, base in zip((trained, counted), bases, strict=True)
-    ]
-    pairs = [
-        subsampling.subsets(captured.order, size, f"config.sweep.{name}")
-        for name, size in zip(("trained", "counted"), sizes, strict=True)
-    ]
+    of_training, of_counting = (
+        subsampling.subsets(captured.order, given or [base] * n_cells, f"config.sweep.{name}")
+        for name, given, base in zip(("trained", "counted"), (trained, counted), bases, strict=True)
+    )
     key = keys.stream(config.seed, "method")
-    found = subsampling.scores(key, captured.rows, options, *pairs, l1 or [options.l1])
+    found = subsampling.scores(
+        key, captured.rows, options, of_training, of_counting, l1 or [options.l1]
+    )
     return subsampling.aucs(found, captured.truth)
 
 

@@ -126,7 +126,7 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     if not (path / "config.json").is_file():
         return Workdir(path, resolved, {})
     found = files.read_json(path / "config.json")
-    known = found.setdefault("model_files", {}) if isinstance(found, dict) else None
+    known = found.setdefault("model_files", {}) if isinstance(found, dict) else {}
     for name, told in resolved["model_files"].items() if isinstance(known, dict) else ():
         if told is None or known.get(name) is None:  # of the hub, and not downloaded then
             known[name] = told

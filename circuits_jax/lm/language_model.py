@@ -65,7 +65,8 @@ class LanguageModel:
         columns = zip(*(aligned_columns(rows[i], rows[j]) for i, j in pairs), strict=True)
         both = self._laid_out(rows, list(itertools.chain(*columns)), 0, side)
         halves = (np.split(np.asarray(x), 2) for x in (both.tokens, both.mask))
-        return tuple(TokenBatch(*side) for side in jax.device_put(tuple(zip(*halves, strict=True))))
+        first, second = jax.device_put(tuple(zip(*halves, strict=True)))
+        return TokenBatch(*first), TokenBatch(*second)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
         rows = [self._token_ids(index, prompt) for index, prompt in enumerate(prompts)]

@@ -176,8 +176,8 @@ def _measured(
 ) -> Performance:
     prompts = [text for pair in zip(pairs.positives, pairs.negatives, strict=True) for text in pair]
     batch = model.tokenize(prompts)
-    rows = [np.where(batch.mask, batch.tokens, -1)[side::2] for side in (0, 1)]
-    if np.array_equal(*rows):
+    rows = np.where(batch.mask, batch.tokens, -1)
+    if np.array_equal(rows[::2], rows[1::2]):
         raise InputError(
             f"task {task!r} has no contrast: in all {len(pairs)} {of} the negative prompt is the "
             f"positive one ({pairs.positives[0][:60]!r}); allowed are pairs that differ"
@@ -267,6 +267,7 @@ def labelled(performance: Mapping[str, Performance]) -> list[tuple[str, Performa
 
 def lines(performance: Mapping[str, Performance]) -> list[str]:
     """A short table, for a terminal."""
+    rows: list[tuple[str, ...]]
     rows = [("", "pairs", "accuracy +", "accuracy -", "metric +", "metric -", "difference")]
     for label, one in labelled(performance):
         numbers = (one.accuracy, one.negative_accuracy, one.metric, one.negative_metric)

@@ -38,9 +38,9 @@ def shardings(params: Any, mesh: Mesh) -> Any:
     def one(path, leaf):
         names = [key.key for key in path]
         axis = RULES.get("/".join(names[-2:]), RULES.get(names[-1]) if len(names) == 1 else None)
-        split = axis is not None and leaf.shape[axis] % mesh.shape[MODEL] == 0
-        spec = PartitionSpec(*[None] * axis, MODEL) if split else PartitionSpec()
-        return NamedSharding(mesh, spec)
+        if axis is None or leaf.shape[axis] % mesh.shape[MODEL]:
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL))
 
     return jax.tree_util.tree_map_with_path(one, params)
 

@@ -133,8 +133,9 @@ def _effects(config, params, positives, negatives, targets, points, metric, rule
     rows, structure = jax.tree.flatten((positives, negatives, targets))
 
     def of_one_prompt(rows, constants):
-        prompt = jax.tree.unflatten(structure, [x[None] for x in rows])
-        return _effects_of(config, *constants, *prompt, metric, rules)
+        params, points = constants
+        positive, negative, target = jax.tree.unflatten(structure, [x[None] for x in rows])
+        return _effects_of(config, params, points, positive, negative, target, metric, rules)
 
     return mesh.spread(of_one_prompt, rows, (params, points), prompts_at_once)
 

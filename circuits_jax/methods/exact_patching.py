@@ -117,7 +117,8 @@ def _path_scores(model_and_task, candidates, sign: int, options: ExactPatching):
     n_edges = min(options.n_edges, int(jnp.sum(candidates > 0)))
     best = best_first(np.asarray(candidates))[:n_edges]
     edges = np.stack(np.divmod(best, n_heads), axis=1)
-    change, direct = path_change(*model_and_task, edges, options.heads_at_once)
+    config, params, prepared, metric = model_and_task
+    change, direct = path_change(config, params, prepared, metric, edges, options.heads_at_once)
     effects = np.zeros((n_heads, n_heads), np.float32)
     effects[*edges.T] = sign * change
     details = {"edges": edges, "edge_effects": effects, "direct_effects": sign * direct}

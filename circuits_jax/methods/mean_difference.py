@@ -32,7 +32,7 @@ class MeanDifference:
 
     Attributes:
         position: tokens whose outputs count: `mean` over all of a prompt that have a partner in the
-            other one of the pair (`activations.paired_outputs`), or the `last`.
+            other one of the pair (`capture/head_outputs.py: paired_outputs`), or the `last`.
 
     Raises:
         InputError: a value that is not allowed.

@@ -8,7 +8,8 @@ for heads that do the same on both prompts of a pair: what a pair shares is not 
 
 As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
 the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
-token where that matters most (`activations.read_outputs`), in units of the head's root mean square:
+token where that matters most (`capture/head_outputs.py: read_outputs`), in units of the head's root
+mean square:
 
     rows     + x_gb / 2 for the positive and - x_gb / 2 for the negative prompt
     codes    one autoencoder a head, in the isometric basis of its rows; one code of F is active

@@ -137,8 +137,8 @@ def faithfulness_figure(
         axes.set_xlim(0.9 * sizes[0], 1.1 * n_heads)
         if size:
             axes.axvline(size, color=page.COLOURS["ink"], lw=1, ls=(0, (4, 4)), alpha=0.7)
-        for y in (0, 1):
-            axes.axhline(y, color=page.COLOURS["soft"], lw=1, alpha=0.6)
+        for level in (0, 1):
+            axes.axhline(level, color=page.COLOURS["soft"], lw=1, alpha=0.6)
         for kind, of in kinds.items():
             place, dashes = KINDS[kind]
             x, y, spread = (

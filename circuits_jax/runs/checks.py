@@ -49,9 +49,9 @@ def check_allowed(field: str, value: Any, allowed: Allowed) -> None:
         InputError: names the field, the value and what is allowed.
     """
     several, names = isinstance(value, list | tuple), not isinstance(allowed, Range)
+    told = f"is {allowed}" if isinstance(allowed, Range) else f"are {', '.join(allowed)}"
     for one in value if several else [value]:
         if (names and not isinstance(one, str)) or one not in allowed:
-            told = f"are {', '.join(allowed)}" if names else f"is {allowed}"
             shown = repr(one) if isinstance(one, str) else one
             raise InputError(f"{field} {'has' if several else 'is'} {shown}; allowed {told}")
 

@@ -118,12 +118,13 @@ def _check_fields(config: Any, template: ml_collections.ConfigDict, name: str) -
             _check_fields(value, wanted, f"{name}.{field}")
             continue
         kind = template.get_type(field) if wanted is None else type(wanted)
-        allowed = {float: (float, int), tuple: (tuple, list), list: (tuple, list)}.get(kind, kind)
+        known: Any = {float: (float, int), tuple: (tuple, list), list: (tuple, list)}
+        types = known.get(kind, kind)
         if wanted is None and value is None:
             continue
-        if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
+        if not isinstance(value, types) or isinstance(value, bool) != (kind is bool):
             raise InputError(f"{name}.{field} is {value!r}; it must be of type {kind.__name__}")
-        if kind is tuple and wanted and value:
+        if isinstance(wanted, tuple) and wanted and value:
             number = isinstance(wanted[0], int | float)
             for item in value:
                 if isinstance(item, int | float) != number:

@@ -41,9 +41,10 @@ def stream(seed: Any, name: Stream) -> jax.Array:
             f"the key is a {type(seed).__name__}; allowed is a seed, such as 0, or a key, such as "
             "jax.random.key(0)"
         )
+    seed = int(seed)
     if not 0 <= seed < SEEDS:
         raise InputError(f"the seed is {seed}; allowed is 0 to 2**64 - 1")
-    low, high = int(seed) % 2**32, int(seed) // 2**32
+    low, high = seed % 2**32, seed // 2**32
     key = jax.random.key(low)
     if high:  # JAX keeps the lower 32 bits alone
         key = jax.random.fold_in(key, high)

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from absl import logging
@@ -82,9 +82,9 @@ def custom(
     if ids:
         check_allowed("ids", ids, ("model",))
     records = read_records(Path(path), counterfactual, foils=metric in COMPARING)
-    pairs, left_out = _pairs(records, tokenizer, answer_tokens, ids)
+    pairs, left_out = _pairs(records, tokenizer, cast(Tokens, answer_tokens), ids)
     if not all(foils for *_, foils in pairs):  # some have none, so that none is looked at
-        pairs = [(*pair, ()) for *pair, _ in pairs]
+        pairs = [(positive, negative, answers, ()) for positive, negative, answers, _ in pairs]
     said = _left_out(path, left_out, len(pairs))
     if said:
         logging.warning("%s", said)
@@ -102,15 +102,15 @@ def custom(
         )
     if n_held_out:
         held_out = held_out[:n_held_out]
-    parts = [
+    of_learning, of_judging = (
         PromptPairs(*map(tuple, zip(*(pairs[i] for i in sorted(chosen)), strict=True)))
         for chosen in (learn, held_out)
-    ]
+    )
     options = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
     options["counterfactual"] = counterfactual
     changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
     sizes = {"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)}
-    return Task("custom", metric, *parts, options=sizes | changed)
+    return Task("custom", metric, of_learning, of_judging, options=sizes | changed)
 
 
 def _split(pairs: Sequence[_Pair], n: int, seed: int) -> tuple[list[int], list[int]]:
@@ -153,11 +153,11 @@ def _pairs(
         negatives = _prompts(values["negative"], "negative", where)
         for positive, negative in itertools.product(positives, negatives):
             try:
-                sides = [
+                answers, foils = (
                     _side(record, name, positive, tokenizer, answer_tokens)
                     for name in ("answer", "foil")
-                ]
-                common = set(sides[0]) & set(sides[1])
+                )
+                common = set(answers) & set(foils)
                 if common:
                     said = f"{tokenizer.decode(sorted(common)[:1])!r} is both an answer and a foil"
                     if answer_tokens == "first":
@@ -166,7 +166,7 @@ def _pairs(
                 if (positive, negative) in first:
                     raise _DoesNotFit(f"the same pair as {first[positive, negative]}")
                 first[positive, negative] = where.rpartition(", ")[2]
-                pairs.append((positive, negative, *sides))
+                pairs.append((positive, negative, answers, foils))
             except _DoesNotFit as error:
                 left_out.append((record, str(error)))
     return pairs, left_out
@@ -230,14 +230,15 @@ def _tokens(
     answer_tokens: Tokens,
 ) -> tuple[int, ...]:
     texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) and text for text in texts):
+    words = [text for text in texts if isinstance(text, str) and text]
+    if not texts or len(words) < len(texts):
         raise InputError(
             f"{where}: {field} must be a string or a list of strings, none empty, got "
             f"{_short(value)}"
         )
-    texts = [_text(text, field, where) for text in texts]
+    words = [_text(text, field, where) for text in words]
     find = {"one": _token, "first": _first_token}[answer_tokens]
-    return tuple(dict.fromkeys(find(text, field, positive, tokenizer) for text in texts))
+    return tuple(dict.fromkeys(find(text, field, positive, tokenizer) for text in words))
 
 
 def _token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:

@@ -152,8 +152,11 @@ def _split_digit_years(tokenizer: Tokenizer) -> dict[tuple[int, int], _Continuat
     years = {}
     for century in CENTURIES:
         before = token_ids(tokenizer, _end(century))
-        digits = [next_token(tokenizer, _end(century), str(digit)) for digit in range(10)]
-        for yy in range(10, 90) if None not in digits else ():
+        found = [next_token(tokenizer, _end(century), str(digit)) for digit in range(10)]
+        digits = [token for token in found if token is not None]
+        if len(digits) < 10:
+            continue
+        for yy in range(10, 90):
             first, second = divmod(yy, 10)
             written = token_ids(tokenizer, f"{_end(century)}{yy}")
             if written == (*before, digits[first], digits[second]):

@@ -105,7 +105,7 @@ def _name_triples(
     subject = io + shifts[rounds]
     third = io + shifts[(rounds + 1) % len(shifts)]
     table = shuffled[np.stack([io, subject, third], axis=-1) % len(names)]
-    return [tuple(str(name) for name in row) for row in table]
+    return [(str(a), str(b), str(c)) for a, b, c in table]
 
 
 def _pairs(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from foveation_jax.claims import statistics
-from foveation_jax.claims.results import ProbeResults, title
+from foveation_jax.claims.results import Counted, ProbeResults, title
 from foveation_jax.probes.curves import Curve
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
@@ -48,7 +48,7 @@ class Measure:
     source: tuple[str, ...]
     value: Callable[[ProbeResults, str, str], np.ndarray] | None
     share: Callable[[ProbeResults, str], np.ndarray] | None = None
-    counted: str = "runs"
+    counted: Counted = "runs"
 
 
 def accuracy(results: ProbeResults, system: str, _: str = "") -> Float[np.ndarray, " V"]:
@@ -190,6 +190,7 @@ def at_epoch(
     measure: Measure, results: ProbeResults, system: str, epoch: int
 ) -> Float[np.ndarray, " V"] | None:
     """A system's values at a checkpoint; None where it was not probed then."""
+    assert measure.value is not None, "claim 4 is of all checkpoints"
     then = dataclasses.replace(results, curves=results.dynamics[epoch])
     try:
         return measure.value(then, system, system)

@@ -10,6 +10,9 @@ from jaxtyping import Float, Int, UInt8
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.transforms.matched import Match
 
+Verdict = Literal["holds", "fails", "undecided"]
+Counted = Literal["runs", "images"]
+
 
 def title(system: str) -> str:
     """A system's name in text: foveation_texture -> Foveation-Texture."""
@@ -124,7 +127,7 @@ class Claim:
     above: str
     below: str
     measure: str
-    verdict: Literal["holds", "fails", "undecided"]
+    verdict: Verdict
     effect: float | int
     unit: str
     interval: tuple[float | int, float | int]
@@ -132,7 +135,7 @@ class Claim:
     p: float | int
     p_holm: float | int
     n: int
-    counted: Literal["runs", "images"]
+    counted: Counted
     margin: float | None
     reason: str
     source: tuple[str, ...]

@@ -53,11 +53,13 @@ def write_results(
     results: ProbeResults, table: ClaimTable, workdir: pathlib.Path
 ) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
     """Writes results.json, curves.csv and claims.csv into a folder; returns their paths."""
-    paths = tuple(workdir / name for name in ("results.json", "curves.csv", "claims.csv"))
-    texts = (sealed(_dumps(as_document(results, table))), curves_csv(results), claims_csv(table))
-    for path, text in zip(paths, texts, strict=True):
-        write(path, text)
-    return paths
+    document, curves, claims = (
+        workdir / name for name in ("results.json", "curves.csv", "claims.csv")
+    )
+    write(document, sealed(_dumps(as_document(results, table))))
+    write(curves, curves_csv(results))
+    write(claims, claims_csv(table))
+    return document, curves, claims
 
 
 def _dumps(document: Mapping[str, Any]) -> str:

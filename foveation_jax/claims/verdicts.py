@@ -22,7 +22,7 @@ from foveation_jax.claims.comparisons import (
     Question,
     questions,
 )
-from foveation_jax.claims.results import Claim, ClaimTable, LeftOut, ProbeResults, title
+from foveation_jax.claims.results import Claim, ClaimTable, LeftOut, ProbeResults, Verdict, title
 from foveation_jax.probes.curves import Confusion
 
 HEADLINES = {
@@ -74,7 +74,7 @@ def judge(results: ProbeResults, margin: float | int = MARGIN) -> ClaimTable:
     return ClaimTable(tuple(claims), tuple(left_out))
 
 
-def verdict(interval: tuple[float | int, float | int], margin: float | None) -> str:
+def verdict(interval: tuple[float | int, float | int], margin: float | None) -> Verdict:
     """`RULE`, for the interval of an effect; an undefined interval decides nothing."""
     low, high = interval
     if np.isnan(low) or np.isnan(high):
@@ -120,7 +120,7 @@ def _claim(
     confidence = statistics.CONFIDENCE if question.margin is None else EQUIVALENCE_CONFIDENCE
     defined = differences[np.isfinite(differences)]
     found = statistics.paired(defined, confidence, question.margin)
-    decided = "undecided" if reason else verdict(found.interval, question.margin)
+    decided: Verdict = "undecided" if reason else verdict(found.interval, question.margin)
     counted = question.measure.counted
     tests = {
         "cohens_d": found.cohens_d,
@@ -220,7 +220,7 @@ def _along_learning(question: Question, results: ProbeResults) -> Claim:
 
 def _effect_at(members: Iterable[Question], results: ProbeResults) -> Float[np.ndarray, " V"]:
     """Run by run, the mean difference over those measures that the results have."""
-    found, absent = [], None
+    found, absent = [], AbsentError("no measure is asked")
     for q in members:
         try:
             values = _values(q, results)
@@ -235,11 +235,9 @@ def _effect_at(members: Iterable[Question], results: ProbeResults) -> Float[np.n
 
 def _values(question: Question, results: ProbeResults) -> dict[str, np.ndarray]:
     """System -> [n], in the same order of runs or images for both."""
-    above, below = question.above, question.below
-    values = {
-        above: question.measure.value(results, above, below),
-        below: question.measure.value(results, below, above),
-    }
+    above, below, value = question.above, question.below, question.measure.value
+    assert value is not None, "claim 4 averages the values of others"
+    values = {above: value(results, above, below), below: value(results, below, above)}
     if len(values[above]) != len(values[below]):
         raise AbsentError(
             f"{title(above)} has {len(values[above])} {question.measure.counted} and "

@@ -143,6 +143,7 @@ def _unfinished(path: pathlib.Path, making: str) -> Iterator[tuple[BinaryIO, pat
             part.unlink(missing_ok=True)
             part.with_suffix(".crc32").unlink(missing_ok=True)
             file.close()
+    assert kept is not None  # the new one, if none was left
     with kept:
         yield kept, pathlib.Path(kept.name).with_suffix(".crc32")
     pathlib.Path(kept.name).with_suffix(".crc32").unlink(missing_ok=True)

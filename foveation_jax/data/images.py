@@ -220,7 +220,7 @@ def _crop(image: Float[np.ndarray, "Y X 3"], size: tuple[int, int]):
     return _resize(image, size, (left, top, float(right), float(bottom)))
 
 
-def _resize(image: Float[np.ndarray, "Y X 3"], size, box: tuple[float, ...]):
+def _resize(image: Float[np.ndarray, "Y X 3"], size, box: tuple[float, float, float, float]):
     """The part (left, top, right, bottom) of `image` at `size`."""
     from PIL import Image
 

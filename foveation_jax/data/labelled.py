@@ -9,6 +9,7 @@ their source.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import pathlib
@@ -108,16 +109,18 @@ def open_labelled(
         for name, s in splits.items()
     }
     paths = {name: folder / f"{name}.npy" for name in splits}
-    found = {name: find_array(paths[name], split.made_of) for name, split in splits.items()}
-    if not all(found.values()):
+    kept = {name: find_array(paths[name], split.made_of) for name, split in splits.items()}
+    found = {name: array for name, array in kept.items() if array is not None}
+    if len(found) < len(splits):
         sources = {
             name: _choose(split.open(), classes, split.limit, f"data={data}, {name}")
             for name, split in splits.items()
         }
         _check_classes(sources, data)
         for name, source in sources.items():
-            if not found[name]:
+            if name not in found:
                 found[name] = _decode(source, splits[name], size, paths[name], name)
+    found = {name: found[name] for name in splits}  # in their order
     for name, (record, _) in found.items():
         if record["files"] != splits[name].files:  # the same content, elsewhere or anew
             write_record(paths[name].with_suffix(".json"), record | {"files": splits[name].files})
@@ -180,7 +183,7 @@ def _tfds_splits(name, data_dir, limits, earlier) -> dict[str, _Split]:
     return {
         split: _Split(
             made_of | {"split": part, "images": described.counts[part]},
-            lambda part=part: open_tfds(name, part, data_dir, field="data"),
+            functools.partial(open_tfds, name, part, data_dir, field="data"),
             limits[split],
             files,
         )
@@ -201,7 +204,7 @@ def _folder_splits(root: pathlib.Path, limits, earlier) -> dict[str, _Split]:
     return {
         name: _Split(
             {"data": "folder", "files": files[name]["content"]},
-            lambda name=name: open_folder(root / name),
+            functools.partial(open_folder, root / name),
             limits[name],
             files[name],
         )

@@ -72,7 +72,7 @@ class Batch:
 def tell_cut(cut: Mapping[str, float], size: tuple[int, int]) -> None:
     """Says on stderr which pictures have lost most of themselves; nothing where none has."""
     if cut:
-        worst = max(cut, key=cut.get)
+        worst = max(cut, key=lambda name: cut[name])
         print(
             f"{len(cut)} of the pictures, cut to the shape of {size[0]} x {size[1]} pixels, lost "
             f"over {MOST:.0%} of their area, {worst} most ({cut[worst]:.0%}): fit=pad keeps them "
@@ -108,9 +108,9 @@ def read_batches(
             ]
             waiting.append((number, futures))
             if len(waiting) > AHEAD:
-                yield _batch(source, *waiting.popleft(), size, batch_size)
+                yield _batch(source, waiting.popleft(), size, batch_size)
         while waiting:
-            yield _batch(source, *waiting.popleft(), size, batch_size)
+            yield _batch(source, waiting.popleft(), size, batch_size)
 
 
 def _read(source: ImageSource, index: int, size, fit) -> tuple[np.ndarray, float] | InputError:
@@ -128,7 +128,8 @@ def _read(source: ImageSource, index: int, size, fit) -> tuple[np.ndarray, float
     return fitted, cut_share(picture.shape, size) if fit == "crop" else 0.0
 
 
-def _batch(source, number, futures, size, batch_size) -> Batch:
+def _batch(source, read, size, batch_size) -> Batch:
+    number, futures = read
     images = np.full((batch_size, *size, 3), 0.5, np.float32)
     present = np.zeros(batch_size, bool)
     indices = np.full(batch_size, -1)

@@ -30,7 +30,7 @@ from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
 from foveation_jax.jobs.workdir import claim_workdir, fingerprints
 from foveation_jax.report import stage1_page
-from foveation_jax.runs.checks import Range, check_all, check_allowed
+from foveation_jax.runs.checks import Allowed, Range, check_all, check_allowed
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import append_rows, read_record, read_rows, write
@@ -48,7 +48,7 @@ from foveation_jax.transforms import matched
 from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
-LIMITS = {
+LIMITS: dict[str, Allowed] = {
     "batch_size": Range(1),
     "limit": Range(0),
     "report_images": Range(1),
@@ -242,9 +242,9 @@ def check_config(config: ConfigDict) -> None:
     check_size(config.size)
     check_all(config, LIMITS)
     check_allowed("fit", _fit(config), FITS)
-    for field in ("systems", "metrics"):
+    for field, known in (("systems", transforms.SYSTEMS), ("metrics", metrics.METRICS)):
         if not config[field]:
-            raise InputError(f"{field} is empty: name one or more of {', '.join(LIMITS[field])}.")
+            raise InputError(f"{field} is empty: name one or more of {', '.join(known)}.")
     for needed in (REFERENCE, TEXTURE):
         if needed not in config.systems:
             raise InputError(f"systems must hold {needed!r}: the others are compared to it.")
@@ -386,7 +386,7 @@ def measure(
     path = workdir / "metrics.jsonl"
     rows = {(row["image"], row["system"]): row for row in read_rows(path)}
     names = tuple(n for n in config.metrics if n in metrics.metrics_for(tuple(config.size)))
-    systems = [name for name in systems if name != REFERENCE]
+    systems = tuple(name for name in systems if name != REFERENCE)
     with progress("metrics", len(source.names)) as advance:
         for name, label in zip(source.names, source.labels, strict=True):
             missing = [s for s in systems if (name, s) not in rows]

@@ -3,6 +3,7 @@
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -72,7 +73,7 @@ def claim_workdir(
 
 def fingerprints(
     workdir: pathlib.Path, places: Mapping[str, Iterable[pathlib.Path]]
-) -> dict[str, dict[str, str]]:
+) -> dict[str, dict[str, Any]]:
     """Field of the config -> fingerprint of the files and folders that it names.
 
     What the record of `workdir` tells is not read again.

@@ -29,7 +29,7 @@ from foveation_jax.vgg.weight_files import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 __all__ = ["NETWORKS", "first_layer_filters", "flops", "from_torch", "make_network", "normalise"]
 
-NETWORKS = {"alexnet": AlexNet, "resnet18": ResNet18, "vgg11": VGG11}
+NETWORKS: dict[str, type[nn.Module]] = {"alexnet": AlexNet, "resnet18": ResNet18, "vgg11": VGG11}
 OPTIONS = {"width": Range(0, open=(0,)), "dropout": Range(0, 1, open=(1,))}
 _FIRST_LAYERS = ("conv1", "conv1_1")
 

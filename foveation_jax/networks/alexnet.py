@@ -37,8 +37,10 @@ class AlexNet(FullyConnected):
             (256, 3, 1, 1, True),
         )
         x = images
-        for number, (channels, *shape, pooled) in enumerate(convolutions, 1):
-            x = jax.nn.relu(Conv(scaled(channels, self.width), *shape, name=f"conv{number}")(x))
+        for number, (channels, kernel, stride, padding, pooled) in enumerate(convolutions, 1):
+            width = scaled(channels, self.width)
+            x = Conv(width, kernel, stride, padding, name=f"conv{number}")(x)
+            x = jax.nn.relu(x)
             out[f"conv{number}"] = x
             x = max_pool(x, 3, 2) if pooled else x
         x = out["pooled"] = average_pool_to(x, CELLS).reshape(len(x), -1)

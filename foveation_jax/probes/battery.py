@@ -86,7 +86,7 @@ def save_battery(
     Raises:
         InputError: an accuracy is not a finite number.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for curve in battery.curves:
         arrays[f"levels:{curve.probe}"] = curve.levels
         arrays[f"accuracy:{curve.probe}"] = curve.accuracy

@@ -1,10 +1,11 @@
 """Generalization: every system tested on every transform, 4 x 4, and confusion matrices."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Int, UInt8
 
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.probes.evaluate import Predict, answers, check_labelled
@@ -39,17 +40,18 @@ def generalize(
     curves, confusions = [], []
     for transform, images in seen.items():
         check_labelled(transform, images, labels)
-        named = answers(
-            predict,
-            lambda batch, images=images: iter([jnp.asarray(images[batch])]),
-            len(images),
-            batch_size,
-        )[:, 0]
+        seen_at = functools.partial(_as_they_are, images)
+        named = answers(predict, seen_at, len(images), batch_size)[:, 0]
         counts = confusion_counts(named, labels, n_classes)
         right = np.trace(counts, axis1=1, axis2=2) / len(labels)
         curves.append(Curve(f"generalization/{transform}", system, np.zeros(1), right[:, None]))
         confusions.append(Confusion(system, transform, counts))
     return curves, confusions
+
+
+def _as_they_are(images, batch) -> Iterator[Array]:
+    """The one level of a probe that changes nothing."""
+    yield jnp.asarray(images[batch])
 
 
 def confusion_counts(

@@ -101,7 +101,9 @@ def unmatched(results: ProbeResults) -> list[tuple[str, float, float]]:
         if "ssim" in panel
     }
     target = means.get(comparisons.TEXTURE)
-    blurs = [name for name in comparisons.BLURS if name in means and target is not None]
+    if target is None:
+        return []
+    blurs = [name for name in comparisons.BLURS if name in means]
     return [(n, means[n], target) for n in blurs if round(abs(means[n] - target), 6) > TOLERANCE]
 
 
@@ -264,12 +266,14 @@ def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[st
     for kind in ("window", "square"):
         pairs = {}
         for name in results.systems:
-            sides = [curves.get((f"{kind}_conflict/{s}", name)) for s in ("centre", "periphery")]
-            if None not in sides:
-                pairs[name] = tuple(sides)
+            centre, periphery = (
+                curves.get((f"{kind}_conflict/{side}", name)) for side in ("centre", "periphery")
+            )
+            if centre and periphery:
+                pairs[name] = centre, periphery
         rows = []
         for name, (centre, periphery) in pairs.items():
-            sides = (centre.levels, centre.accuracy, periphery.accuracy)
+            sides = centre.levels, centre.accuracy, periphery.accuracy
             areas = statistics.crossover(*sides)
             there = areas[np.isfinite(areas)]
             rows.append(
@@ -298,7 +302,7 @@ def _matrix(results: ProbeResults) -> list[tuple[str, list[tuple[float, float, f
         top = 1.0
     rows = []
     for name in results.systems:
-        cells = []
+        cells: list[tuple[float, float, float] | None] = []
         for tested in results.systems:
             found = curves.get((name, f"generalization/{tested}"))
             if found is None:
@@ -320,8 +324,9 @@ def _dynamics(results: ProbeResults, look: Mapping[str, Style]) -> list[tuple[st
         untrained = measure.unit == "accuracy"  # before learning, curves cross anywhere
         epochs = [epoch for epoch in sorted(results.dynamics) if epoch or untrained]
         for name in results.systems:
-            found = [comparisons.at_epoch(measure, results, name, epoch) for epoch in epochs]
-            if found and all(value is not None for value in found):
+            at = (comparisons.at_epoch(measure, results, name, epoch) for epoch in epochs)
+            found = [value for value in at if value is not None]
+            if found and len(found) == len(epochs):
                 values[name] = np.stack(found, 1)
         if values:
             chance = results.chance if measure.unit == "accuracy" else None

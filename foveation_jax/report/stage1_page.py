@@ -107,13 +107,13 @@ def metric_table(
 ) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """(metric, hint, [mean and deviation a system]) for every metric that the rows hold."""
     table = []
-    systems = [name for name in systems if name != "reference"]
+    systems = tuple(name for name in systems if name != "reference")
     for metric in names:
         title, hint, form = METRIC_TITLES[metric]
         cells = []
         for system in systems:
-            values = [row[metric] for row in rows if row["system"] == system and metric in row]
-            values = np.asarray([v for v in values if math.isfinite(v)])
+            found = [row[metric] for row in rows if row["system"] == system and metric in row]
+            values = np.asarray([v for v in found if math.isfinite(v)])
             if len(values):
                 cells.append((form.format(values.mean()), form.format(values.std())))
         if len(cells) == len(systems):
@@ -138,8 +138,10 @@ def ssim_by_eccentricity(
     zones = jnp.concatenate([jnp.clip(1 - rings.sum(0, keepdims=True), 0, 1), rings])
     mass = zones.sum((1, 2))
     large = np.asarray(mass) > 1e-3 * math.prod(windows.size)
+    rows, columns = (jnp.arange(n, dtype=jnp.float32) for n in windows.size)
     log_ecc, _ = geometry.polar(
-        *(jnp.arange(n, dtype=jnp.float32) for n in windows.size),
+        rows,
+        columns,
         windows.fixation,
         windows.pixels_per_degree,
     )

@@ -13,6 +13,7 @@ import inspect
 import json
 import pathlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ def on_the_fly(
         raise InputError(f"fixation is set: with eye_movements={eye_movements!r} it is drawn.")
     moving = moving and _has_fixation(system)
     spread = deviation if eye_movements == "gaussian" else None
-    view = options.get("field_of_view", geometry.FIELD_OF_VIEW)
+    view: Any = options.get("field_of_view", geometry.FIELD_OF_VIEW)
 
     def see(images, key):
         noise_key, eye_key = jax.random.split(key)

@@ -222,7 +222,8 @@ def epoch_row(
     if not np.isfinite(tested.loss).all():
         run = int(np.argmin(np.isfinite(tested.loss)))
         raise divergence(setup, system, state, run, int(fetched(state.step)[run]), "test loss")
-    by_class = tested.class_accuracy
+    by_class = tested.class_accuracy.astype(object)
+    by_class[np.isnan(tested.class_accuracy)] = None
     return {
         "kind": "epoch",
         "system": system,
@@ -232,7 +233,7 @@ def epoch_row(
         "train_accuracy": train_accuracy,
         "test_loss": tested.loss.tolist(),
         "test_accuracy": tested.accuracy.tolist(),
-        "class_accuracy": np.where(np.isnan(by_class), None, by_class).tolist(),
+        "class_accuracy": by_class.tolist(),
     }
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from foveation_jax.runs.checks import Range, check_all
+from foveation_jax.runs.checks import Allowed, Range, check_all
 from foveation_jax.runs.errors import InputError
 
 # precision -> type of what is computed, and how jax is told to multiply float32
@@ -28,7 +28,7 @@ PRECISIONS = {
 }
 BY_DEVICE = {"cpu": "float32", "gpu": "tensorfloat32", "tpu": "bfloat16"}
 
-LIMITS = {
+LIMITS: dict[str, Allowed] = {
     "epochs": Range(1),
     "batch_size": Range(1),
     "learning_rates": Range(0, open=(0,)),

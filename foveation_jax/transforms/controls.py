@@ -134,7 +134,8 @@ def contrast_sensitivity_blur(
     geometry.check_fixation(fixation)
     fixation = geometry.centre(size) if fixation is None else fixation
     log_ecc, _ = geometry.polar(
-        *(jnp.arange(n, dtype=jnp.float32) for n in size),
+        jnp.arange(size[0], dtype=jnp.float32),
+        jnp.arange(size[1], dtype=jnp.float32),
         jnp.asarray(fixation, jnp.float32),
         per_degree,
     )

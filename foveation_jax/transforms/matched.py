@@ -82,10 +82,11 @@ class Match:
     @property
     def whole(self) -> tuple[float, float]:
         """Mean measure over all pixels of the blur, and of the target."""
-        return tuple(
-            sum(s * v for s, v in zip(self.share, values, strict=True))
+        achieved, target = (
+            float(sum(s * v for s, v in zip(self.share, values, strict=True)))
             for values in (self.achieved, self.target_value)
         )
+        return achieved, target
 
     @property
     def whole_gap(self) -> float:

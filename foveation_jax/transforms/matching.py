@@ -451,7 +451,8 @@ def _of_target(system, metric, view: _View, chunks) -> tuple[np.ndarray, np.ndar
     found = _over(
         chunks, lambda _, a, b, at: _target_moments(a, b, at, view.windows, system, metric)
     )
-    return tuple(np.concatenate(part).astype(np.float64) for part in zip(*found, strict=True))
+    areas, moments = (np.concatenate(part).astype(np.float64) for part in zip(*found, strict=True))
+    return areas, moments
 
 
 def _of_blur(system, metric, view: _View, chunks, sigmas) -> np.ndarray:

@@ -1,8 +1,8 @@
 """How good a texture is: Portilla-Simoncelli statistics pooled by window, edges and places by ring.
 
 A texture keeps the statistics of every pooling window and loses the places of things within it.
-Families of Portilla & Simoncelli (2000), here in the pooling windows of `windows.py`, of the luma y
-and the bands z of its complex steerable pyramid, m = |z|, E_R the mean over window R:
+Families of Portilla & Simoncelli (2000), here in pooling windows (`windows/pooling_windows.py`), of
+the luma y and the bands z of its complex steerable pyramid, m = |z|, E_R the mean over window R:
 
     mean, colours             E_R of the colours, and their covariance
     variance                  of y
@@ -133,11 +133,11 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}
         covered = weight["variance"]
         variance = [einsum("etk,netk->e", covered, p["variance"]) for p in pooled]
-        colours = [p["colours"].swapaxes(0, 1) for p in pooled]
+        before, after = (p["colours"].swapaxes(0, 1) for p in pooled)
         return TextureStatistics(
             edges=windows.ring_edges(),
             variance=_ratio(variance[1], variance[0]),
-            colours=_correlate(*colours, jnp.broadcast_to(covered[:, None], colours[0].shape)),
+            colours=_correlate(before, after, jnp.broadcast_to(covered[:, None], before.shape)),
             errors=errors,
             **_by_ring(images @ LUMA, seen @ LUMA, windows),
         )
@@ -147,7 +147,8 @@ def octave_cells(windows: PoolingWindows, n_scales: int) -> tuple[Cells, ...]:
     """The windows on the image's grid and on every coarser octave's: what statistics pool over."""
     grids = [windows.size]
     for _ in range(n_scales - 1):
-        grids.append(tuple(2 * -(-n // 4) for n in grids[-1]))
+        rows, columns = grids[-1]
+        grids.append((2 * -(-rows // 4), 2 * -(-columns // 4)))
     return tuple(cells(windows, grid) for grid in grids)
 
 

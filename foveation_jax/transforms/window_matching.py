@@ -50,7 +50,10 @@ def match_windows(
         split = pyramid.decompose(whole, n_scales, 4, False)
         bands = [split.high[:, :, None], *split.bands]
         grids = [cells(windows, band.shape[-2:]) for band in (*bands, split.low)]
-        high, *bands = [_carry(*b, grid, order) for b, grid in zip(bands, grids[:-1], strict=True)]
+        high, *bands = [
+            _carry(have, want, grid, order)
+            for (have, want), grid in zip(bands, grids[:-1], strict=True)
+        ]
         present, low = split.low
         low = present + spread(grids[-1], pool(grids[-1], low - present))
         made = pyramid.reconstruct(pyramid.Pyramid(high[:, 0], tuple(bands), low))
@@ -61,10 +64,10 @@ def match_windows(
 
 def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells, order):
     """One octave; its bands have no mean."""
-    moments = [_second_moments(z, grid) for z in (present, wanted)]
+    have, want = (_second_moments(z, grid) for z in (present, wanted))
     if order is not None:
-        moments[1] = jnp.take_along_axis(moments[1], order[..., None, None, None], 1)
-    gain = _gain(*moments, grid, FLOOR)  # [E, T, O, C, C], less the identity
+        want = jnp.take_along_axis(want, order[..., None, None, None], 1)
+    gain = _gain(have, want, grid, FLOOR)  # [E, T, O, C, C], less the identity
     fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
     fields = fields.reshape(-1, 3, 3, *present.shape[2:])
     return present + einsum("ocdyx,doyx->coyx", fields, present)
@@ -73,11 +76,11 @@ def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], gr
 def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"], grid: Cells):
     """Means and covariances of the pixels: x + G (x - mean') + mean - mean'."""
     means = [pool(grid, z) for z in (present, wanted)]
-    moments = [
+    have, want = (
         _second_moments(z[:, None], grid)[:, :, 0] - m[..., :, None] * m[..., None, :]
         for z, m in zip((present, wanted), means, strict=True)
-    ]
-    gain = _gain(*moments, grid, LEVEL)
+    )
+    gain = _gain(have, want, grid, LEVEL)
     shift = means[1] - means[0] - (gain * means[0][..., None, :]).sum(-1)
     fields = spread(grid, jnp.concatenate([gain.reshape(*grid.mass.shape, 9), shift], -1))
     matrix = fields[:9].reshape(3, 3, *present.shape[1:])

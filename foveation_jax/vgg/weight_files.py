@@ -111,12 +111,14 @@ def _load(paths, layouts, mirrored: bool) -> Network:
     for path in paths:
         tensors = read_tensors(pathlib.Path(path))
         for layout in layouts:
-            problems = _problems(tensors, *layout[1:], mirrored)
+            _, prefix, table, blocks = layout
+            problems = _problems(tensors, prefix, table, blocks, mirrored)
             if not problems:
-                return _convert(tensors, *layout[1:3])
-            wrong = len(problems) / (2 * len(layout[2]))
+                return _convert(tensors, prefix, table)
+            wrong = len(problems) / (2 * len(table))
             if nearest is None or wrong < nearest[0]:
                 nearest = (wrong, path, layout, problems)
+    assert nearest is not None, "there is a path and a layout"
     _, path, (what, _, table, _), problems = nearest
     raise InputError(
         f"weights: {path} does not hold {what} (nor another known network): "

@@ -6,6 +6,8 @@ the WIDTH of the image subtends (26 degrees in arXiv 2006.07991); pixels are squ
 is taken as flat in angle, as the published windows do.
 """
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,8 @@ from foveation_jax.runs.errors import InputError
 
 FIELD_OF_VIEW = 26.0
 
-Fixation = tuple | list | Array | np.ndarray | None  # (y, x) in pixels; None for the centre
+# (y, x) in pixels; None for the centre
+Fixation: TypeAlias = tuple | list | Array | np.ndarray | None
 
 
 def pixels_per_degree(size: tuple[int, int], field_of_view: float = FIELD_OF_VIEW):
@@ -40,9 +43,11 @@ def centre(size: tuple[int, int]) -> tuple[float, float]:
 
 def check_fixation(fixation: Fixation) -> None:
     """Raises InputError unless a fixation is one place, (y, x); a traced one may have any value."""
-    traced = isinstance(fixation, jax.core.Tracer)
     try:
-        place = np.zeros(fixation.shape) if traced else np.asarray(fixation, np.float64)
+        if isinstance(fixation, jax.core.Tracer):
+            place = np.zeros(fixation.shape)
+        else:
+            place = np.asarray(fixation, np.float64)
     except (TypeError, ValueError):
         place = np.full(2, np.nan)
     if fixation is not None and (place.shape != (2,) or not np.isfinite(place).all()):

@@ -216,9 +216,9 @@ def ropes_by_kind(
             f"{fields.source}: config field 'rope_parameters' has {', '.join(sorted(nested))};"
             f" models of type {fields.get('model_type')} allow {', '.join(LAYER_TYPES)}"
         )
-    nested = Fields(nested, f"{fields.source}: rope_parameters")
+    apart = Fields(nested, f"{fields.source}: rope_parameters")
     return [
-        given | nested.table(kind) for given, kind in zip((local, whole), LAYER_TYPES, strict=True)
+        given | apart.table(kind) for given, kind in zip((local, whole), LAYER_TYPES, strict=True)
     ]
 
 
@@ -241,7 +241,7 @@ def rotary(
             f"{fields.source}: rotary scaling that depends on a prompt's length, for one kind of"
             " layer of several, is not supported; allowed: for all"
         )
-    (of_length,) = by_length[:1]
+    of_length: dict[str, Any] = by_length[0]
     if "rotary_long" in of_length:
         of_length["rotary_long"] = (of_length["rotary_long"],)
     return {

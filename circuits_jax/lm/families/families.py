@@ -96,7 +96,7 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
         InputError: unknown `model_type`, a field missing or out of range, an option that the
             decoder does not have.
     """
-    model_type = config.get("model_type")
+    model_type = str(config.get("model_type"))
     if model_type in _WRAPPED:
         inner = configs.Fields(dict(config), source).table("text_config")
         text = configs.Fields(inner, f"{source}: text_config")
@@ -108,7 +108,7 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
             )
         return read_config(inner | {"model_type": given}, source)
     if model_type not in FAMILIES:
-        raise InputError(f"{source}: {_not_loaded(str(model_type))}")
+        raise InputError(f"{source}: {_not_loaded(model_type)}")
     fields = configs.Fields(dict(config), source)
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
 
@@ -141,10 +141,11 @@ def with_stored_head(raw: RawCheckpoint, config: DecoderConfig) -> DecoderConfig
     Whatever the config says of tying, a stored unembedding is the model's, as in transformers 5.
     """
     stored = _stored_names(raw)
-    both = [stored.get(name) for name in _head_and_embedding(config)]
-    if not (config.tied and all(both)):
+    head, embedding = (stored.get(name) for name in _head_and_embedding(config))
+    if not (config.tied and head and embedding):
         return config
-    return dataclasses.replace(config, tied=np.array_equal(*(raw.tensors[name] for name in both)))
+    same = np.array_equal(raw.tensors[head], raw.tensors[embedding])
+    return dataclasses.replace(config, tied=same)
 
 
 def read_params(
@@ -260,10 +261,10 @@ def _check_names(
             f" that a {config.family} model needs are not there"
         )
     used = {stored[canonical] for canonical in needed}
-    extra = {c: name for c, name in stored.items() if name not in used}
+    unused = {c: name for c, name in stored.items() if name not in used}
     if raw.config.get("model_type") in _WRAPPED:
-        extra = {c: n for c, n in extra.items() if not tensors.OF_IMAGES.search(c)}
-    extra = [n for c, n in extra.items() if not _is_what_is_used(c, n, stored, raw, config)]
+        unused = {c: n for c, n in unused.items() if not tensors.OF_IMAGES.search(c)}
+    extra = [n for c, n in unused.items() if not _is_what_is_used(c, n, stored, raw, config)]
     if extra:
         raise InputError(
             f"{raw.tensor(extra[0])} has no place in this {config.family} model, or is"

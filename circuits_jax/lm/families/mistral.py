@@ -53,7 +53,7 @@ def read_ministral3(fields: Fields) -> dict[str, Any]:
         "llama_4_scaling_beta": 0.1,
     }
     stated = fields.get("rope_scaling") or fields.get("rope_parameters")
-    rope = rope_of(fields) if stated else default
+    rope: dict[str, Any] = rope_of(fields) if stated else default
     config = {
         **shape,
         **gated_rms(fields, eps=1e-5),

@@ -95,6 +95,7 @@ def merged(raw: RawCheckpoint, source: str, canonical: Callable[[str], str]) -> 
             changes.setdefault(found, [stem, None, None])[1 + _PARTS[part]] = read
     if not changes and not whole:
         raise InputError(f"{file} holds no tensors; nothing would be merged")
+    readers: dict[str, Callable[[], np.ndarray]]
     readers = {name: functools.partial(raw.tensors.__getitem__, name) for name in raw.tensors}
     readers |= whole
     for found, (stem, a, b) in changes.items():

@@ -120,7 +120,8 @@ def _bounded_reader(path: Path) -> "gguf.GGUFReader":
 
         def _get(self, offset: Any, dtype: Any, count: Any = 1, *order: Any, **named: Any) -> Any:
             self.reads += 1
-            self.data = np.asarray(self.data)  # slicing a np.memmap takes twice as long
+            data: Any = np.asarray(self.data)  # slicing a np.memmap takes twice as long
+            self.data = data
             if self.reads > _MAX_READS:
                 raise ValueError(f"its header has more than {_MAX_READS} parts")
             end = int(offset) + int(count) * np.dtype(dtype).itemsize

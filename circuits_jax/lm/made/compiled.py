@@ -142,11 +142,12 @@ def _natural(label: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
 
 
-def _layers(blocks: Sequence[Any], mlp_type: type, into: Any) -> tuple[tuple, tuple]:
+def _layers(blocks: Sequence[Any], mlp_type: Any, into: Any) -> tuple[tuple, tuple]:
     """Heads and MLP of every layer: a layer ends after an MLP, or before the next attention."""
     n_components = len(into(blocks[0].residual_space))
     no_mlp = np.zeros((n_components, 0)), np.zeros((0, n_components))
-    heads, mlps = [], []
+    heads: list[tuple[dict[str, np.ndarray], ...]] = []
+    mlps = []
     for block in blocks:
         if isinstance(block, mlp_type):
             mlp = (
