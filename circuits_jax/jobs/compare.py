@@ -16,6 +16,7 @@ import dataclasses
 import io
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,14 @@ from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.lm.performance import Interval
+from circuits_jax.lm.performance import Interval, Performance
 from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
 from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.tasks import GroundTruth, Task, metric_values, targets, task_warning
+from circuits_jax.tasks import GroundTruth, Task, task_warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         return workdir / "report.html"
     model, task, measured = begun(workdir, config)
     with workdir.stage("reference"):
-        effects, gap = reference(workdir, model, task)
+        effects, gap = reference(workdir, model, task, measured)
     for method in methods_of(config):  # first, as a cold call forgets all that judging has compiled
         with workdir.stage(method):
             score(workdir, config, model, task, method)
@@ -184,7 +185,9 @@ def known(model: LanguageModel, task: Task) -> list[GroundTruth]:
     return [truth for truth in task.truths if model.name.split("/")[-1] == truth.model]
 
 
-def reference(workdir: Workdir, model: LanguageModel, task: Task) -> tuple[np.ndarray, float]:
+def reference(
+    workdir: Workdir, model: LanguageModel, task: Task, done: Mapping[str, Performance]
+) -> tuple[np.ndarray, float]:
     """Exact signed effects on the held-out pairs, and the gap that they are shares of."""
     own = Workdir(workdir / "reference", workdir.config, {})
     if not own.has("scores.npz"):
@@ -192,12 +195,7 @@ def reference(workdir: Workdir, model: LanguageModel, task: Task) -> tuple[np.nd
         held_out = dataclasses.replace(task, learn=task.held_out)
         found = method.run(model, held_out, jax.random.key(0), method.options)
         found.save(own / "scores.npz")
-    goal = targets(task.held_out)
-    positive, negative = (
-        float(np.mean(metric_values(model.logits(prompts), goal, task.metric)))
-        for prompts in (task.held_out.positives, task.held_out.negatives)
-    )
-    return load_scores(own / "scores.npz").details["effects"], positive - negative
+    return load_scores(own / "scores.npz").details["effects"], done["held_out"].gap.mean
 
 
 def score(
@@ -287,7 +285,7 @@ def circuit_scores(
         different, back = np.unique(masks, axis=0, return_inverse=True)
         values, divergence = masked_metrics(
             model,
-            trial(model, task.held_out, ablation),
+            trial(model, task.held_out, ablation, task.metric),
             different,
             task.metric,
             config.masks_at_once,
