@@ -114,7 +114,12 @@ def custom(
             f"out, so it needs at least {n + 1} lines{fewer}{f'; {said}' if said else ''}"
         )
     learn, held_out = _split(pairs, n, seed)
-    if not held_out or n_held_out > len(held_out):
+    if not held_out:
+        raise InputError(
+            f"{path} has {len(pairs)} pairs, of which {n} learn (config.task.n), and all others "
+            "have positive prompts that learn as well; at least 1 must be held out that does not"
+        )
+    if n_held_out > len(held_out):
         raise InputError(
             f"{path} has {len(pairs)} pairs, of which {n} learn: n_held_out is {n_held_out}; "
             f"allowed is 1 to {len(held_out)}, or 0 for all of these"
@@ -169,7 +174,8 @@ def _pairs(
         if record.ids and ids != "model":
             raise InputError(
                 f"{where}: answers are token ids, of the tokenizer that the file was made for; say "
-                "--config.task.ids=model where that is this model's, or put words in their place"
+                "--config.task.ids=model where that is this model's, put words in their place, or "
+                "take the metric kl, which looks at none"
             )
         positives, negatives = (
             [

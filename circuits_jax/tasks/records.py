@@ -199,7 +199,10 @@ def _named(
         return Record(where, number, MISSING | values | ids, ids=True)
     for field in needed:
         if field not in values:
-            raise InputError(f"{where}: lacks the field {field!r}; needed: {', '.join(needed)}")
+            without = "; the metrics log_prob, rank and kl need no foils" * (field == "foil")
+            raise InputError(
+                f"{where}: lacks the field {field!r}; needed: {', '.join(needed)}{without}"
+            )
     return Record(where, number, MISSING | values)
 
 

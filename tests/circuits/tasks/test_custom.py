@@ -511,3 +511,9 @@ def test_kl_looks_at_no_answer(tmp_path, split_digits):
     assert {*task.learn.answers, *task.held_out.answers, *task.held_out.foils} == {()}
     with pytest.raises(InputError, match="has no answers, which the metric rank looks at"):
         dataclasses.replace(task, metric="rank")
+
+
+def test_one_positive_with_many_negatives_cannot_be_split(tmp_path, split_digits):
+    path = write(tmp_path, *(line(negative=f"The year {i}") for i in range(4)))
+    with pytest.raises(InputError, match=r"of which 2 learn .* and all others have positive prom"):
+        make_task("custom", split_digits, n=2, path=path)
