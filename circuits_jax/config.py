@@ -16,8 +16,8 @@ def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "circuit", with every field at its default.
 
     Fields: `model`, `adapter` (a LoRA folder or hub id, merged into it), `dtype`, `seed`, `method`;
-    `task` (name, n, n_held_out and the options of that task; n_held_out None is 10, or of the lines
-    of a file all that do not learn); `circuit` (fraction of all heads, or size, or threshold);
+    `task` (name, n, n_held_out, chat and the options of that task; n_held_out None is 10, or of the
+    lines of a file all that do not learn); `circuit` (fraction of all heads, size, or threshold);
     `stability` (n bootstraps, 0 for none, and n_seeds of the autoencoders; of methods with codes);
     `evaluate`; and for each method a section of its own name with its options.
     """
@@ -110,7 +110,7 @@ def _config(
             "adapter": config_dict.placeholder(str),
             "dtype": "float32",
             "seed": 0,
-            "task": {"name": task, "n": 5, "n_held_out": held_out, **task_options},
+            "task": {"name": task, "n": 5, "n_held_out": held_out, "chat": False, **task_options},
             "circuit": {
                 "fraction": 0.25,
                 "size": config_dict.placeholder(int),

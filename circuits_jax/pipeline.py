@@ -4,6 +4,7 @@ task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation
 """
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,8 @@ from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Allowed, Range, check_all
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.tasks import Task, task_warning
+from circuits_jax.tasks import Task, task_warning, tokens_of
+from circuits_jax.tasks.base import Answer
 
 LIMITS: dict[str, Allowed] = {
     "stability.n": Range(0),
@@ -194,12 +196,8 @@ def found_evaluation(workdir: Workdir) -> Evaluation:
     return evaluation_from_json({"performance": record["performance"], **record["evaluation"]})
 
 
-def token_strings(model: LanguageModel, task: Task) -> dict[int, str]:
-    """The text of every token that answers or foils."""
-    ids = {
-        token
-        for pairs in (task.learn, task.held_out)
-        for row in (*pairs.answers, *pairs.foils)
-        for token in row
-    }
-    return {token: model.tokenizer.decode([token]) for token in sorted(ids)}
+def token_strings(model: LanguageModel, task: Task) -> dict[Answer, str]:
+    """The text of every answer and foil."""
+    both = (task.learn, task.held_out)
+    rows = (row for pairs in both for row in (*pairs.answers, *pairs.foils))
+    return {one: model.tokenizer.decode(tokens_of(one)) for one in itertools.chain(*rows)}

@@ -8,7 +8,8 @@
     N  examples of an autoencoder    R  width of the basis it works in (R = D, or the rank)
     F  codes of an autoencoder       S  seeds                      P  settings
     M  masks of heads (circuits judged at once)
-    A  answer tokens of a prompt
+    A  answers of a prompt          Y  tokens of an answer
+    Q  tokens of a row that are looked at: after which logits are wanted, or where pairs differ
 
 Heads are numbered layer by layer: head (l, h) is g = l * H + h, so [L, H] and [G] arrays reshape
 into one another.

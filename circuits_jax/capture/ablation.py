@@ -4,6 +4,7 @@
 from the matched negative prompt. A `Trial` holds all that a pass with heads replaced needs.
 """
 
+import dataclasses
 import functools
 from typing import Any, Literal
 
@@ -33,17 +34,35 @@ class Trial:
     replacement: Float[Array, " L #B #T H K"]
 
 
-def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation) -> Trial:
-    """Prepare pairs for judging circuits by one kind of ablation.
+def sides(model: LanguageModel, pairs: PromptPairs) -> tuple[TokenBatch, TokenBatch]:
+    """Positives and negatives, aligned, each followed by the answers and foils of the pair."""
+    both = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    positives, negatives = (model.continued(batch, pairs.continuations) for batch in both)
+    return positives, negatives
+
+
+def goals(model: LanguageModel, pairs: PromptPairs, metric: str) -> Targets:
+    """All that the metric looks at besides logits: of kl, also the whole model's prediction."""
+    goal = targets(pairs)
+    if metric != "kl":
+        return goal
+    positives, _ = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    whole = interpose.last_logits(model.config, model.params, positives)
+    return dataclasses.replace(goal, reference=whole)
+
+
+def trial(model: LanguageModel, pairs: PromptPairs, ablation: Ablation, metric: str = "") -> Trial:
+    """Prepare pairs for judging circuits by one kind of ablation, and by a metric.
 
     `resample` takes what heads say at the partner of each token in the matched negative prompt, and
     on the positive one where there is no partner (`lm/alignment.py`). `mean` is that, averaged
     over pairs: one vector for each column of the aligned prompts, counted from the first token.
+    Answers of several tokens follow both prompts, and their tokens are each other's partners.
     """
-    positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    positives, negatives = sides(model, pairs)
     gaps = bool(np.any(positives.mask & ~negatives.mask))
     replacement = _replacement(model.config, model.params, positives, negatives, ablation, gaps)
-    return Trial(positives, targets(pairs), replacement)
+    return Trial(positives, goals(model, pairs, metric), replacement)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "ablation", "gaps"))

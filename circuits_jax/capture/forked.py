@@ -11,9 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, Shaped
 
-from circuits_jax.decoder.decoder import TokenBatch
-
-FAR = np.iinfo(np.int32).max  # a distance outside of every window
+from circuits_jax.decoder.decoder import FAR, TokenBatch
 
 
 @struct.dataclass

@@ -381,7 +381,7 @@ class _Judge:
 
     @functools.cached_property
     def prepared(self) -> Trial:
-        return trial(self.model, self.task.held_out, self.ablation)
+        return trial(self.model, self.task.held_out, self.ablation, self.task.metric)
 
     def own(self) -> dict[str, Any]:
         """At the circuit's own size; the metric with all heads and with none."""

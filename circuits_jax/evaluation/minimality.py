@@ -63,7 +63,7 @@ def minimality(
     values = metric_under(
         model.config,
         model.params,
-        trial(model, task.held_out, ablation),
+        trial(model, task.held_out, ablation, task.metric),
         jnp.asarray(masks, jnp.float32),
         task.metric,
         masks_at_once,

@@ -34,7 +34,7 @@ def replace_edges(
     keep_edges: Float[Array, "G G"],
     replacement: Float[Array, " L #B #T H K"],
     receivers: Int[Array, " N"] | None = None,
-) -> Float[Array, "B V"]:
+) -> Float[Array, "B *Q V"]:
     """Logits after the last token, with heads replaced and edges between heads cut.
 
     Heads are replaced where `keep` is 0, as `replace` does. Where `keep_edges[u, v]` is 0, u of an

@@ -35,7 +35,7 @@ class Heads:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def last_logits(config: DecoderConfig, params: Any, batch: TokenBatch) -> Float[Array, "B V"]:
+def last_logits(config: DecoderConfig, params: Any, batch: TokenBatch) -> Float[Array, "B *Q V"]:
     """The plain forward pass: logits after each prompt's last token."""
     return Decoder(config).apply({"params": params}, batch, method="last_logits")
 
@@ -45,7 +45,7 @@ def capture(
     params: Any,
     batch: TokenBatch,
     reduce: Callable[[Heads], Array] = lambda heads: heads.z,
-) -> tuple[Float[Array, "B V"], Float[Array, "L ..."]]:
+) -> tuple[Float[Array, "B *Q V"], Float[Array, "L ..."]]:
     """One forward pass that also keeps `reduce(heads)` of every layer.
 
     Reduce over tokens here, inside the pass: what is linear commutes with W_O, and [B T H K] of
@@ -81,7 +81,7 @@ def replace(
     batch: TokenBatch,
     keep: Float[Array, "L H"],
     replacement: Float[Array, " L #B #T H K"],
-) -> Float[Array, "B V"]:
+) -> Float[Array, "B *Q V"]:
     """Logits after the last token, with heads replaced where `keep` is 0.
 
     `keep` may lie between 0 and 1, and gradients flow through it. All ones give the plain forward

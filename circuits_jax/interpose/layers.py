@@ -28,7 +28,7 @@ from circuits_jax.interpose.points import intercepted
 
 def residual_streams(
     config: DecoderConfig, params: Any, batch: TokenBatch
-) -> tuple[Float[Array, "B V"], Float[Array, "L B T D"]]:
+) -> tuple[Float[Array, "B *Q V"], Float[Array, "L B T D"]]:
     """The plain forward pass, with the residual stream before every layer: what `resume` takes."""
     stream = Decoder(config).apply({"params": params}, batch, method="embed")
 
@@ -48,7 +48,7 @@ def resume(
     head: Int[Array, ""],
     replacement: Float[Array, "B T K"],
     where: Bool[Array, "B T"] | bool = True,
-) -> Float[Array, "B V"]:
+) -> Float[Array, "B *Q V"]:
     """`replace` of one head, from its own layer on: logits after the last token.
 
     Layers below are not run; `stream` is the residual stream before `layer`. Under `vmap` over
@@ -176,10 +176,10 @@ def post_normed(
 
 def final_logits(
     config: DecoderConfig, params: Any, batch: TokenBatch, stream: Float[Array, "B T D"]
-) -> Float[Array, "B V"]:
+) -> Float[Array, "B *Q V"]:
     """Logits after the last token, from the residual stream after the last layer."""
-    last = jnp.take_along_axis(stream, batch.last[:, None, None], axis=1)
-    return Decoder(config).apply({"params": params}, last, method="unembed")[:, 0]
+    logits = Decoder(config).apply({"params": params}, batch.at_ends(stream), method="unembed")
+    return batch.of_ends(logits)
 
 
 def layer_of(config: DecoderConfig, params: Any, layer: Int[Array, ""]) -> tuple[Any, LayerData]:

@@ -44,7 +44,7 @@ from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.command import check_values
 from circuits_jax.runs.lock import one_at_a_time
-from circuits_jax.tasks import GroundTruth, Task, metric_values, targets, task_warning
+from circuits_jax.tasks import GroundTruth, Task, task_warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         return workdir / "report.html"
     model, task, measured = begun(workdir, config)
     with workdir.stage("reference"):
-        effects, gap = reference(workdir, model, task)
+        effects, gap = reference(workdir, model, task), measured["held_out"].gap.mean
     for method in methods_of(config):  # first, as a cold call forgets all that judging has compiled
         with workdir.stage(method):
             score(workdir, config, model, task, method)
@@ -184,20 +184,15 @@ def known(model: LanguageModel, task: Task) -> list[GroundTruth]:
     return [truth for truth in task.truths if model.name.split("/")[-1] == truth.model]
 
 
-def reference(workdir: Workdir, model: LanguageModel, task: Task) -> tuple[np.ndarray, float]:
-    """Exact signed effects on the held-out pairs, and the gap that they are shares of."""
+def reference(workdir: Workdir, model: LanguageModel, task: Task) -> np.ndarray:
+    """Exact signed effects on the held-out pairs, [L, H]."""
     own = Workdir(workdir / "reference", workdir.config, {})
     if not own.has("scores.npz"):
         method = METHODS["exact_patching"]
         held_out = dataclasses.replace(task, learn=task.held_out)
         found = method.run(model, held_out, jax.random.key(0), method.options)
         found.save(own / "scores.npz")
-    goal = targets(task.held_out)
-    positive, negative = (
-        float(np.mean(metric_values(model.logits(prompts), goal, task.metric)))
-        for prompts in (task.held_out.positives, task.held_out.negatives)
-    )
-    return load_scores(own / "scores.npz").details["effects"], positive - negative
+    return load_scores(own / "scores.npz").details["effects"]
 
 
 def score(
@@ -288,7 +283,7 @@ def circuit_scores(
         different, back = np.unique(masks, axis=0, return_inverse=True)
         values, divergence = masked_metrics(
             model,
-            trial(model, task.held_out, ablation),
+            trial(model, task.held_out, ablation, task.metric),
             different,
             task.metric,
             config.masks_at_once,

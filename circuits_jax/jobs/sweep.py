@@ -171,20 +171,25 @@ class _Captures:
         model = load_model(name, config.dtype, config.adapter)
         task = task_of(config, model)
         folder = Workdir(self.workdir / _folder(name, negatives), self.workdir.config, {})
+        of = f"{name}, {negatives} negatives" if negatives else name
         found = folder.has(PERFORMANCE)
-        measured = {} if found else measured_performance(model, task)
+        if found:
+            measured = performance.from_json(files.read_json(folder / PERFORMANCE))
+        else:
+            parts = measured_performance(model, task).items()
+            measured = {f"{part} of {of}": one for part, one in parts}
         self.workdir.begin()  # what cannot be done leaves no folder
         if not found:
-            of = f"{name}, {negatives} negatives" if negatives else name
-            record = {f"{part} of {of}": one for part, one in measured.items()}
-            files.write_json(folder / PERFORMANCE, performance.to_json(record))
+            files.write_json(folder / PERFORMANCE, performance.to_json(measured))
         truths = known(model, task)
         if truths:
             mask = np.zeros(model.config.heads, bool)
             mask[tuple(np.array(sorted(truths[0].heads)).T)] = True
             against = truths[0].name
         else:
-            mask, against = heads_that_matter(*reference(folder, model, task)), "exact patching"
+            gap = measured[f"held_out of {of}"].gap.mean
+            effects = reference(folder, model, task)
+            mask, against = heads_that_matter(effects, gap), "exact patching"
         self.against = self.against or against
         order = subsampling.orders(
             keys.stream(config.seed, "draws"), len(task.learn), config.sweep.n_draws

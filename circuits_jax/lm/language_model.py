@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from circuits_jax import interpose
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import TokenBatch
+from circuits_jax.decoder.decoder import ContinuedBatch, TokenBatch
 from circuits_jax.lm.alignment import aligned_columns
 from circuits_jax.lm.tokenizers import prompt_ids
 from circuits_jax.runs.errors import InputError
@@ -67,6 +67,55 @@ class LanguageModel:
         halves = (np.split(np.asarray(x), 2) for x in (both.tokens, both.mask))
         first, second = jax.device_put(tuple(zip(*halves, strict=True)))
         return TokenBatch(*first), TokenBatch(*second)
+
+    def continued(
+        self, batch: TokenBatch, continuations: Sequence[Sequence[tuple[int, ...]]]
+    ) -> TokenBatch:
+        """Prompts with what may follow each, so that logits after every token of it are there.
+
+        Args:
+            batch: B prompts.
+            continuations: of each, lists of tokens, of which all but the last are put in; as
+                `PromptPairs.continuations` has them.
+
+        Returns:
+            A `ContinuedBatch`, or `batch` where there is nothing to put in.
+
+        Raises:
+            InputError: a prompt and what follows it are longer than the context, or a token is not
+                of the vocabulary.
+        """
+        rows = [[t for one in row for t in one[:-1]] for row in continuations]
+        if not any(rows):
+            return batch
+        branches = [
+            [n for n, one in enumerate(row, start=1) for _ in one[:-1]] for row in continuations
+        ]
+        longest = [max(map(len, row), default=0) for row in continuations]
+        lengths = np.asarray(batch.mask).sum(axis=1) + np.array(longest) - 1
+        if (lengths > self.config.n_positions).any():
+            index = int(np.argmax(lengths))
+            raise InputError(
+                f"prompt {index} and its longest answer have {lengths[index] + 1} tokens; "
+                f"{self.name} takes {self.config.n_positions} and says one more"
+            )
+        largest = max(t for row in continuations for one in row for t in one)
+        if largest >= self.config.vocab_size:
+            raise InputError(
+                f"an answer has the token {largest}, and {self.name} an embedding of "
+                f"{self.config.vocab_size} tokens; its tokenizer is another model's"
+            )
+        n_after = -(-max(map(len, rows)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+        after = np.zeros((2, len(rows), n_after), np.int32)
+        for index, parts in enumerate(zip(rows, branches, strict=True)):
+            after[:, index, : len(rows[index])] = parts
+        tokens, mask = np.asarray(batch.tokens), np.asarray(batch.mask)
+        columns = {
+            "tokens": np.concatenate([tokens, after[0]], axis=1),
+            "mask": np.concatenate([mask, after[1] > 0], axis=1),
+            "branch": np.concatenate([np.zeros_like(tokens), after[1]], axis=1),
+        }
+        return ContinuedBatch(**jax.device_put(columns), n_after=n_after)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
         rows = [self._token_ids(index, prompt) for index, prompt in enumerate(prompts)]

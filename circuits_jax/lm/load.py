@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import initial_params
+from circuits_jax.lm import placement
 from circuits_jax.lm.families import families
 from circuits_jax.lm.families.tensors import canonical_name
 from circuits_jax.lm.files import adapters
@@ -16,12 +19,12 @@ from circuits_jax.lm.files.checkpoints import RawCheckpoint, read_folder, read_h
 from circuits_jax.lm.files.gguf import read_gguf, smollm2_path
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import compiled, planted
-from circuits_jax.lm.placement import place
 from circuits_jax.lm.tokenizers import load_tokenizer
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 
 DTYPES = ("float32", "bfloat16")
+WEIGHTS = 0.9  # of the memory, at most
 _MAKERS = {"tracr": compiled.load, "planted": planted.load}
 
 
@@ -51,7 +54,8 @@ def load_model(name: str, dtype: str = "float32", adapter: str | None = None) ->
             circuit that is known, in float32: `tracr:reverse` (`lm/made/compiled.py`) or
             `planted:48x25` (`lm/made/planted.py`).
         dtype: of the weights and the residual stream, `float32` or `bfloat16`. Norms, softmax and
-            logits are float32 in both.
+            logits are float32 in both. What does not fit the devices in float32 is loaded in
+            bfloat16, with a warning that says so.
         adapter: folder or hub id of a LoRA adapter, merged into the weights.
 
     Returns:
@@ -93,11 +97,33 @@ def open_model(name: str, dtype: str = "float32", adapter: str | None = None) ->
 
     def load() -> LanguageModel:
         whole = families.with_stored_head(raw, config)
-        params = families.read_params(raw, whole, dtype)
-        logging.info("%s", summary(raw.name, whole, params, tokenizer, dtype))
-        return LanguageModel(name, whole, place(params), tokenizer)
+        kept = fitting_dtype(name, whole, dtype, placement.memory())
+        params = families.read_params(raw, whole, kept)
+        logging.info("%s", summary(raw.name, whole, params, tokenizer, kept))
+        return LanguageModel(name, whole, placement.place(params), tokenizer)
 
     return OpenedModel(name, config, tokenizer, load)
+
+
+def fitting_dtype(name: str, config: DecoderConfig, dtype: str, memory: int) -> str:
+    """The dtype that was asked for, or bfloat16 where float32 weights leave too little `memory`.
+
+    Raises:
+        InputError: there is not enough for bfloat16 either.
+    """
+    shapes = jax.eval_shape(lambda key: initial_params(config, key), jax.random.key(0))
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    needed = {kind: numbers * jnp.dtype(kind).itemsize for kind in DTYPES}
+    said = (
+        f"{name} has {numbers / 1e9:.3g} billion numbers: {needed[dtype] / 2**30:.3g} GiB in "
+        f"{dtype}, of {memory / 2**30:.3g} GiB of memory"
+    )
+    if needed[dtype] <= WEIGHTS * memory:
+        return dtype
+    if needed["bfloat16"] > memory:
+        raise InputError(f"{said}; allowed is what fits in bfloat16, at half of float32")
+    logging.warning("%s, so it is loaded in bfloat16", said)
+    return "bfloat16"
 
 
 def summary(name: str, config: DecoderConfig, params: Any, tokenizer: Any, dtype: str) -> str:

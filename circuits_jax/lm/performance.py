@@ -3,7 +3,8 @@
 With m the task's metric (`tasks.metric_values`), on every prompt by itself:
 
     accuracy    share of prompts on which the answers beat the foils: m > 0, ties counting half; of
-                log_prob, which has no foils, on which an answer beats every other token
+                log_prob and rank, which look at no foils, on which an answer beats every other
+                token; of kl, on which the most likely token is that after the positive prompt
     metric      mean of m
     gap         mean over pairs of m(positive) - m(negative), with its 95 % interval by Student's t
 
@@ -27,6 +28,7 @@ from circuits_jax.lm.language_model import LanguageModel, split
 from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import PromptPairs, Targets, Task, answers_beat, metric_values, targets
+from circuits_jax.tasks.base import ALONE, next_logits
 
 CONFIDENCE = 0.95
 PAIRS_A_PASS = 16
@@ -82,7 +84,7 @@ class Performance:
         negative_accuracy, negative_metric: on the negative ones, with the same answers and foils.
         gap: positive less negative metric, over pairs.
         without_contrast: pairs of which the two prompts give the same prediction.
-        signed: the metric is above 0 where the answers beat the foils (not log_prob).
+        signed: the metric is above 0 where the answers beat the foils (not log_prob, rank and kl).
     """
 
     pairs: int
@@ -182,6 +184,7 @@ def _measured(
             f"task {task!r} has no contrast: in all {len(pairs)} {of} the negative prompt is the "
             f"positive one ({pairs.positives[0][:60]!r}); allowed are pairs that differ"
         )
+    batch = model.continued(batch, [row for row in pairs.continuations for _ in range(2)])
     goal = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), targets(pairs))
     found = [
         _of_pass(interpose.last_logits(model.config, model.params, some), aims, metric)
@@ -211,7 +214,7 @@ def _measured(
         float(negative.mean()),
         interval(positive - negative),
         int(same.sum()),
-        metric != "log_prob",
+        metric not in ALONE,
     )
 
 
@@ -226,16 +229,20 @@ def _split(goal: Targets, size: int) -> list[Targets]:
 
 @functools.partial(jax.jit, static_argnames="metric")
 def _of_pass(
-    logits: Float[Array, "B2 V"], goal: Targets, metric: str
+    logits: Float[Array, "B2 *Q V"], goal: Targets, metric: str
 ) -> tuple[Float[Array, " B2"], Float[Array, " B2"], Float[Array, " B"]]:
     """The metric of every prompt, and whether it is answered rightly (`answers_beat`).
 
     And how far two logits of a pair are apart, as a share of either.
     """
+    if metric == "kl":
+        whole = jnp.repeat(next_logits(logits)[::2], 2, axis=0)
+        goal = dataclasses.replace(goal, reference=whole)
+    values, beat = (of(logits, goal, metric) for of in (metric_values, answers_beat))
+    logits = logits.reshape(len(logits), -1)  # of several tokens, after all of them
     centred = logits - jnp.mean(logits, axis=-1, keepdims=True)
     apart = jnp.linalg.norm(centred[::2] - centred[1::2], axis=-1)
     size = jnp.linalg.norm(centred[::2], axis=-1) + jnp.linalg.norm(centred[1::2], axis=-1)
-    values, beat = (of(logits, goal, metric) for of in (metric_values, answers_beat))
     return values, beat, 2 * apart / jnp.maximum(size, 1e-30)
 
 

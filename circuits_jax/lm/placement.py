@@ -6,6 +6,7 @@ follow the weights, so heads are computed where their weights are, and only what
 is summed between devices, as in tensor parallelism (Shoeybi et al., arXiv 1909.08053).
 """
 
+import os
 from typing import Any
 
 import jax
@@ -43,6 +44,14 @@ def shardings(params: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, MODEL))
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def memory() -> int:
+    """Bytes that the devices among which a model is split have together; of CPUs, the machine's."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] * mesh().shape[MODEL]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def place(params: Any) -> Any:

@@ -126,7 +126,7 @@ def acdc(model: LanguageModel, task: Task, key: jax.Array, options: Acdc | None 
         threshold or above has two heads that do.
     """
     options = options or Acdc()
-    prepared = trial(model, task.learn, options.replacement)
+    prepared = trial(model, task.learn, options.replacement, task.metric)
     found = _circuits(
         model.config,
         model.params,
@@ -217,7 +217,7 @@ def _circuits(
 
 
 State = tuple[Float[Array, "..."], Float[Array, ""]]  # what is kept, and its divergence
-Decide = Callable[[State, Array, Float[Array, "B V"]], tuple[State, Float[Array, ""]]]
+Decide = Callable[[State, Array, Float[Array, "B *Q V"]], tuple[State, Float[Array, ""]]]
 
 
 def _prune_heads(
@@ -309,7 +309,7 @@ def _resumed(
     layer: Array,
     stream: Float[Array, "B T D"],
     keep: Float[Array, "L H"],
-) -> Float[Array, "B V"]:
+) -> Float[Array, "B *Q V"]:
     """`interpose.replace` where all heads below `layer` are kept: those layers are not run."""
     step = functools.partial(_replaced_layer, config, params, trial, keep)
     stream = jax.lax.fori_loop(layer, config.n_layers, step, stream)

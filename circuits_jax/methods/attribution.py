@@ -13,7 +13,8 @@ heads and no gradient of the size of z is held.
 With integrated gradients (Sundararajan et al., arXiv 1703.01365) the same derivative is averaged
 over `steps` points keep = i / steps, i = 1 ... steps, of the line on which all heads go from the
 negative's z to the positive's. One step is AtP; with many, effects sum to m with no head replaced
-minus m with all replaced (completeness), up to 1 / steps.
+minus m with all replaced (completeness), up to 1 / steps. kl has no slope where no head is
+replaced; its gradients are taken midway between these points, that of one step at keep = 1/2.
 
 Cost: one forward pass over the negatives, and `steps` forward and backward passes over the
 positives.
@@ -78,7 +79,7 @@ def attribution(
         patching: positive where replacing the head lowers the metric.
     """
     options = options or Attribution()
-    prepared = trial(model, task.learn, "resample")
+    prepared = trial(model, task.learn, "resample", task.metric)
     effects = attributed_effects(model.config, model.params, prepared, task.metric, options)
     effects = jnp.mean(effects, axis=0)
     head_scores = jnp.abs(effects)
@@ -99,7 +100,8 @@ def attributed_effects(
 @functools.partial(jax.jit, static_argnames=("config", "metric", "options"))
 def _effects(config, params, trial, metric, options):
     """`attributed_effects` before it is gathered."""
-    points = jnp.arange(1, options.steps + 1) / options.steps
+    middle = 0.5 if metric == "kl" else 0
+    points = (jnp.arange(1, options.steps + 1) - middle) / options.steps
     replacement = trial.replacement.swapaxes(0, 1)
     replacement = jnp.broadcast_to(replacement, (len(trial.batch.tokens), *replacement.shape[1:]))
     prompts = (trial.batch, trial.targets, replacement)

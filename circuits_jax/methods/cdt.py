@@ -102,7 +102,7 @@ def cdt(model: LanguageModel, task: Task, key: jax.Array, options: Cdt | None = 
         the relevance, positive where the head serves the task; scores are absolute values.
     """
     options = options or Cdt()
-    prepared = trial(model, task.learn, options.replacement)
+    prepared = trial(model, task.learn, options.replacement, task.metric)
     effects = _effects(model.config, model.params, prepared, task.metric, options)
     effects = mesh.gather(effects, model.config.n_heads).T
     head_scores = jnp.abs(effects)
@@ -149,26 +149,25 @@ def _effects(config: DecoderConfig, params: Any, trial: Trial, metric: str, opti
 
 def whole_pass(
     config: DecoderConfig, params: Any, trial: Trial
-) -> tuple[Whole, Float[Array, "B 1"]]:
+) -> tuple[Whole, Float[Array, "B Q 1"]]:
     """What is kept of the plain pass: of all layers, and what the final norm multiplied by."""
 
     def reduce(record):
         return Whole(record.stream, record.pattern, record.inverse_scales, record.routed)
 
     stream, layers = interpose.record(config, params, trial.batch, reduce)
-    last = jnp.take_along_axis(stream, trial.batch.last[:, None, None], axis=1)
-    _, final_scale = interpose.record_final(config, params, last)
-    return layers, final_scale[:, 0]
+    _, final_scale = interpose.record_final(config, params, trial.batch.at_ends(stream))
+    return layers, final_scale
 
 
 def decomposed(
     config: DecoderConfig,
     params: Any,
     trial: Trial,
-    recorded: tuple[Whole, Float[Array, "B 1"]],
+    recorded: tuple[Whole, Float[Array, "B Q 1"]],
     source: tuple[Int[Array, ""], Int[Array, ""]],
     rules: Splitting,
-) -> Float[Array, "2 B V"]:
+) -> Float[Array, "2 B *Q V"]:
     """Relevant and irrelevant logits after the last token; they sum to the plain ones.
 
     Args:
@@ -191,12 +190,12 @@ def decomposed(
     parts = jnp.stack([jnp.zeros_like(stream), stream])
     parts = run(first, parts, (head, trial.replacement[first][:, :, head]))
     parts = jax.lax.fori_loop(first + 1, config.n_layers, run, parts)
-    last = jnp.take_along_axis(parts, trial.batch.last[None, :, None, None], axis=2)[:, :, 0]
+    last = jax.vmap(trial.batch.at_ends)(parts)
     last = rule.norm(config, params, "final_norm", final_scale, last)
     unembedding = {"o": params["embedding"].T if config.tied else params["unembedding"]}
     if config.unembedding_bias:
         unembedding["o_bias"] = params["unembedding_bias"]
-    logits = rule.linear("cbd,dv->cbv", last, unembedding, "o")
+    logits = trial.batch.of_ends(rule.linear("cbqd,dv->cbqv", last, unembedding, "o"))
     return of_parts(lambda x: softcap(x, config.logit_softcap), logits)
 
 

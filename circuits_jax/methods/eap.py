@@ -34,7 +34,7 @@ from circuits_jax.circuits.circuit import Scores
 from circuits_jax.circuits.graph import Graph, graph_of
 from circuits_jax.interpose import Rules
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.methods.edges import Points, edge_effects, positive_point, scores_of
+from circuits_jax.methods.edges import Points, distances, edge_effects, positive_point, scores_of
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task
 
@@ -88,7 +88,8 @@ def eap(model: LanguageModel, task: Task, key: jax.Array, options: Eap | None = 
         Scores, in units of the metric, with the signed `details` of `edges.scores_of`; positive
         where reading the negative lowers the metric, as in exact patching.
     """
-    return _scores(model, task, positive_point(graph_of(model.config)), options or Eap())
+    point = positive_point(graph_of(model.config), task.metric)
+    return _scores(model, task, point, options or Eap())
 
 
 def eap_ig(
@@ -97,7 +98,8 @@ def eap_ig(
     """`eap` with gradients averaged along a line; arguments and result as there."""
     options = options or EapIg()
     line = {"inputs": inputs_line, "activations": activations_lines}[options.variant]
-    return _scores(model, task, line(graph_of(model.config), options.steps), options)
+    points = line(graph_of(model.config), options.steps, task.metric)
+    return _scores(model, task, points, options)
 
 
 def _scores(model: LanguageModel, task: Task, points: Points, options: Eap) -> Scores:
@@ -105,21 +107,17 @@ def _scores(model: LanguageModel, task: Task, points: Points, options: Eap) -> S
     return scores_of(graph_of(model.config), effects)
 
 
-def inputs_line(graph: Graph, steps: int) -> Points:
+def inputs_line(graph: Graph, steps: int, metric: str = "") -> Points:
     """Points at which the embedding alone has moved; they count the same for all."""
     still = np.zeros((steps, graph.n_layers), np.float32)
     rows = np.full((steps, len(graph.writers)), 1 / steps, np.float32)
-    return Points(rows, _distances(steps), still, still)
+    return Points(rows, distances(steps, metric), still, still)
 
 
-def activations_lines(graph: Graph, steps: int) -> Points:
+def activations_lines(graph: Graph, steps: int, metric: str = "") -> Points:
     """For each time at which something is written, points at which that alone has moved."""
     group = np.repeat(np.arange(1 + 2 * graph.n_layers), steps)  # of each point
-    distance = np.tile(_distances(steps), 1 + 2 * graph.n_layers)
+    distance = np.tile(distances(steps, metric), 1 + 2 * graph.n_layers)
     far = distance[:, None] * (group[:, None] == np.arange(1 + 2 * graph.n_layers)[None])
     rows = (group[:, None] == graph.write_times[None]) / steps
     return Points(rows.astype(np.float32), far[:, 0], far[:, 1::2], far[:, 2::2])
-
-
-def _distances(steps: int) -> np.ndarray:
-    return (1 - np.arange(1, steps + 1) / steps).astype(np.float32)

@@ -31,6 +31,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax import interpose
+from circuits_jax.capture.ablation import goals, sides
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.circuits.graph import INPUTS, Graph, graph_of, head_edges
 from circuits_jax.codes.codes import directed
@@ -40,7 +41,7 @@ from circuits_jax.interpose import Added, Rules, Written
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs import mesh
 from circuits_jax.runs.precision import einsum
-from circuits_jax.tasks import PromptPairs, Targets, metric_values, targets
+from circuits_jax.tasks import PromptPairs, Targets, metric_values
 
 
 def product_edges(head_scores: Float[Array, "L H"]) -> Float[Array, "G G"]:
@@ -69,10 +70,19 @@ class Points:
     mlps: Float[Array | np.ndarray, "*P L"]
 
 
-def positive_point(graph: Graph) -> Points:
-    """The gradient at the positive prompt, for all."""
+def positive_point(graph: Graph, metric: str = "") -> Points:
+    """The gradient at the positive prompt, for all; see `distances` for one that is flat there."""
     still = np.zeros((1, graph.n_layers), np.float32)
-    return Points(np.ones((1, len(graph.writers)), np.float32), still[:, 0], still, still)
+    return Points(np.ones((1, len(graph.writers)), np.float32), distances(1, metric), still, still)
+
+
+def distances(steps: int, metric: str) -> Float[np.ndarray, " P"]:
+    """How far points are from the positive's: from (steps - 1) / steps down to 0.
+
+    kl has no slope there; its points are midway between these and the ones before.
+    """
+    middle = 0.5 if metric == "kl" else 0
+    return (1 - (np.arange(1, steps + 1) - middle) / steps).astype(np.float32)
 
 
 @struct.dataclass
@@ -96,9 +106,9 @@ def edge_effects(
     Tokens without a partner in the other prompt of the pair do not move (`lm/alignment.py`).
     """
     config, params = ungrouped(model.config, model.params)
-    positives, negatives = model.tokenize_pairs(pairs.positives, pairs.negatives)
+    goal = goals(model, pairs, metric)
     effects = _effects(
-        config, params, positives, negatives, targets(pairs), points, metric, rules, prompts_at_once
+        config, params, *sides(model, pairs), goal, points, metric, rules, prompts_at_once
     )
     return jnp.mean(mesh.gather(effects, len(pairs)), axis=0)
 

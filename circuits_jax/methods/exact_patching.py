@@ -11,7 +11,8 @@ for the `resample` ablation of `ablation.trial`. Everything downstream of the he
 Either effect is positive where the head serves the task and negative where it works against it, as
 negative name movers do; both kinds are part of the circuit, so the score is the absolute value.
 
-With positions="each", every head is also replaced at one token at a time, counted from the last.
+With positions="each", every head is also replaced at one token of the prompt at a time, counted
+from the last; at those of an answer it is replaced with all others only.
 With edges="path", the edges that the heads' effects suggest are patched exactly (`path_patching`);
 else they are no more than products of their ends.
 
@@ -31,7 +32,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import interpose
-from circuits_jax.capture.ablation import Trial, trial
+from circuits_jax.capture.ablation import Trial, goals, trial
 from circuits_jax.circuits.circuit import Scores, best_first
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LanguageModel
@@ -96,7 +97,8 @@ def exact_patching(
     if options.direction == "denoising":
         pairs = dataclasses.replace(pairs, positives=pairs.negatives, negatives=pairs.positives)
     sign = 1 if options.direction == "denoising" else -1
-    prepared = trial(model, pairs, "resample")
+    prepared = trial(model, pairs, "resample", task.metric)
+    prepared = dataclasses.replace(prepared, targets=goals(model, task.learn, task.metric))
     model_and_task = model.config, model.params, prepared, task.metric
     effects, *by_position = sign * patched_change(
         *model_and_task, options.heads_at_once, options.positions

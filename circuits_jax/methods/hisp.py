@@ -75,7 +75,7 @@ def hisp(model: LanguageModel, task: Task, key: jax.Array, options: Hisp | None 
         not normalised.
     """
     options = options or Hisp()
-    prepared = trial(model, task.learn, options.replacement)
+    prepared = trial(model, task.learn, options.replacement, task.metric)
     derivatives = attributed_effects(
         model.config,
         model.params,

@@ -74,6 +74,11 @@ def relp(model: LanguageModel, task: Task, key: jax.Array, options: Relp | None 
     graph = graph_of(model.config)
     rules = Rules(norms=True, activations=True, gates=True, attention=options.attention)
     effects = edge_effects(
-        model, task.learn, task.metric, positive_point(graph), rules, options.prompts_at_once
+        model,
+        task.learn,
+        task.metric,
+        positive_point(graph, task.metric),
+        rules,
+        options.prompts_at_once,
     )
     return scores_of(graph, effects)

@@ -112,7 +112,7 @@ def subnetwork_probing(
         `kept` [S, steps], the two parts of what is made small (without `l0`) before each step.
     """
     options = options or SubnetworkProbing()
-    prepared = trial(model, task.learn, options.replacement)
+    prepared = trial(model, task.learn, options.replacement, task.metric)
     keys = jax.random.split(key, options.n_seeds)
     learnt = _learnt(model.config, model.params, prepared, keys, task.metric, options)
     log_alpha, lost, kept = mesh.gather(learnt, options.n_seeds)

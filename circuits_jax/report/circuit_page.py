@@ -22,6 +22,7 @@ from circuits_jax.lm.performance import labelled
 from circuits_jax.report import figures, page
 from circuits_jax.runs import files
 from circuits_jax.tasks import PromptPairs, Task
+from circuits_jax.tasks.base import Answer
 
 N_HUES = 7  # colours of codes in the style sheet
 N_NEIGHBOURS = 5  # edges listed for a selected head, in and out
@@ -30,11 +31,21 @@ TASKS = {
     "greater_than": "Greater-than",
     "docstring": "Docstring completion",
     "induction": "Induction",
+    "gendered_pronouns": "Gendered pronouns",
+    "hypernymy": "Hypernymy",
+    "agreement": "Subject-verb agreement",
+    "capitals": "Capitals of countries",
+    "sports": "Sports of athletes",
+    "arithmetic": "Sums",
+    "multiple_choice": "Multiple choice",
+    "colored_objects": "Colours of objects",
 }
 METRICS = {
     "logit_diff": "logit difference",
     "prob_diff": "probability difference",
     "log_prob": "log-probability",
+    "rank": "rank of the answer, below 0",
+    "kl": "KL divergence from the whole model, below 0",
 }
 ABLATIONS = {
     "mean": "replaced by its mean over the negative prompts",
@@ -56,7 +67,7 @@ class Results:
             `task.learn` first, the page shows which prompts got which code.
         circuit: cut from the scores.
         evaluation: of the circuit, on held-out pairs.
-        token_strings: the text of every answer's and foil's token, by id.
+        token_strings: the text of every answer and foil, by its token or tokens.
         stability: bootstraps of the circuit, where there are any.
     """
 
@@ -66,7 +77,7 @@ class Results:
     scores: Scores
     circuit: Circuit
     evaluation: Evaluation
-    token_strings: Mapping[int, str]
+    token_strings: Mapping[Answer, str]
     stability: Stability | None = None
 
 
@@ -274,7 +285,7 @@ class Pair:
     foils: list[str]
 
 
-def _pairs(pairs: PromptPairs, token_strings: Mapping[int, str]) -> list[Pair]:
+def _pairs(pairs: PromptPairs, token_strings: Mapping[Answer, str]) -> list[Pair]:
     rows = zip(pairs.positives, pairs.negatives, pairs.answers, pairs.foils, strict=True)
     return [
         Pair(

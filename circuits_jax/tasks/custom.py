@@ -1,7 +1,7 @@
 """A task of one's own, from a file of pairs with the fields positive, negative, answer and foil.
 
-Answer and foil are strings, or lists of strings, each exactly one token as given, with its leading
-space where it has one. As JSON lines, a line is
+Answer and foil are strings, or lists of strings, as they stand after the prompt, with a leading
+space where there is one. As JSON lines, a line is
 
     {"positive": "The capital of France is", "negative": "The capital of it is",
      "answer": " Paris", "foil": [" Rome", " London"]}
@@ -24,13 +24,28 @@ from absl import logging
 
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks.base import COMPARING, METRICS, PromptPairs, Task, own_metric
-from circuits_jax.tasks.records import Record, read_records
-from circuits_jax.tasks.tokens import Tokenizer, next_token, token_ids
+from circuits_jax.tasks.base import (
+    COMPARING,
+    METRICS,
+    Answer,
+    PromptPairs,
+    Task,
+    own_metric,
+    tokens_of,
+)
+from circuits_jax.tasks.chat import turn
+from circuits_jax.tasks.records import FIELDS, Record, read_records
+from circuits_jax.tasks.tokens import Tokenizer, following_tokens, next_token, token_ids
 
-Tokens = Literal["one", "first"]
-_DEFAULTS = {"metric": "logit_diff", "answer_tokens": "one", "ids": "", "counterfactual": ""}
-_Pair = tuple[str, str, tuple[int, ...], tuple[int, ...]]
+Tokens = Literal["one", "first", "all"]
+_DEFAULTS = {
+    "metric": "logit_diff",
+    "answer_tokens": "one",
+    "ids": "",
+    "counterfactual": "",
+    "chat": False,
+}
+_Pair = tuple[str, str, tuple[Answer, ...], tuple[Answer, ...]]
 
 
 class _DoesNotFit(Exception):
@@ -48,6 +63,7 @@ def custom(
     answer_tokens: str = "one",
     ids: str = "",
     counterfactual: str = "",
+    chat: bool = False,
 ) -> Task:
     """The task of a file: `n` of its pairs learn, others are held out.
 
@@ -61,12 +77,13 @@ def custom(
       n_held_out: pairs that are held out; 0 for every pair that does not learn.
       seed: same seed, same split.
       path: the file.
-      metric: see `metric_values`. Of `log_prob`, and of a function of one's own, foils may be
-        missing.
-      answer_tokens: "one" leaves out answers and foils of several tokens, "first" takes the first
-        token of each.
+      metric: see `tasks/base.py`. Of `log_prob`, `rank`, and a function of one's own, foils may be
+        missing; of `kl` answers too.
+      answer_tokens: of answers and foils of several tokens, "all" takes all, with their joint
+        probability, "first" the first of each, and "one" leaves them out.
       ids: "model" where the file has token ids in place of words, and they are this model's.
       counterfactual: of a file of MIB, which prompt is the negative.
+      chat: whether prompts are turns of a chat (`chat.py`).
 
     Raises:
       InputError: no path, no such file, no pairs or too few, or a bad line; names file, line and
@@ -81,10 +98,13 @@ def custom(
     check_allowed("answer_tokens", answer_tokens, get_args(Tokens))
     if ids:
         check_allowed("ids", ids, ("model",))
-    records = read_records(Path(path), counterfactual, foils=metric in COMPARING)
-    pairs, left_out = _pairs(records, tokenizer, cast(Tokens, answer_tokens), ids)
+    needed = FIELDS if metric in COMPARING else FIELDS[:2] if metric == "kl" else FIELDS[:3]
+    records = read_records(Path(path), counterfactual, needed)
+    pairs, left_out = _pairs(records, tokenizer, cast(Tokens, answer_tokens), ids, chat)
     if not all(foils for *_, foils in pairs):  # some have none, so that none is looked at
         pairs = [(positive, negative, answers, ()) for positive, negative, answers, _ in pairs]
+    if not all(answers for *_, answers, _ in pairs):
+        pairs = [(positive, negative, (), foils) for positive, negative, _, foils in pairs]
     said = _left_out(path, left_out, len(pairs))
     if said:
         logging.warning("%s", said)
@@ -95,7 +115,12 @@ def custom(
             f"out, so it needs at least {n + 1} lines{fewer}{f'; {said}' if said else ''}"
         )
     learn, held_out = _split(pairs, n, seed)
-    if not held_out or n_held_out > len(held_out):
+    if not held_out:
+        raise InputError(
+            f"{path} has {len(pairs)} pairs, of which {n} learn (config.task.n), and all others "
+            "have positive prompts that learn as well; at least 1 must be held out that does not"
+        )
+    if n_held_out > len(held_out):
         raise InputError(
             f"{path} has {len(pairs)} pairs, of which {n} learn: n_held_out is {n_held_out}; "
             f"allowed is 1 to {len(held_out)}, or 0 for all of these"
@@ -106,8 +131,8 @@ def custom(
         PromptPairs(*map(tuple, zip(*(pairs[i] for i in sorted(chosen)), strict=True)))
         for chosen in (learn, held_out)
     )
-    options = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
-    options["counterfactual"] = counterfactual
+    options: dict[str, object] = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
+    options |= {"counterfactual": counterfactual, "chat": chat}
     changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
     sizes = {"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)}
     return Task("custom", metric, of_learning, of_judging, options=sizes | changed)
@@ -138,31 +163,42 @@ def _left_out(path: str | PathLike[str], reasons: list[tuple[Record, str]], n_le
 
 
 def _pairs(
-    records: Sequence[Record], tokenizer: Tokenizer, answer_tokens: Tokens, ids: str
+    records: Sequence[Record], tokenizer: Tokenizer, answer_tokens: Tokens, ids: str, chat: bool
 ) -> tuple[list[_Pair], list[tuple[Record, str]]]:
     """The pairs of a file, and what is left out of it, with the reason."""
     pairs, left_out, first = [], [], {}
     for record in records:
         values, where = record.values, record.where
+        if record.unfit:
+            left_out.append((record, record.unfit))
+            continue
         if record.ids and ids != "model":
             raise InputError(
                 f"{where}: answers are token ids, of the tokenizer that the file was made for; say "
-                "--config.task.ids=model where that is this model's, or put words in their place"
+                "--config.task.ids=model where that is this model's, put words in their place, or "
+                "take the metric kl, which looks at none"
             )
-        positives = _prompts(values["positive"], "positive", where)
-        negatives = _prompts(values["negative"], "negative", where)
+        positives, negatives = (
+            [
+                turn(tokenizer, text) if chat else text
+                for text in _prompts(values[name], name, where)
+            ]
+            for name in ("positive", "negative")
+        )
         for positive, negative in itertools.product(positives, negatives):
             try:
                 answers, foils = (
-                    _side(record, name, positive, tokenizer, answer_tokens)
+                    _side(record, name, positive, tokenizer, answer_tokens, chat)
                     for name in ("answer", "foil")
                 )
                 common = set(answers) & set(foils)
                 if common:
-                    said = f"{tokenizer.decode(sorted(common)[:1])!r} is both an answer and a foil"
+                    both = tokens_of(next(iter(common)))
+                    said = f"{tokenizer.decode(both)!r} is both an answer and a foil"
                     if answer_tokens == "first":
                         raise _DoesNotFit(said)
                     raise InputError(f"{where}: {said}")
+                _check_beginnings([*answers, *foils], tokenizer)
                 if (positive, negative) in first:
                     raise _DoesNotFit(f"the same pair as {first[positive, negative]}")
                 first[positive, negative] = where.rpartition(", ")[2]
@@ -172,16 +208,30 @@ def _pairs(
     return pairs, left_out
 
 
+def _check_beginnings(answers: Sequence[Answer], tokenizer: Tokenizer) -> None:
+    """Leave out a pair in which one of two answers begins with the other: they are no choice."""
+    all_tokens = sorted(tokens_of(one) for one in answers)
+    for shorter, longer in itertools.pairwise(all_tokens):
+        if longer[: len(shorter)] == shorter:
+            first, second = (tokenizer.decode(one) for one in (shorter, longer))
+            raise _DoesNotFit(f"{second!r} begins with {first!r}, another answer or foil")
+
+
 def _side(
-    record: Record, name: str, positive: str, tokenizer: Tokenizer, answer_tokens: Tokens
-) -> tuple[int, ...]:
-    """Answers or foils of a pair as tokens; foils may be missing."""
+    record: Record,
+    name: str,
+    positive: str,
+    tokenizer: Tokenizer,
+    answer_tokens: Tokens,
+    chat: bool,
+) -> tuple[Answer, ...]:
+    """Answers or foils of a pair as tokens; some metrics do without."""
     value, where = record.values[name], record.where
-    if name == "foil" and value is None:
+    if value is None:
         return ()
     if record.ids:
         return _given(value, name, where, tokenizer)
-    return _tokens(value, name, where, positive, tokenizer, answer_tokens)
+    return _tokens(value, name, where, positive, tokenizer, answer_tokens, chat)
 
 
 def _prompts(value: object, field: str, where: str) -> list[str]:
@@ -228,7 +278,8 @@ def _tokens(
     positive: str,
     tokenizer: Tokenizer,
     answer_tokens: Tokens,
-) -> tuple[int, ...]:
+    chat: bool,
+) -> tuple[Answer, ...]:
     texts = value if isinstance(value, list) else [value]
     words = [text for text in texts if isinstance(text, str) and text]
     if not texts or len(words) < len(texts):
@@ -237,7 +288,9 @@ def _tokens(
             f"{_short(value)}"
         )
     words = [_text(text, field, where) for text in words]
-    find = {"one": _token, "first": _first_token}[answer_tokens]
+    if chat:  # what begins a turn has no space before it
+        words = [text.lstrip(" ") or text for text in words]
+    find = {"one": _token, "first": _first_token, "all": _all_tokens}[answer_tokens]
     return tuple(dict.fromkeys(find(text, field, positive, tokenizer) for text in words))
 
 
@@ -249,13 +302,18 @@ def _token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:
             f"{field} {text!r} must be exactly one token after its prompt; this tokenizer "
             f"makes {len(made)} of it: {made}"
             + (", and another split after the prompt" if len(made) == 1 else "")
-            + "; --config.task.answer_tokens=first takes the first"
+            + "; --config.task.answer_tokens=all takes all together, =first the first"
         )
     return token
 
 
 def _first_token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:
-    before, after = token_ids(tokenizer, positive), token_ids(tokenizer, positive + text)
-    if len(after) <= len(before) or after[: len(before)] != before:
+    return tokens_of(_all_tokens(text, field, positive, tokenizer))[0]
+
+
+def _all_tokens(text: str, field: str, positive: str, tokenizer: Tokenizer) -> Answer:
+    """The tokens that follow the prompt's own, as one where there is one."""
+    after = following_tokens(tokenizer, positive, text)
+    if after is None:
         raise _DoesNotFit(f"{field} {text!r} changes the tokens of its prompt")
-    return after[len(before)]
+    return after if len(after) > 1 else after[0]

@@ -8,18 +8,17 @@ on a prompt; never negative, and 0 where nothing is ablated.
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from circuits_jax.tasks import Targets, metric_values
+from circuits_jax.tasks.base import Targets, divergence, metric_values, next_logits
 
 Divergence = Literal["kl", "metric"]
 
 
 def divergences(
-    logits: Float[Array, "B V"],
-    whole: Float[Array, "B V"],
+    logits: Float[Array, "B *Q V"],
+    whole: Float[Array, "B *Q V"],
     targets: Targets,
     metric: str,
     kind: Divergence,
@@ -36,6 +35,4 @@ def divergences(
     if kind == "metric":
         moved = metric_values(whole, targets, metric) - metric_values(logits, targets, metric)
         return jnp.abs(moved)
-    whole = jax.nn.log_softmax(whole)
-    lost = jnp.sum(jnp.exp(whole) * (whole - jax.nn.log_softmax(logits)), axis=-1)
-    return jnp.maximum(lost, 0)
+    return divergence(next_logits(whole), next_logits(logits))

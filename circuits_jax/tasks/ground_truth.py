@@ -78,6 +78,14 @@ _TRUTHS = (
         heads=_DOCSTRING_SHARED | {(1, 0)},
         source="O'Neill & Bui 2024, arXiv 2405.12522",
     ),
+    GroundTruth(
+        task="sports",
+        model="pythia-2.8b-deduped",
+        name="fact_finding",
+        heads=frozenset({(16, 20), (17, 30), (19, 24), (21, 9), (22, 15), (22, 17)}),
+        source="Nanda et al. 2023, Fact Finding, the heads that extract the sport, as auto-circuit "
+        "(Miller et al. 2024, arXiv 2407.08734) lists them",
+    ),
 )
 
 

@@ -4,9 +4,11 @@ JSON lines, a JSON array, CSV or TSV with named columns; with a byte-order mark 
 are ours or those of
 
     auto-circuit   {"prompts": [{"clean", "corrupt", "answers", "wrong_answers"}]}
-    EAP-IG         columns clean, corrupted; answers as token ids (correct_idx, incorrect_idx and
-                   the like), or for greater-than the year that the answer must exceed
-    MIB            "prompt", "choices", "answerKey", and counterfactual prompts by name
+    EAP-IG         columns clean, corrupted; answers as words where it has them (hypernymy, facts),
+                   as what decides them (the year that greater-than must exceed, plural or not, the
+                   gender of a profession), else as token ids (correct_idx, incorrect_idx)
+    MIB            "prompt", counterfactual prompts by name, and "choices" with "answerKey", or a
+                   "label" (arithmetic)
 """
 
 import ast
@@ -37,7 +39,11 @@ ID_NAMES = {
         "corrupted_country_idx",
     ),
 }
-MIB_DEFAULT = "s2_io_flip_counterfactual"
+MISSING = {"answer": None, "foil": None}
+MIB_DEFAULTS = ("s2_io_flip", "symbol", "random")  # of IOI, multiple choice and arithmetic
+EAP_IG_WORDS = (("answers", "corrupted_answers"), ("country", "corrupted_country"))
+VERBS = ([" is", " was", " has", " does"], [" are", " were", " have", " do"])
+PRONOUNS = ([" she"], [" he"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,22 +54,27 @@ class Record:
         where: the file and the line or item, for messages.
         number: of that line or item.
         values: by our names; answers and foils as text, unless `ids` says that they are token ids.
+        unfit: why the entry cannot be used, where it is one of its kind all the same.
     """
 
     where: str
     number: int
     values: dict[str, Any]
     ids: bool = False
+    unfit: str = ""
 
 
-def read_records(path: Path, counterfactual: str = "", *, foils: bool = True) -> list[Record]:
+def read_records(
+    path: Path, counterfactual: str = "", needed: tuple[str, ...] = FIELDS
+) -> list[Record]:
     """The records of a file.
 
     Args:
         path: the file.
         counterfactual: which of MIB's counterfactual prompts is the negative; by default that of
             its benchmark, else the first one.
-        foils: whether every record needs a foil; else it is None where there is none.
+        needed: fields that every record needs. A foil may else be missing, and is None; without the
+            answer among them, answers and foils are not looked at.
 
     Raises:
         InputError: no such file, no text, no records, or one that is none of these forms.
@@ -82,7 +93,10 @@ def read_records(path: Path, counterfactual: str = "", *, foils: bool = True) ->
         raise InputError(
             f"the task file {path} has no lines; each needs the fields {', '.join(FIELDS)}"
         )
-    return [_named(*item, counterfactual, FIELDS if foils else FIELDS[:3]) for item in items]
+    records = [_named(*item, counterfactual, needed) for item in items]
+    if "answer" in needed:
+        return records
+    return [dataclasses.replace(r, values=r.values | MISSING, ids=False) for r in records]
 
 
 def _items(path: Path, text: str) -> list[tuple[str, int, Any]]:
@@ -158,9 +172,10 @@ def _named(
     """An entry by our names."""
     if not isinstance(item, dict):
         raise InputError(f"{where}: must be a JSON object, got {type(item).__name__}")
-    if "choices" in item and "answerKey" in item:
-        return Record(where, number, _of_mib(where, item, counterfactual))
-    values = {
+    of_choices = {"choices", "answerKey"} <= set(item)
+    if of_choices or any(name.endswith("_counterfactual") for name in item):
+        return _of_mib(where, number, item, counterfactual)
+    values = _of_eap_ig(item) or {
         ours: item[name]
         for ours, names in reversed(NAMES.items())
         for name in reversed(names)
@@ -172,17 +187,23 @@ def _named(
         for name in names
         if name in item and ours not in values
     }
+    deciding = None if {"answer", "foil"} <= set(values) else _deciding(item)
+    if deciding:
+        return Record(where, number, values | deciding)
     if set(ids) == {"answer", "foil"}:
         return Record(where, number, values | ids, ids=True)
     year = item.get("label", ids.get("answer", [None])[0])
     if "answer" not in values and year is not None and _ends_in_century(values.get("positive")):
         return Record(where, number, values | _later_years(where, year))
     if "answer" in ids and "foil" not in needed:
-        return Record(where, number, {"foil": None} | values | ids, ids=True)
+        return Record(where, number, MISSING | values | ids, ids=True)
     for field in needed:
         if field not in values:
-            raise InputError(f"{where}: lacks the field {field!r}; needed: {', '.join(needed)}")
-    return Record(where, number, {"foil": None} | values)
+            without = "; the metrics log_prob, rank and kl need no foils" * (field == "foil")
+            raise InputError(
+                f"{where}: lacks the field {field!r}; needed: {', '.join(needed)}{without}"
+            )
+    return Record(where, number, MISSING | values)
 
 
 def _ids(where: str, name: str, value: Any) -> list[int]:
@@ -214,17 +235,79 @@ def _later_years(where: str, year: Any) -> dict[str, list[str]]:
     return {"answer": digits[year + 1 :], "foil": digits[: year + 1]}
 
 
-def _of_mib(where: str, item: dict[str, Any], counterfactual: str) -> dict[str, Any]:
-    """Prompt, counterfactual prompt, the right choice and the others, after a space."""
+def _of_eap_ig(item: dict[str, Any]) -> dict[str, Any]:
+    """Words of EAP-IG's hypernymy and facts, after a space; what is in both cancels out there."""
+    if not {"clean", "corrupted"} <= set(item):
+        return {}
+    for names in EAP_IG_WORDS:
+        if all(item.get(name) for name in names):
+            lists = [x if isinstance(x, list) else [x] for x in map(item.get, names)]
+            sides = [[_spaced(item["clean"], str(word)) for word in words] for words in lists]
+            answer, foil = ([x for x in a if x not in b] for a, b in (sides, sides[::-1]))
+            prompts = {"positive": item["clean"], "negative": item["corrupted"]}
+            return prompts | {"answer": answer, "foil": foil}
+    return {}
+
+
+def _deciding(item: dict[str, Any]) -> dict[str, Any] | None:
+    """Answers and foils of EAP-IG's agreement and gender bias, from the column that decides."""
+    if not {"clean", "corrupted"} <= set(item):
+        return None
+    if "plural" in item:
+        sides, second = VERBS, item["plural"]
+    elif {"label", "clean_answer_idx", "corrupted_answer_idx"} <= set(item):
+        sides, second = PRONOUNS, item["label"]
+    else:
+        return None
+    if str(second) not in ("0", "1"):
+        return None
+    answer, foil = sides[::-1] if str(second) == "1" else sides
+    return {"answer": answer, "foil": foil}
+
+
+def _spaced(prompt: Any, word: str) -> str:
+    """A word as it stands after a prompt: with a space, unless one is there or none belongs."""
+    ends = isinstance(prompt, str) and prompt.endswith((" ", "="))
+    return word.lstrip(" ") if ends else " " + word.lstrip(" ")
+
+
+def _of_mib(where: str, number: int, item: dict[str, Any], counterfactual: str) -> Record:
+    """Prompt and counterfactual prompt; the answer of the one, and of the other as the foil.
+
+    Where both have the same answer, the foils are the other choices.
+    """
     known = [name for name in item if name.endswith("_counterfactual")]
-    default = MIB_DEFAULT if MIB_DEFAULT in known else (known or [""])[0]
-    name = counterfactual or default
-    other = item.get(name)
-    if not isinstance(other, dict) or "prompt" not in other:
+    defaults = [f"{name}_counterfactual" for name in MIB_DEFAULTS]
+    name = counterfactual or next((name for name in defaults if name in known), (known or [""])[0])
+    if name not in known:
         raise InputError(
             f"{where}: has no counterfactual {name!r}; allowed: {', '.join(known) or 'none'}"
         )
-    choices, key = item["choices"], item["answerKey"]
+    other, prompt = item[name], item.get("prompt")
+    values = {"positive": prompt} | MISSING
+    if not isinstance(other, dict) or not other.get("prompt"):
+        return Record(where, number, values, unfit=f"its {name} is empty")
+    answer, foils = _mib_answers(where, item)
+    own = _mib_answers(f"{where}, {name}", other)[0] if _has_answer(other) else answer
+    foils = [own] if own != answer else foils
+    if not foils:
+        return Record(where, number, values, unfit=f"its {name} has the same answer, {answer!r}")
+    answer, *foils = (_spaced(prompt, text) for text in (answer, *foils))
+    values = {"positive": prompt, "negative": other["prompt"], "answer": answer, "foil": foils}
+    return Record(where, number, values)
+
+
+def _has_answer(item: dict[str, Any]) -> bool:
+    return {"choices", "answerKey"} <= set(item) or "label" in item
+
+
+def _mib_answers(where: str, item: dict[str, Any]) -> tuple[str, list[str]]:
+    """The right answer, and the others that there are to choose from."""
+    if "choices" not in item:
+        if not isinstance(item.get("label"), str | int | float):
+            raise InputError(f"{where}: lacks the field 'label', or 'choices' and 'answerKey'")
+        return str(item["label"]).strip(), []
+    choices, key = item["choices"], item.get("answerKey")
     if isinstance(choices, dict):  # of several answers with a letter before each
         choices = choices.get("label")
     if (
@@ -236,8 +319,5 @@ def _of_mib(where: str, item: dict[str, Any], counterfactual: str) -> dict[str, 
         raise InputError(
             f"{where}: answerKey is {key!r:.20}; allowed is the number of one of the choices"
         )
-    prompt = item.get("prompt")
-    space = "" if isinstance(prompt, str) and prompt.endswith(" ") else " "
-    texts = [space + str(choice).lstrip(" ") for choice in choices]
-    foils = [text for text in texts if text != texts[key]]
-    return {"positive": prompt, "negative": other["prompt"], "answer": texts[key], "foil": foils}
+    texts = [str(choice).strip() for choice in choices]
+    return texts[key], [text for text in texts if text != texts[key]]

@@ -38,6 +38,20 @@ def next_token(tokenizer: Tokenizer, prompt: str, continuation: str) -> int | No
     return after[-1] if len(after) == len(before) + 1 and after[:-1] == before else None
 
 
+def following_tokens(tokenizer: Tokenizer, prompt: str, text: str) -> tuple[int, ...] | None:
+    """The tokens of a text that follow those of its prompt; None if there are none.
+
+    Where the two merge, as in scripts without spaces, those of the text by itself, if they say it.
+    """
+    before, whole = token_ids(tokenizer, prompt), token_ids(tokenizer, prompt + text)
+    after = whole[len(before) :]
+    if after and whole[: len(before)] == before:
+        return after
+    own = token_ids(tokenizer, text)
+    said = bool(own) and tokenizer.decode([*before, *own]) == tokenizer.decode(whole)
+    return own if said else None
+
+
 def single_token_words(
     tokenizer: Tokenizer, words: Iterable[str], contexts: Sequence[str], *, needed: int, kind: str
 ) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ holds, other heads' outputs included, and writes to components that only decoys 
 differ between two prompts, and changing them changes no logit.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import Attention, Block, TokenBatch, layer_data
+from circuits_jax.decoder.decoder import MLP, Attention, Block, TokenBatch, layer_data
 from circuits_jax.runs.precision import einsum
 
 SHARPNESS = 2.0  # standard deviation of attention scores: the best of 12 keys then gets about half
@@ -37,25 +38,56 @@ def random_heads(
     }
 
 
+def random_experts(
+    key: jax.Array,
+    config: DecoderConfig,
+    reads: Bool[Array, " D"],
+    writes: Bool[Array, " D"],
+) -> dict[str, Array]:
+    """Random up [L D E], down [L E D] and router [L D X], that read and write some components.
+
+    The router reads the first components, a token's own, one by one: each token has its experts.
+    """
+    n_layers, d_model, width = config.n_layers, config.d_model, config.d_mlp
+    shapes = {
+        "up": (n_layers, d_model, width),
+        "down": (n_layers, width, d_model),
+        "router": (n_layers, d_model, config.n_experts),
+    }
+    keys = jax.random.split(key, len(shapes))
+    made = {
+        name: jax.random.normal(k, (math.prod(shape),)).reshape(shape)
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    token = (jnp.arange(d_model) < config.vocab_size)[None, :, None]
+    masks = {"up": reads[None, :, None], "down": writes[None, None], "router": token}
+    return {name: x * masks[name] for name, x in made.items()}
+
+
 def calibrated(
-    config: DecoderConfig, params: Any, batch: TokenBatch, decoys: Bool[Array, "L H"]
+    config: DecoderConfig,
+    params: Any,
+    batch: TokenBatch,
+    decoys: Bool[Array, "L H"],
+    neurons: Bool[Array, "L E"],
 ) -> Any:
     """Parameters in which decoys have attention scores and outputs of set size on some prompts.
 
     Layer after layer, W_Q of every decoy is scaled so that its scores have the standard deviation
     `SHARPNESS`, and W_O so that its output has root mean square norm 1 over tokens: the norm of
-    what a head of the circuit copies.
+    what a head of the circuit copies. What all decoys among a layer's experts write has that norm.
 
     Args:
         config: of a decoder without norms.
         params: its parameters, decoys included.
         batch: the prompts.
         decoys: which heads are decoys; others stay as they are.
+        neurons: which of the MLPs' are decoys', where there are any.
     """
     weight = batch.mask / jnp.sum(batch.mask)
 
     def step(stream, layer):
-        own, data, decoy = layer
+        own, data, decoy, neuron = layer
         heads = own["attention"]
         q, k = (einsum("btd,dhk->bthk", stream, heads[name]) for name in "qk")
         scores = config.attention_scale * einsum("bthk,bshk->btsh", q, k)
@@ -67,13 +99,20 @@ def calibrated(
         norm = jnp.sqrt(einsum("bthd,bt->h", outputs * outputs, weight))
         heads = heads | {"o": heads["o"] * _factor(1 / norm, decoy)[:, None, None]}
         own = own | {"attention": heads}
+        if "mlp" in own:
+            written = Attention(config).apply({"params": heads}, z, method="project")
+            scaled = own["mlp"] | {"down": own["mlp"]["down"] * neuron[:, None]}
+            out = MLP(config).apply({"params": scaled}, stream + written)
+            norm = jnp.sqrt(einsum("btd,bt->", out * out, weight))
+            down = own["mlp"]["down"] * _factor(1 / norm, neuron)[:, None]
+            own = own | {"mlp": own["mlp"] | {"down": down}}
         stream, _ = Block(config).apply({"params": own}, stream, data, batch)
         return stream, own
 
     stream = params["embedding"][batch.tokens] + params["position_embedding"][batch.positions]
-    layers = (params["layers"], layer_data(config), decoys)
+    layers = (params["layers"], layer_data(config), decoys, neurons)
     return params | {"layers": jax.lax.scan(step, stream, layers)[1]}
 
 
-def _factor(factor: Float[Array, " H"], decoy: Bool[Array, " H"]) -> Float[Array, " H"]:
+def _factor(factor: Float[Array, "*H"], decoy: Bool[Array, " H"]) -> Float[Array, " H"]:
     return jnp.where(decoy, factor, 1.0)

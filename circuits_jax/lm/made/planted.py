@@ -6,12 +6,17 @@ no part shows in the coordinates. The circuit's heads have weights written by ha
 scores so large that attention is a choice, the first token where there is nothing to choose); all
 other heads are decoys (`decoys.py`), with outputs of the same norm. A constant in every embedding,
 as large as all decoys together, keeps the scale of the stream the same through all layers. There
-are no norms and no MLPs: a decoy changes no logit, and the truth is exact.
+are no norms, and no MLPs but in the last kind: a decoy changes no logit, and the truth is exact.
 
     induction   a head copies the token before; a head of a later layer looks for the place whose
                 token before is the present one, and copies the token there to the answer
     duplicate   a head looks for the present token at an earlier place: yes or no
     previous    a head copies the token before to the answer
+    experts     induction, with a mixture of experts in every layer: the first head copies the token
+                before to a sixth part, from where one expert of its layer copies it on to where the
+                other head looks; all other experts are decoys, of which each token chooses some
+
+Truths are of heads; an edge by way of an expert is none between them.
 """
 
 import dataclasses
@@ -24,7 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch
@@ -36,7 +41,7 @@ from circuits_jax.runs.precision import einsum, matmul
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.words import WordTokenizer
 
-KINDS = ("induction", "duplicate", "previous")
+KINDS = ("induction", "duplicate", "previous", "experts")
 BOS, YES, NO = range(3)
 WORDS = ("<bos>", "yes", "no", *(a + b for a, b in itertools.product("bdfglmnrst", "ao")))
 V, P = len(WORDS), 12  # vocabulary, places
@@ -49,7 +54,13 @@ _TOKEN, _BEFORE, _ANSWER = (V * i + np.arange(V) for i in range(3))
 _PLACE = 3 * V + np.arange(P)
 _DECOY = 3 * V + P + np.arange(N_DECOY)
 D = 3 * V + P + N_DECOY + 1
+_HEARD = D + np.arange(V)  # of the kind with experts alone
 K = V + P
+N_EXPERTS, N_CHOSEN = 8, 2
+CERTAINTY = 3.0  # by how much the router prefers the circuit's expert; the rest is a decoy's share
+
+
+ROLES = dict.fromkeys(("induction", "experts"), ("before", "induction"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Plant:
 
     def __post_init__(self):
         check_allowed("kind of planted circuit", self.kind, KINDS)
-        least = 2 if self.kind == "induction" else 1
+        least = len(ROLES.get(self.kind, "1"))
         if self.n_layers < least or self.n_heads < 1:
             raise InputError(
                 f"a planted model of {self.n_layers}x{self.n_heads} (layers x heads); a circuit of "
@@ -97,7 +108,7 @@ def load(name: str) -> LanguageModel:
         heads=frozenset(roles.values()),
         source="written into the weights",
         roles={role: frozenset({head}) for role, head in roles.items()},
-        edges=frozenset(itertools.pairwise(roles.values())),
+        edges=frozenset(itertools.pairwise(roles.values()) if plant.kind != "experts" else ()),
     )
     config = _config(plant)
     params = _params(config, tuple(roles), tuple(roles.values()), jax.random.key(plant.seed))
@@ -107,14 +118,21 @@ def load(name: str) -> LanguageModel:
 def places(plant: Plant) -> dict[str, Head]:
     """Role -> (layer, head) of every head of the circuit, in order, drawn by the seed."""
     rng = np.random.default_rng(plant.seed)
-    roles = ["before", "induction"] if plant.kind == "induction" else [plant.kind]
+    roles = ROLES.get(plant.kind, (plant.kind,))
     layers = np.sort(rng.choice(plant.n_layers, len(roles), replace=False))
     heads = rng.integers(plant.n_heads, size=len(roles))
     return {r: (int(a), int(b)) for r, a, b in zip(roles, layers, heads, strict=True)}
 
 
 def _config(plant: Plant) -> DecoderConfig:
-    return DecoderConfig(
+    mixture: dict[str, Any] = {
+        "d_model": D + V,
+        "d_mlp": N_EXPERTS * V,
+        "n_experts": N_EXPERTS,
+        "n_chosen": N_CHOSEN,
+        "experts_sum_to_one": True,
+    }
+    config = DecoderConfig(
         family="planted",
         vocab_size=V,
         n_positions=P,
@@ -129,31 +147,38 @@ def _config(plant: Plant) -> DecoderConfig:
         attention_scale=1.0,
         learned_positions=True,
     )
+    return dataclasses.replace(config, **mixture) if plant.kind == "experts" else config
 
 
 @functools.partial(jax.jit, static_argnames=("config", "roles"))
 def _params(config: DecoderConfig, roles: tuple[str, ...], where: Any, key: jax.Array) -> Any:
     """The decoder's parameters: decoys, the circuit in their place, calibrated and turned."""
     weights, prompts, turn = jax.random.split(key, 3)
-    components = jnp.arange(D)
-    writes = jnp.isin(components, _DECOY)
-    heads = decoys.random_heads(weights, config, components < D - 1, writes)
+    width = config.d_model
+    components = jnp.arange(width)
+    reads, writes = components != D - 1, jnp.isin(components, _DECOY)
+    heads = decoys.random_heads(weights, config, reads, writes)
     decoy = jnp.ones(config.heads, bool)
     for role, (layer, head) in zip(roles, where, strict=True):
         decoy = decoy.at[layer, head].set(False)
-        by_hand = _BY_HAND[role]()
-        o = heads["o"].at[layer, head].set(by_hand["o"])
-        heads = {n: heads[n].at[layer, :, head].set(by_hand[n]) for n in "qkv"} | {"o": o}
+        by_hand = _BY_HAND["heard" if role == "before" and config.n_experts else role]()
+        o = heads["o"].at[layer, head].set(by_hand["o"][:, :width])
+        heads = {n: heads[n].at[layer, :, head].set(by_hand[n][:width]) for n in "qkv"} | {"o": o}
     params = {
-        "embedding": (jnp.eye(V, D)).at[:, -1].set(np.sqrt(config.n_layers * config.n_heads)),
-        "position_embedding": jnp.zeros((P, D)).at[np.arange(P), _PLACE].set(1),
-        "unembedding": jnp.zeros((D, V)).at[_ANSWER, np.arange(V)].set(GAIN),
+        "embedding": (jnp.eye(V, width)).at[:, D - 1].set(np.sqrt(decoy.size)),
+        "position_embedding": jnp.zeros((P, width)).at[np.arange(P), _PLACE].set(1),
+        "unembedding": jnp.zeros((width, V)).at[_ANSWER, np.arange(V)].set(GAIN),
         "layers": {"attention": heads},
     }
+    neurons = jnp.ones((config.n_layers, config.d_mlp), bool)
+    if config.n_experts:
+        expert = where[0][0], jax.random.randint(weights, (), 0, N_EXPERTS)
+        mixture = decoys.random_experts(turn, config, reads, writes)
+        params["layers"]["mlp"], neurons = _expert_by_hand(mixture, neurons, expert, decoy.size)
     tokens = jax.random.randint(prompts, (16 * P,), NO + 1, V).reshape(16, P).at[:, 0].set(BOS)
     batch = TokenBatch(tokens, jnp.ones((16, P), bool))
-    params = decoys.calibrated(config, params, batch, decoy)
-    rotation, _ = jnp.linalg.qr(jax.random.normal(turn, (D * D,)).reshape(D, D))
+    params = decoys.calibrated(config, params, batch, decoy, neurons)
+    rotation, _ = jnp.linalg.qr(jax.random.normal(turn, (width * width,)).reshape(width, width))
     return _turned(params, rotation)
 
 
@@ -162,16 +187,37 @@ def _turned(params: dict[str, Any], rotation: Float[Array, "D D"]) -> dict[str, 
     heads = params["layers"]["attention"]
     reading = {n: einsum("ldhk,dc->lchk", heads[n], rotation) for n in "qkv"}
     writing = {"o": einsum("lhkd,dc->lhkc", heads["o"], rotation)}
+    layers = {"attention": reading | writing}
+    if "mlp" in params["layers"]:
+        own = params["layers"]["mlp"]
+        layers["mlp"] = {n: einsum("lde,dc->lce", own[n], rotation) for n in ("up", "router")}
+        layers["mlp"]["down"] = einsum("led,dc->lec", own["down"], rotation)
     return {
         "embedding": matmul(params["embedding"], rotation),
         "position_embedding": matmul(params["position_embedding"], rotation),
         "unembedding": matmul(rotation.T, params["unembedding"]),
-        "layers": {"attention": reading | writing},
+        "layers": layers,
     }
 
 
+def _expert_by_hand(
+    mixture: dict[str, Array], decoy: Bool[Array, "L E"], expert: Any, n_heads: int
+) -> tuple[dict[str, Array], Bool[Array, "L E"]]:
+    """One expert of a layer copies what is heard to the token before, and is always chosen."""
+    layer, number = expert
+    word = np.arange(V)
+    neurons = number * V + word
+    up = mixture["up"].at[layer, :, neurons].set(jnp.eye(V, D + V, k=D))
+    down = mixture["down"].at[layer, neurons].set(jnp.eye(V, D + V, k=_BEFORE[0]))
+    router = mixture["router"].at[layer, :, number].set(0)
+    router = router.at[layer, D - 1, number].set(CERTAINTY / np.sqrt(n_heads))
+    return {"up": up, "down": down, "router": router}, decoy.at[layer, neurons].set(False)
+
+
 def _blank() -> dict[str, np.ndarray]:
-    return {n: np.zeros((D, K), np.float32) for n in "qkv"} | {"o": np.zeros((K, D), np.float32)}
+    width = D + V  # with the part of experts, which other kinds cut off
+    parts = {n: np.zeros((width, K), np.float32) for n in "qkv"}
+    return parts | {"o": np.zeros((K, width), np.float32)}
 
 
 def _first_token_by_default(head: dict[str, np.ndarray], slot: int) -> None:
@@ -217,6 +263,7 @@ def _duplicate() -> dict[str, np.ndarray]:
 
 _BY_HAND: Mapping[str, Any] = {
     "before": lambda: _copy_before(_BEFORE),
+    "heard": lambda: _copy_before(_HEARD),
     "previous": lambda: _copy_before(_ANSWER),
     "induction": _induction,
     "duplicate": _duplicate,

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from circuits_jax.decoder.config import NO_WINDOW, DecoderConfig
 from circuits_jax.decoder.decoder import (
     Attention,
+    ContinuedBatch,
     Decoder,
     Norm,
     TokenBatch,
@@ -266,3 +267,35 @@ def test_prompts_shard_over_devices():
 def test_configs_need_an_entry_for_each_layer():
     with pytest.raises(ValueError, match="windows needs one entry for each of 2 layers"):
         dataclasses.replace(GPT2, windows=(4, 4, 4))
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_continuations_in_one_row_compute_what_rows_of_their_own_do(config, side):
+    """And the prompt computes the same as without them."""
+    params = initial_params(config, jax.random.key(0))
+    prompts, ends = ([3, 1, 4, 1, 5], [9, 2]), ([[7, 8, 6], [2, 2]], [[5, 3], [4]])
+    tokens, mask = np.zeros((2, 6), int), np.zeros((2, 6), bool)
+    for row, prompt in enumerate(prompts):
+        at = slice(6 - len(prompt), 6) if side == "left" else slice(len(prompt))
+        tokens[row, at], mask[row, at] = prompt, True
+    rows = [[(t, n) for n, one in enumerate(row, start=1) for t in one] for row in ends]
+    after = np.zeros((2, 2, 6), int)
+    for row, parts in enumerate(rows):
+        after[:, row, : len(parts)] = np.transpose(parts)
+    batch = ContinuedBatch(
+        jnp.asarray(np.concatenate([tokens, after[0]], axis=1)),
+        jnp.asarray(np.concatenate([mask, after[1] > 0], axis=1)),
+        jnp.asarray(np.concatenate([np.zeros_like(tokens), after[1]], axis=1)),
+        n_after=6,
+    )
+    found = Decoder(config).apply({"params": params}, batch, method="last_logits")
+    assert found.shape == (2, 7, config.vocab_size)
+    for row, prompt in enumerate(prompts):
+        texts = [prompt] + [
+            [*prompt, *one[:n]] for one in ends[row] for n in range(1, len(one) + 1)
+        ]
+        for column, text in enumerate(texts):
+            alone = TokenBatch(jnp.array([text]), jnp.ones((1, len(text)), bool))
+            wanted = Decoder(config).apply({"params": params}, alone, method="last_logits")[0]
+            np.testing.assert_allclose(found[row, column], wanted, rtol=1e-4, atol=1e-5)

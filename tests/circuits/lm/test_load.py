@@ -156,3 +156,28 @@ def test_a_token_beyond_the_embedding_is_refused(base, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(InputError, match="its tokenizer is another model's"):
         load_model(str(folder)).tokenize(["when Zoe"])
+
+
+def test_what_does_not_fit_in_float32_is_loaded_in_bfloat16_and_said(base, monkeypatch, caplog):
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(load_model(str(base)).params))
+    monkeypatch.setattr(load.placement, "memory", lambda: 4 * numbers)  # nothing beside the weights
+    caplog.clear()
+    model = load_model(str(base))
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.params["layers"]["attention"])} == {
+        jax.numpy.dtype("bfloat16")
+    }
+    assert f"{numbers / 1e9:.3g} billion numbers" in caplog.text
+    assert "so it is loaded in bfloat16" in caplog.text
+    monkeypatch.setattr(load.placement, "memory", lambda: 5 * numbers)
+    caplog.clear()
+    plain = load_model(str(base))
+    assert plain.params["embedding"].dtype == "float32"
+    assert "bfloat16" not in caplog.text
+    monkeypatch.setattr(load.placement, "memory", lambda: 2 * numbers - 1)
+    for dtype in load.DTYPES:
+        with pytest.raises(InputError, match="of memory; allowed is what fits in bfloat16"):
+            load_model(str(base), dtype)
+
+
+def test_there_is_some_memory():
+    assert load.placement.memory() > 2**28

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks import PromptPairs, Task, metric_values, targets
+from circuits_jax.tasks import PromptPairs, Task, answers_beat, metric_values, targets
 
 VOCABULARY = 11
 ids = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4, unique=True).map(tuple)
@@ -82,6 +82,44 @@ def test_targets_give_the_lists_back(rows):
     for i, (answers, foils) in enumerate(rows):
         assert tuple(np.asarray(target.answer_ids[i])[np.asarray(target.answer_mask[i])]) == answers
         assert tuple(np.asarray(target.foil_ids[i])[np.asarray(target.foil_mask[i])]) == foils
+
+
+def test_metrics_of_no_foils_are_those_of_numpy():
+    """Several answers, and answers of several tokens, in logits by hand."""
+    logits = np.random.default_rng(1).normal(0, 2, (1, 3, VOCABULARY)).astype(np.float32)
+    log_p = logits[0] - np.log(np.exp(logits[0]).sum(axis=-1, keepdims=True))
+    pairs = dataclasses.replace(
+        make_pairs([((4, (7, 2)), ((5, 3),))]), foils=(((5, 3),),)
+    )  # 7 is followed in row 1, 5 in row 2
+    goal = targets(pairs)
+    joint = {4: log_p[0, 4], (7, 2): log_p[0, 7] + log_p[1, 2], (5, 3): log_p[0, 5] + log_p[2, 3]}
+    beaten = {4: np.sum(logits[0, 0] > logits[0, 0, 4])}
+    beaten[7, 2] = sum(np.sum(logits[0, r] > logits[0, r, t]) for r, t in ((0, 7), (1, 2)))
+    wanted = {
+        "log_prob": np.logaddexp(joint[4], joint[7, 2]),
+        "rank": -min(beaten.values()),
+        "logit_diff": (joint[4] + joint[7, 2]) / 2 - joint[5, 3],
+        "prob_diff": np.exp(joint[4]) + np.exp(joint[7, 2]) - np.exp(joint[5, 3]),
+    }
+    for metric, value in wanted.items():
+        found = metric_values(jnp.asarray(logits), goal, metric)
+        np.testing.assert_allclose(found, [value], rtol=1e-5, err_msg=metric)
+
+
+@pytest.mark.parametrize(("first", "second", "right"), [(7, 2, 1), (7, 3, 0), (4, 3, 1), (5, 3, 0)])
+def test_an_answer_is_right_where_it_is_said_greedily(first, second, right):
+    goal = targets(make_pairs([((4, (7, 2)), ((5, 3),))]))
+    logits = jnp.zeros((1, 3, VOCABULARY)).at[0, 0, first].set(1).at[0, 1, second].set(1)
+    for metric in ("log_prob", "rank"):
+        assert answers_beat(logits, goal, metric).tolist() == [right]
+    assert answers_beat(jnp.zeros((1, 3, VOCABULARY)), goal, "rank").tolist() == [0.5]
+    assert metric_values(logits, goal, "rank").tolist() == [0] if right else [-1]
+
+
+def test_kl_needs_what_it_is_measured_from():
+    goal = targets(make_pairs([((1,), (2,))]))
+    with pytest.raises(InputError, match="the metric kl needs the whole model's prediction"):
+        metric_values(jnp.zeros((1, VOCABULARY)), goal, "kl")
 
 
 def test_unknown_metric():

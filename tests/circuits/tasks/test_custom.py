@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import make_task, records
+from circuits_jax.tasks.records import VERBS
 
 GOOD = {
     "positive": "The war lasted",
@@ -264,7 +265,7 @@ def as_mib(path):
     lines = []
     for row in rows():
         choices = [row["answer"].strip(), *(foil.strip() for foil in row["foil"])]
-        other = {"prompt": row["negative"], "choices": choices, "answerKey": 1}
+        other = {"prompt": row["negative"], "choices": choices, "answerKey": 0}
         item = {"prompt": row["positive"], "choices": choices, "answerKey": 0}
         item["abc_counterfactual"] = {"prompt": "no", "choices": choices, "answerKey": 0}
         lines.append(json.dumps(item | {"s2_io_flip_counterfactual": other}))
@@ -289,6 +290,68 @@ def test_mibs_other_counterfactuals(tmp_path, split_digits):
     assert set(task.learn.negatives) == {"no"}
     with pytest.raises(InputError, match=r"'other'; allowed: abc_counterfactual, s2_io_flip"):
         make_task("custom", split_digits, n=2, path=path, counterfactual="other")
+
+
+def words(tokenizer, answers):
+    return [tokenizer.decode([one] if isinstance(one, int) else one) for one in answers]
+
+
+def test_mibs_foil_is_what_its_counterfactual_answers(tmp_path, split_digits, caplog):
+    """Its letters, or its sum; one without a counterfactual is left out and counted."""
+    choices = {"label": ["A", "B"], "text": ["red", "green"]}
+    other = {"prompt": "The year C of", "choices": choices | {"label": ["C", "D"]}, "answerKey": 0}
+    row = {"prompt": "The war of", "choices": choices, "answerKey": 1}
+    rows = [row | {"prompt": f"The war {i} of", "symbol_counterfactual": other} for i in range(3)]
+    rows.append(row | {"symbol_counterfactual": None})
+    path = write(tmp_path, *map(json.dumps, rows))
+    task = make_task("custom", split_digits, n=1, path=path, answer_tokens="all")
+    assert words(split_digits, task.learn.answers[0] + task.learn.foils[0]) == [" B", " C"]
+    assert "1 of 4 pairs" in caplog.text
+    assert "its symbol_counterfactual is empty" in caplog.text
+    sums = [
+        {"prompt": f"The sum of {i} and 7 is ", "label": str(i + 7), "operator": "+"}
+        | {"random_counterfactual": {"prompt": "The sum of 3 and 1 is ", "label": "4"}}
+        for i in range(20, 23)
+    ]
+    path = write(tmp_path, *map(json.dumps, sums))
+    task = make_task("custom", split_digits, n=1, path=path, answer_tokens="all")
+    answer = int(task.learn.positives[0].split()[3]) + 7
+    assert words(split_digits, task.learn.answers[0] + task.learn.foils[0]) == [str(answer), "4"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "answers", "foils"),
+    [
+        (
+            "clean,answers,answers_idx,corrupted,corrupted_answers,corrupted_answers_idx",
+            "\", the {} and other\",\"['war', 'peace']\",\"[1, 2]\",x,\"['peace', 'trade']\",[2]",
+            [" war"],
+            [" trade"],
+        ),
+        (
+            "clean,capital,country,country_idx,corrupted,corrupted_country,corrupted_country_idx",
+            '" {}, the capital of",x,Mary,3,"of",John,4',
+            [" Mary"],
+            [" John"],
+        ),
+        ("clean,corrupted,group,plural", "The {} wars,The war,x,1", VERBS[1], VERBS[0]),
+        ("clean,corrupted,group,plural", "The {} war,The wars,x,0", VERBS[0], VERBS[1]),
+        (
+            "clean,corrupted,clean_answer_idx,corrupted_answer_idx,label",
+            "The nurse {} slept because,The man slept because,673,339,0",
+            [" she"],
+            [" he"],
+        ),
+    ],
+    ids=["hypernymy", "facts", "plural", "singular", "gender"],
+)
+def test_words_of_eap_ig_are_read(tmp_path, smollm2, header, rows, answers, foils):
+    """Whatever tokenizer the ids beside them are of."""
+    path = tmp_path / "published.csv"
+    path.write_text("\n".join([header, *(rows.format(i) for i in "abc")]))
+    learn = make_task("custom", smollm2, n=1, path=path).learn
+    assert words(smollm2, learn.answers[0]) == answers
+    assert words(smollm2, learn.foils[0]) == foils
 
 
 def test_token_ids_are_taken_where_they_are_said_to_be_the_models(tmp_path, split_digits):
@@ -391,14 +454,66 @@ def test_foils_may_be_missing_where_the_metric_compares_with_none(tmp_path, spli
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"metric": "kl"}, "metric is 'kl'; allowed are logit_diff, prob_diff, log_prob, MOD"),
+        ({"metric": "loss"}, "metric is 'loss'; allowed are logit_diff, .* rank, kl, MODULE:F"),
         ({"metric": "no.such:thing"}, "'no.such:thing' cannot be imported"),
         ({"metric": "math:no"}, "'math:no' cannot be imported"),
         ({"metric": "math:pi"}, "'math:pi' is a float, not a function"),
-        ({"answer_tokens": "all"}, "answer_tokens is 'all'; allowed are one, first"),
+        ({"answer_tokens": "two"}, "answer_tokens is 'two'; allowed are one, first, all"),
         ({"ids": "gpt2"}, "ids is 'gpt2'; allowed are model"),
     ],
 )
 def test_options_that_are_not_allowed(tmp_path, split_digits, options, sentence):
     with pytest.raises(InputError, match=sentence):
         make_task("custom", split_digits, n=1, path=write(tmp_path, *numbered(3)), **options)
+
+
+def test_all_tokens_of_answers_may_be_asked_for(tmp_path, split_digits):
+    path = write(tmp_path, line(answer=[" from to", " to"], foil=" year of"), *numbered(1))
+    learn = make_task("custom", split_digits, n=1, path=path, answer_tokens="all", seed=0)
+    both = [*zip(learn.learn.answers, learn.learn.foils, strict=True)]
+    both += zip(learn.held_out.answers, learn.held_out.foils, strict=True)
+
+    def ids(text):
+        return tuple(split_digits(text, add_special_tokens=False).input_ids)
+
+    assert ((ids(" from to"), *ids(" to")), (ids(" year of"),)) in both
+    assert all(
+        isinstance(one, int) for row in both if row[1][0] != ids(" year of") for one in row[0]
+    )
+
+
+def test_an_answer_that_begins_another_is_no_choice(tmp_path, split_digits, caplog):
+    path = write(tmp_path, line(answer=" from to", foil=" from"), *numbered(3))
+    make_task("custom", split_digits, n=1, path=path, answer_tokens="all")
+    assert "' from to' begins with ' from', another answer or foil" in caplog.text
+
+
+def test_words_that_merge_with_their_prompt_have_their_own_tokens(tmp_path, smollm2):
+    """Japanese has no spaces, so that the end of a prompt and an answer may be one token."""
+    merging = {
+        "positive": "\u3042",
+        "negative": "\u3044",
+        "answer": "\u308a\u304c",
+        "foil": "\u305d\u3046",
+    }
+    prompts = [merging | {"positive": f"{i}{merging['positive']}"} for i in range(40)]
+    path = write(tmp_path, *(json.dumps(row) for row in prompts))
+    task = make_task("custom", smollm2, n=1, path=path, answer_tokens="all")
+    for prompt, (answer,) in zip(task.learn.positives, task.learn.answers, strict=True):
+        front = smollm2(prompt).input_ids
+        assert smollm2.decode([*front, *answer]) == prompt + merging["answer"]
+
+
+def test_kl_looks_at_no_answer(tmp_path, split_digits):
+    bare = [json.dumps({k: row[k] for k in ("positive", "negative")}) for row in rows()]
+    path = write(tmp_path, *bare[:2], *numbered(4)[2:])
+    task = make_task("custom", split_digits, n=1, path=path, metric="kl")
+    assert {*task.learn.answers, *task.held_out.answers, *task.held_out.foils} == {()}
+    with pytest.raises(InputError, match="has no answers, which the metric rank looks at"):
+        dataclasses.replace(task, metric="rank")
+
+
+def test_one_positive_with_many_negatives_cannot_be_split(tmp_path, split_digits):
+    path = write(tmp_path, *(line(negative=f"The year {i}") for i in range(4)))
+    with pytest.raises(InputError, match=r"of which 2 learn .* and all others have positive prom"):
+        make_task("custom", split_digits, n=2, path=path)

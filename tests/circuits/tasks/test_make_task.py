@@ -69,8 +69,8 @@ def test_tokenizer_that_knows_no_words(letters_only, name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? allowed: compiled, custom"),
-        ({"name": "zzz"}, r"unknown task 'zzz'; allowed: compiled, custom, docstring"),
+        ({"name": "iio"}, r"unknown task 'iio'; did you mean 'ioi'\? allowed: agreement, arith"),
+        ({"name": "zzz"}, r"unknown task 'zzz'; allowed: agreement, arithmetic, capitals"),
         ({"negative": "range", "name": "greater_than"}, r"'negative'; did you mean 'negatives'\?"),
         ({"path": "x"}, r"unknown option of task ioi 'path'; allowed: none"),
         ({"n": 0}, "n is 0; allowed is 1 and above"),

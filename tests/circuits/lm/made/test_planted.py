@@ -1,12 +1,14 @@
 """Planted models do their task, by the planted heads alone."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import circuits_jax as cj
 from circuits_jax.evaluation.faithfulness import against_truth
-from circuits_jax.lm.made.planted import KINDS, Plant, places
+from circuits_jax.lm.made.planted import KINDS, Plant, V, places
 from circuits_jax.runs.errors import InputError
 
 
@@ -55,7 +57,32 @@ def test_decoys_write_as_much_as_the_circuit_and_differ_within_pairs(made):
     assert np.all(moved[~mask] > 0.02)
 
 
-@pytest.mark.parametrize("made", ["induction"], indirect=True)
+@pytest.mark.parametrize("made", ["experts"], indirect=True)
+def test_one_expert_does_the_step_and_the_others_are_decoys(made):
+    """Without what it writes nothing is answered; what the others write is no matter."""
+    model, task = made
+    mlp = model.params["layers"]["mlp"]
+    down = np.asarray(mlp["down"]).reshape(model.config.n_layers, model.config.n_experts, V, -1)
+    plain = np.asarray(model.logits(task.held_out.positives))
+    right = [answer for (answer,) in task.held_out.answers]
+
+    def without(layer, expert):
+        less = down.copy()
+        less[layer, expert] = 0
+        own = model.params["layers"] | {"mlp": mlp | {"down": less.reshape(mlp["down"].shape)}}
+        cut = dataclasses.replace(model, params=model.params | {"layers": own})
+        return cut.logits(task.held_out.positives)
+
+    (step, _) = places(Plant(6, 12, "experts", 3))["before"]
+    moved = [np.abs(without(step, x) - plain).max() for x in range(model.config.n_experts)]
+    (expert,) = np.flatnonzero(np.array(moved) > 1)
+    cut = np.asarray(without(step, expert))
+    assert np.mean(np.argmax(cut, axis=-1) == np.array(right)) < 0.3
+    assert np.abs(without(5, 0) - plain).max() < 1e-3
+    assert sum(x < 1e-3 for x in moved) == model.config.n_experts - 1
+
+
+@pytest.mark.parametrize("made", ["induction", "experts"], indirect=True)
 def test_codes_find_the_circuit_among_decoys(made):
     model, task = made
     scores = np.asarray(cj.discover(model, task).head_scores)
