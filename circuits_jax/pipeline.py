@@ -1,6 +1,6 @@
 """The whole story of the method, from a config to a report: read this file first.
 
-task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation -> report
+task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation -> views -> report
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
+from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
@@ -80,6 +81,8 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
             evaluation = evaluated(workdir, config, model, task, circuit, measured)
+    with workdir.stage("look at nodes"):
+        views = viewed(workdir, model, task, circuit)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -89,7 +92,8 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             circuit=circuit,
             evaluation=evaluation,
             stability=stable,
-            token_strings=token_strings(model, task),
+            token_strings=token_strings(model, task, views),
+            views=views,
         )
         files.write(workdir / "report.html", circuit_page.render(results))
     print(evaluation)
@@ -194,12 +198,22 @@ def found_evaluation(workdir: Workdir) -> Evaluation:
     return evaluation_from_json({"performance": record["performance"], **record["evaluation"]})
 
 
-def token_strings(model: LanguageModel, task: Task) -> dict[int, str]:
-    """The text of every token that answers or foils."""
+def viewed(workdir: Workdir, model: LanguageModel, task: Task, circuit: Circuit) -> NodeViews:
+    """What the circuit's nodes do with the prompts, found in the workdir or looked at."""
+    if workdir.has("nodes.npz"):
+        return load_node_views(workdir / "nodes.npz")
+    views = view_nodes(model, task, circuit)
+    views.save(workdir / "nodes.npz")
+    return views
+
+
+def token_strings(model: LanguageModel, task: Task, views: NodeViews) -> dict[int, str]:
+    """The text of every token that answers or foils, or that a node adds most to."""
     ids = {
         token
         for pairs in (task.learn, task.held_out)
         for row in (*pairs.answers, *pairs.foils)
         for token in row
     }
+    ids |= {int(token) for named in (views.most_ids, views.least_ids) for token in np.unique(named)}
     return {token: model.tokenizer.decode([token]) for token in sorted(ids)}

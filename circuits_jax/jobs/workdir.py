@@ -5,6 +5,7 @@
     scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
     stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
     circuit.json    warnings, performance, the circuit and its evaluation (schema: `Circuit.save`)
+    nodes.npz       what the circuit's nodes do with the prompts (`node_views.NodeViews`)
     evaluation/     parts of the evaluation that are done, until circuit.json is there
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page

@@ -42,6 +42,7 @@ RESULTS = {
     "circuit.json",
     "config.json",
     "metrics.jsonl",
+    "nodes.npz",
     "report.html",
     "run.json",
     "scores.npz",
