@@ -1,8 +1,8 @@
 """What the page's script draws of every node: views of them as one compressed text.
 
-JSON, deflated and in base64, since a script that opens from disk can read no file beside it. What
-does not fit into `MOST_BYTES` is left out: pairs first, then the nodes that score least. All of it
-is in the run's nodes.npz.
+JSON, deflated and in base64 (that of addresses), since a page opened from disk can read no file
+beside it. What does not fit into `MOST_BYTES` is left out: pairs first, then the nodes that score
+least. All of it is in the run's nodes.npz.
 """
 
 import base64
@@ -27,23 +27,27 @@ def packed(views: NodeViews, token_strings: Mapping[int, str]) -> str:
     foil), `most` and `least` (of every prompt, tokens with what is added), `sources` (of every
     pair, of each part the writers: name, share, token).
     """
-    n_pairs, n_nodes = len(views.prompts) // 2, len(views.nodes)
-    while True:
-        text = deflated(_record(views, token_strings, n_pairs, n_nodes))
-        if len(text) <= MOST_BYTES or n_nodes <= 1:
-            return text
-        n_pairs, n_nodes = (n_pairs - 1, n_nodes) if n_pairs > 1 else (1, n_nodes // 2)
+    most, n_nodes = len(views.prompts) // 2, len(views.nodes)
+    text = deflated(_record(views, token_strings, 1, n_nodes))
+    while len(text) > MOST_BYTES and n_nodes > 1:
+        n_nodes = max(1, int(0.95 * n_nodes * MOST_BYTES / len(text)))
+        text = deflated(_record(views, token_strings, 1, n_nodes))
+    for n_pairs in range(min(most, MOST_BYTES // len(text)), 1, -1):
+        several = deflated(_record(views, token_strings, n_pairs, n_nodes))
+        if len(several) <= MOST_BYTES:
+            return several
+    return text
 
 
 def deflated(value: Any) -> str:
     """A value in terms of JSON as compressed text."""
     content = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(zlib.compress(content.encode(), 9)).decode()
+    return base64.urlsafe_b64encode(zlib.compress(content.encode(), 9)).decode()
 
 
 def unpacked(text: str) -> Any:
     """The value that `deflated` was given."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
+    return json.loads(zlib.decompress(base64.urlsafe_b64decode(text)))
 
 
 def _record(
