@@ -4,7 +4,8 @@
 
 Configs: ioi.py, greater_than.py, docstring.py, induction.py, compiled.py, planted.py and custom.py
 find the circuit of a task; compare.py runs all methods on one; sweep.py moves the settings of the
-discrete-code method; paper_table.py makes the paper's table. Fields that are often set:
+discrete-code method; paper_table.py makes the paper's table; judge.py judges the circuit in a file,
+whoever found it. Fields that are often set:
 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
     --config.adapter=FOLDER     LoRA weights that are merged into the model
@@ -38,6 +39,7 @@ from circuits_jax.runs.errors import InputError, unknown_name
 # `config.job` -> module whose run(config, workdir) does it and gives the path of its report
 JOBS = {
     "circuit": "circuits_jax.pipeline",
+    "judge": "circuits_jax.pipeline",
     "compare": "circuits_jax.jobs.compare",
     "sweep": "circuits_jax.jobs.sweep",
     "paper_table": "circuits_jax.jobs.paper_table",

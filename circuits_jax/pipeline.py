@@ -15,7 +15,8 @@ from absl import logging
 
 from circuits_jax.capture.ablation import ABLATIONS
 from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
-from circuits_jax.config import experiment
+from circuits_jax.circuits.given import read_circuit
+from circuits_jax.config import experiment, judgement
 from circuits_jax.evaluation import stability
 from circuits_jax.evaluation.faithfulness import (
     Evaluation,
@@ -35,17 +36,17 @@ from circuits_jax.report import circuit_page
 from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.runs.command import check_values
+from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.tasks import Task, task_warning
 
-LIMITS = {
-    "stability.n": Range(0),
-    "stability.n_seeds": Range(1),
+JUDGED_LIMITS = {
     "evaluate.n_random": Range(0),
     "evaluate.masks_at_once": Range(1),
     "evaluate.ablations": ABLATIONS,
     "evaluate.curve": Range(0, 1),
 }
+LIMITS = {"stability.n": Range(0), "stability.n_seeds": Range(1), **JUDGED_LIMITS}
 
 
 @one_at_a_time
@@ -73,10 +74,15 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
 
     model, task, measured = begun(workdir, config)
     with workdir.stage("score heads"):
-        scores = score(workdir, config, model, task, method_key)
+        if config.job == "judge":
+            scores = read_circuit(config.circuit.path, model.config)
+        else:
+            scores = score(workdir, config, model, task, method_key)
     with warnings.catch_warnings():  # what they say stands in the evaluation
         warnings.simplefilter("ignore", task_warning.TaskWarning)
-        circuit = cut(scores, config.circuit)
+        circuit = scores if isinstance(scores, Circuit) else cut(scores, config.circuit)
+        if isinstance(scores, Circuit):
+            scores = Scores(circuit.head_scores, circuit.edge_scores)
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
@@ -106,6 +112,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    if config.job == "judge":
+        check_values(config, judgement(""))
+        check_fields(config)
+        if not Path(config.circuit.path).expanduser().is_file():
+            path = config.circuit.path
+            raise InputError(f"config.circuit.path is {path!r}, which is no file of a circuit")
+        return check_all(config, JUDGED_LIMITS, "config.")
     check_values(config, experiment(""))
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
@@ -145,6 +158,8 @@ def bootstrapped(
     """
     if workdir.has("stability.npz"):
         return stability.load(workdir / "stability.npz")
+    if config.job == "judge":
+        return None
     options = method_options(config.method, **config[config.method])
     if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
         return None
@@ -171,6 +186,8 @@ def evaluated(
         evaluation = found_evaluation(workdir)
     else:
         options = EvaluationOptions(**config.evaluate)
+        if config.job == "judge" and len(set(circuit.head_scores[circuit.heads].tolist())) < 2:
+            options = dataclasses.replace(options, curve=())  # heads that nobody has ranked
         seen = shown, workdir.part, measured
         evaluation = evaluate(model, task, circuit, config.seed, options, *seen)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]

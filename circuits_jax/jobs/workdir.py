@@ -123,6 +123,8 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     path, resolved = Path(path).expanduser(), files.plain(config.to_dict())
     if resolved["task"].get("path"):
         resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
+    if resolved.get("circuit", {}).get("path"):
+        resolved["circuit"]["path_sha256"] = _sha256(Path(resolved["circuit"]["path"]).expanduser())
     resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
     if not (path / "config.json").is_file():
         return Workdir(path, resolved, {})
