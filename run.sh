@@ -8,6 +8,8 @@ usage() {
 ./run.sh                    install what is needed, find a circuit in SmolLM2, train and probe
                             foveated systems on synthetic scenes, end with both reports
 ./run.sh circuits FLAGS     circuits-jax, such as --config=configs/circuits/ioi.py --workdir=DIR
+./run.sh circuits diff RUN RUN...
+                            finished runs side by side: shared heads, and what differs
 ./run.sh foveation FLAGS    foveation-jax, such as --config=configs/foveation/transforms.py
 ./run.sh test [PYTEST ARGS] lint, types and tests; with --coverage first, what the tests reach
 ./run.sh docs [FOLDER]      the API reference, from docstrings (default: build/reference)

@@ -30,6 +30,7 @@ from circuits_jax.capture.head_outputs import head_outputs
 from circuits_jax.circuits.circuit import Circuit, Scores, load_circuit
 from circuits_jax.circuits.formats import load_graph_json, save_graph_json
 from circuits_jax.evaluation.faithfulness import Evaluation, EvaluationOptions, evaluate
+from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.stability import bootstrap
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.load import load_model
@@ -46,6 +47,7 @@ __all__ = [
     "GroundTruth",
     "InputError",
     "LanguageModel",
+    "NodeViews",
     "PromptPairs",
     "Scores",
     "Task",
@@ -57,6 +59,8 @@ __all__ = [
     "load_circuit",
     "load_graph_json",
     "load_model",
+    "load_node_views",
     "make_task",
     "save_graph_json",
+    "view_nodes",
 ]

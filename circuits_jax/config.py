@@ -27,6 +27,23 @@ def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     return _config("circuit", task, task_options, **fields)
 
 
+def judgement(task: str, **task_options: Any) -> ml_collections.ConfigDict:
+    """A locked config of the job "judge".
+
+    Fields: as in `experiment`, less the methods'; `circuit.path`, a file of somebody's circuit
+    (`circuits/given.py`), which the other fields of `circuit` cut where it is of scores alone; and
+    `method`, the words for who found it. `task` has the options of all tasks.
+    """
+    evaluate = dataclasses.asdict(EvaluationOptions())
+    config = _config(
+        "judge", task, _any_options() | task_options, method="given", evaluate=evaluate
+    ).unlock()
+    for name in METHODS:
+        del config[name]
+    config.circuit.path = ""
+    return config.lock()
+
+
 def comparison(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     """A locked config of the job "compare".
 

@@ -1,10 +1,12 @@
 """Find the attention heads of a language model that do a task, from about ten prompts.
 
     circuits-jax --config=configs/circuits/ioi.py --workdir=DIR [--config.FIELD=VALUE ...]
+    circuits-jax diff RUN RUN ... [--workdir=DIR]     finished runs side by side
 
 Configs: ioi.py, greater_than.py, docstring.py, induction.py, compiled.py, planted.py and custom.py
 find the circuit of a task; compare.py runs all methods on one; sweep.py moves the settings of the
-discrete-code method; paper_table.py makes the paper's table. Fields that are often set:
+discrete-code method; paper_table.py makes the paper's table; judge.py judges the circuit in a file,
+whoever found it. Fields that are often set:
 
     --config.model=smollm2      or a Hugging Face hub id, a local folder, a GGUF file
     --config.adapter=FOLDER     LoRA weights that are merged into the model
@@ -24,6 +26,7 @@ runs/NAME-HASH. Compiled programs are kept in --compilation_cache_dir. --helpful
 
 import importlib
 import os
+import sys
 from logging import WARNING, Formatter, getLogger
 from pathlib import Path
 
@@ -38,6 +41,7 @@ from circuits_jax.runs.errors import InputError, unknown_name
 # `config.job` -> module whose run(config, workdir) does it and gives the path of its report
 JOBS = {
     "circuit": "circuits_jax.pipeline",
+    "judge": "circuits_jax.pipeline",
     "compare": "circuits_jax.jobs.compare",
     "sweep": "circuits_jax.jobs.sweep",
     "paper_table": "circuits_jax.jobs.paper_table",
@@ -64,7 +68,17 @@ def main() -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     getLogger("jax").setLevel(WARNING)
+    if sys.argv[1:2] == ["diff"]:
+        runs = [given for given in sys.argv[2:] if not given.startswith("-")]
+        sys.argv[1:] = [given for given in sys.argv[2:] if given.startswith("-")]
+        return command.main(lambda _: _diff(runs), __doc__)
     command.main(_run, __doc__)
+
+
+def _diff(runs: list[str]) -> None:
+    report = importlib.import_module("circuits_jax.jobs.diff").run(runs, _WORKDIR.value)
+    page.index_runs(report.parent)
+    print(f"Report: {report.resolve()}")
 
 
 def _run(_) -> None:

@@ -1,6 +1,6 @@
 """The whole story of the method, from a config to a report: read this file first.
 
-task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation -> report
+task -> head outputs -> autoencoders -> codes -> scores -> circuit -> evaluation -> views -> report
 """
 
 import dataclasses
@@ -16,7 +16,8 @@ from absl import logging
 
 from circuits_jax.capture.ablation import ABLATIONS
 from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
-from circuits_jax.config import experiment
+from circuits_jax.circuits.given import read_circuit
+from circuits_jax.config import experiment, judgement
 from circuits_jax.evaluation import stability
 from circuits_jax.evaluation.faithfulness import (
     Evaluation,
@@ -24,6 +25,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
+from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
@@ -35,17 +37,21 @@ from circuits_jax.report import circuit_page
 from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Allowed, Range, check_all
 from circuits_jax.runs.command import check_values
+from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.lock import one_at_a_time
 from circuits_jax.tasks import Task, task_warning, tokens_of
 from circuits_jax.tasks.base import Answer
 
-LIMITS: dict[str, Allowed] = {
-    "stability.n": Range(0),
-    "stability.n_seeds": Range(1),
+JUDGED_LIMITS: dict[str, Allowed] = {
     "evaluate.n_random": Range(0),
     "evaluate.masks_at_once": Range(1),
     "evaluate.ablations": ABLATIONS,
     "evaluate.curve": Range(0, 1),
+}
+LIMITS: dict[str, Allowed] = {
+    "stability.n": Range(0),
+    "stability.n_seeds": Range(1),
+    **JUDGED_LIMITS,
 }
 
 
@@ -74,14 +80,21 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
 
     model, task, measured = begun(workdir, config)
     with workdir.stage("score heads"):
-        scores = score(workdir, config, model, task, method_key)
+        if config.job == "judge":
+            scores = read_circuit(config.circuit.path, model.config)
+        else:
+            scores = score(workdir, config, model, task, method_key)
     with warnings.catch_warnings():  # what they say stands in the evaluation
         warnings.simplefilter("ignore", task_warning.TaskWarning)
-        circuit = cut(scores, config.circuit)
+        circuit = scores if isinstance(scores, Circuit) else cut(scores, config.circuit)
+        if isinstance(scores, Circuit):
+            scores = Scores(circuit.head_scores, circuit.edge_scores)
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
             evaluation = evaluated(workdir, config, model, task, circuit, measured)
+    with workdir.stage("look at nodes"):
+        views = viewed(workdir, model, task, circuit)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -91,7 +104,8 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             circuit=circuit,
             evaluation=evaluation,
             stability=stable,
-            token_strings=token_strings(model, task),
+            token_strings=token_strings(model, task, views),
+            views=views,
         )
         files.write(workdir / "report.html", circuit_page.render(results))
     print(evaluation)
@@ -104,6 +118,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     Raises:
         InputError: a field, its value, and what is allowed.
     """
+    if config.job == "judge":
+        check_values(config, judgement(""))
+        check_fields(config)
+        if not Path(config.circuit.path).expanduser().is_file():
+            path = config.circuit.path
+            raise InputError(f"config.circuit.path is {path!r}, which is no file of a circuit")
+        return check_all(config, JUDGED_LIMITS, "config.")
     check_values(config, experiment(""))
     method_options(config.method)  # its name, before the section of that name is read
     method_options(config.method, **config[config.method])
@@ -143,6 +164,8 @@ def bootstrapped(
     """
     if workdir.has("stability.npz"):
         return stability.load(workdir / "stability.npz")
+    if config.job == "judge":
+        return None
     options = method_options(config.method, **config[config.method])
     if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
         return None
@@ -169,6 +192,8 @@ def evaluated(
         evaluation = found_evaluation(workdir)
     else:
         options = EvaluationOptions(**config.evaluate)
+        if config.job == "judge" and len(set(circuit.head_scores[circuit.heads].tolist())) < 2:
+            options = dataclasses.replace(options, curve=())  # heads that nobody has ranked
         seen = shown, workdir.part, measured
         evaluation = evaluate(model, task, circuit, config.seed, options, *seen)
     records = [dataclasses.asdict(judgement) for judgement in evaluation.judgements]
@@ -196,8 +221,20 @@ def found_evaluation(workdir: Workdir) -> Evaluation:
     return evaluation_from_json({"performance": record["performance"], **record["evaluation"]})
 
 
-def token_strings(model: LanguageModel, task: Task) -> dict[Answer, str]:
-    """The text of every answer and foil."""
+def viewed(workdir: Workdir, model: LanguageModel, task: Task, circuit: Circuit) -> NodeViews:
+    """What the circuit's nodes do with the prompts, found in the workdir or looked at."""
+    if workdir.has("nodes.npz"):
+        return load_node_views(workdir / "nodes.npz")
+    views = view_nodes(model, task, circuit)
+    views.save(workdir / "nodes.npz")
+    return views
+
+
+def token_strings(model: LanguageModel, task: Task, views: NodeViews) -> dict[Answer, str]:
+    """The text of every answer and foil, and of every token that a node adds most to."""
     both = (task.learn, task.held_out)
     rows = (row for pairs in both for row in (*pairs.answers, *pairs.foils))
-    return {one: model.tokenizer.decode(tokens_of(one)) for one in itertools.chain(*rows)}
+    ids = np.concatenate([views.most_ids, views.least_ids], axis=None)
+    texts: dict[Answer, str] = {int(t): model.tokenizer.decode([int(t)]) for t in np.unique(ids)}
+    said = {one: model.tokenizer.decode(tokens_of(one)) for one in itertools.chain(*rows)}
+    return texts | said

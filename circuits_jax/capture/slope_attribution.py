@@ -304,6 +304,23 @@ def read_attention(
     For the values alone this is exact: with patterns held still z is linear in the input. With
     the pattern itself for `between`, it is the transpose of the derivative.
     """
+    read = attention_reads(config, own, data, batch, moved, between, heads, sink)
+    # Weights first: with them second, XLA transposes them on a CPU.
+    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
+    return jnp.moveaxis(total, 0, -1)
+
+
+def attention_reads(
+    config: DecoderConfig,
+    own: Any,
+    data: LayerData,
+    batch: TokenBatch,
+    moved: Moved,
+    between: Float[Array, "B J I Q T"],
+    heads: Float[Array, "B Q H K"],
+    sink: Float[Array, "B J I Q 1"] | float = 0.0,
+) -> dict[str, Float[Array, "B Q _ K"]]:
+    """`read_attention` before W_Q, W_K and W_V: how queries, keys and values are read, by name."""
     b, n_ending, _, width = heads.shape
     grouped = (b, n_ending, config.n_kv_heads, -1, width)
     heads = heads.reshape(grouped)
@@ -318,10 +335,7 @@ def read_attention(
     keys = turned(config, "k", keys, data, batch, back=True)
     queries = through_norm(config, own, "q_norm", moved.inverse_scales, queries)
     keys = through_norm(config, own, "k_norm", moved.inverse_scales, keys)
-    read = {"q": queries, "k": keys, "v": values}
-    # Weights first: with them second, XLA transposes them on a CPU.
-    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
-    return jnp.moveaxis(total, 0, -1)
+    return {"q": queries, "k": keys, "v": values}
 
 
 def read_mlp(

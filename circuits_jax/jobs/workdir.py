@@ -5,6 +5,7 @@
     scores.npz      head_scores [L, H], edge_scores [L*H, L*H], and the method's own arrays
     stability.npz   bootstraps of the circuit (`stability.Stability`), of methods with codes
     circuit.json    warnings, performance, the circuit and its evaluation (schema: `Circuit.save`)
+    nodes.npz       what the circuit's nodes do with the prompts (`node_views.NodeViews`)
     evaluation/     parts of the evaluation that are done, until circuit.json is there
     metrics.jsonl   one JSON object a line, `stage` names its kind
     report.html     the page
@@ -122,6 +123,8 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     path, resolved = Path(path).expanduser(), files.plain(config.to_dict())
     if resolved["task"].get("path"):
         resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
+    if resolved.get("circuit", {}).get("path"):
+        resolved["circuit"]["path_sha256"] = _sha256(Path(resolved["circuit"]["path"]).expanduser())
     resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
     if not (path / "config.json").is_file():
         return Workdir(path, resolved, {})

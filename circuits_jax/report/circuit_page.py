@@ -8,6 +8,7 @@ escaped. All scores have one sign: higher = in the circuit.
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,23 @@ from typing import Any
 import numpy as np
 
 from circuits_jax.circuits.circuit import Circuit, Scores, best_first
-from circuits_jax.evaluation.faithfulness import Evaluation, by_ablation, edges_between
+from circuits_jax.evaluation.faithfulness import (
+    Evaluation,
+    Judgement,
+    by_ablation,
+    edges_between,
+)
+from circuits_jax.evaluation.node_views import NodeViews
 from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
-from circuits_jax.report import figures, page
+from circuits_jax.report import figures, node_panel, page
 from circuits_jax.runs import files
 from circuits_jax.tasks import PromptPairs, Task
 from circuits_jax.tasks.base import Answer
 
 N_HUES = 7  # colours of codes in the style sheet
+MOST_EDGES = 20_000  # that the script can draw
+JUDGED = ("circuit", "random")
 N_NEIGHBOURS = 5  # edges listed for a selected head, in and out
 TASKS = {
     "ioi": "Indirect object identification",
@@ -69,6 +78,7 @@ class Results:
         evaluation: of the circuit, on held-out pairs.
         token_strings: the text of every answer and foil, by its token or tokens.
         stability: bootstraps of the circuit, where there are any.
+        views: what the circuit's nodes do with the prompts, where that was looked at.
     """
 
     config: Mapping[str, Any]
@@ -79,6 +89,7 @@ class Results:
     evaluation: Evaluation
     token_strings: Mapping[Answer, str]
     stability: Stability | None = None
+    views: NodeViews | None = None
 
 
 def render(results: Results) -> str:
@@ -128,6 +139,8 @@ def _context(results: Results) -> dict[str, Any]:
         "truths": [truth for truth in task.truths if truth.name in evaluation.truths],
         "heads": heads,
         "records": [head.record() for head in heads],
+        "views": node_panel.packed(results.views, results.token_strings) if results.views else "",
+        "graph_data": node_panel.deflated(_graph_data(results, curve, graph)),
         "best": best_first(circuit.head_scores)[0],
         "top": float(np.max(np.abs(circuit.head_scores))),
         "signed": bool((circuit.head_scores < 0).any()),
@@ -148,6 +161,33 @@ def _context(results: Results) -> dict[str, Any]:
     }
 
 
+def _graph_data(results: Results, curve: Sequence[Judgement], grid: figures.Grid) -> dict[str, Any]:
+    """What the script draws circuits of other sizes from.
+
+    Edges are [source, target, score]; the circuit's own come first, and then the best others.
+    """
+    circuit, evaluation = results.circuit, results.evaluation
+    scores = np.where(circuit.edges, np.inf, circuit.edge_scores)
+    best = best_first(scores)[:MOST_EDGES]
+    best = best[scores.reshape(-1)[best] > 0]
+    ends = np.stack(np.divmod(best, circuit.heads.size), axis=1)
+    known = curve and evaluation.means_something(curve[0].ablation)
+    kept = {kind: {j.size: j.faithfulness for j in curve if j.kept == kind} for kind in JUDGED}
+    return {
+        "grid": dataclasses.asdict(grid) | {"left": figures.LEFT, "top": figures.TOP,
+                                            "radius": grid.radius},
+        "size": circuit.size,
+        "own": int(circuit.edges.sum()),
+        "edges": [
+            [int(a), int(b), float(f"{circuit.edge_scores[a, b]:.3g}")] for a, b in ends
+        ],
+        "curve": [
+            [size, *(kept[kind].get(size) for kind in JUDGED)]
+            for size in sorted(kept["circuit"]) if known and math.isfinite(kept["circuit"][size])
+        ],
+    }  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Head:
     """One head in the figures and in the panel of the selected head."""
@@ -156,6 +196,7 @@ class Head:
     layer: int
     head: int
     name: str
+    node: str
     heat: float
     score: str
     rank: int
@@ -168,8 +209,8 @@ class Head:
 
     def record(self) -> dict[str, Any]:
         """What the script shows when the head is selected."""
-        names = ("name", "score", "rank", "inside", "sources", "targets", "codes")
-        return {name: getattr(self, name) for name in names}
+        names = "name", "node", "layer", "head", "heat", "tip", "score", "rank", "inside"
+        return {name: getattr(self, name) for name in (*names, "sources", "targets", "codes")}
 
 
 def _heads(results: Results) -> list[Head]:
@@ -193,6 +234,7 @@ def _heads(results: Results) -> list[Head]:
             layer=g // width,
             head=g % width,
             name=f"{g // width}.{g % width}",
+            node=f"a{g // width}.h{g % width}",
             heat=round(float(heat[g]), 3),
             score=scores[g],
             rank=ranks[g],

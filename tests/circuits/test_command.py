@@ -7,6 +7,7 @@ its own without paying for the import again.
 import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ RESULTS = {
     "circuit.json",
     "config.json",
     "metrics.jsonl",
+    "nodes.npz",
     "report.html",
     "run.json",
     "scores.npz",
@@ -243,6 +245,19 @@ def test_a_stopped_run_goes_on_and_ends_alike(finished, command, lost):
     assert set(after) == RESULTS
     for name in ("circuit.json", "metrics.jsonl"):
         assert after[name] == before[name]
+
+
+def test_runs_side_by_side(finished, command, folder):
+    again = shutil.copytree(finished[0], folder / "again")
+    result = command("diff", "finished", str(again), "--workdir=runs/diff")
+    assert result.code == 0, result.err
+    assert "finished, again" in result.out
+    assert result.out.splitlines()[-1] == f"Report: {folder / 'runs' / 'diff' / 'report.html'}"
+    assert "finished against again" in (folder / "runs" / "index.html").read_text()
+    refused = command("diff", "finished", "nowhere", "--workdir=runs/none")
+    assert refused.code == 2
+    assert refused.err == "circuits-jax: nowhere is no finished run: it has no circuit.json\n"
+    assert not (folder / "runs" / "none").exists()
 
 
 def test_another_seed_gives_other_scores(finished, command, folder):

@@ -3,13 +3,30 @@ const byRank = records.map((_, g) => g).sort((a, b) => records[a].rank - records
 const perLayer = +byId("map").dataset.heads;
 let selected = byRank[0];
 
+// What is packed into the page as deflated JSON in base64.
+async function unpacked(id) {
+  const text = byId(id).textContent.trim().replaceAll("-", "+").replaceAll("_", "/");
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+function svgNode(name, attributes = {}, text = "") {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text) node.textContent = text;
+  return node;
+}
+function htmlNode(name, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
+}
+const shortNumber = (value) => (value === 0 ? "0" : value.toPrecision(2).replace(/e.*/, (power) => power)).replace("-", "\u2212");
+
 function neighbours(id, ends) {
   const parts = ends.flatMap(([g, score]) => {
-    const button = document.createElement("button");
-    const name = document.createElement("b");
+    const button = htmlNode("button", {}, htmlNode("b", { textContent: records[g].name }), ` ${score}`);
     button.dataset.g = g;
-    name.textContent = records[g].name;
-    button.append(name, ` ${score}`);
     return [button, " "];
   });
   byId(id).replaceChildren(...(parts.length ? parts : ["none"]));
@@ -18,6 +35,7 @@ function neighbours(id, ends) {
 function select(g) {
   selected = g;
   const record = records[g];
+  for (const told of all(".chosen")) told.textContent = record.name;
   for (const id of ["name", "score", "rank"]) byId(id).textContent = record[id];
   byId("inside").textContent = record.inside ? "in the circuit" : "not in the circuit";
   neighbours("sources", record.sources);
@@ -33,18 +51,43 @@ function select(g) {
     bar.firstElementChild.style.setProperty("--share", share);
     bar.lastElementChild.textContent = strength;
   }
+  drawPin();
+  drawGraph();
+  drawViews();
+}
+function choose(g) {
+  select(g);
+  remember();
 }
 
-const step = (by) => select(byRank[Math.max(0, Math.min(byRank.length - 1, records[selected].rank - 1 + by))]);
+// #head=20.0 and #head=20.0&pair=2 open a head, by the name on the page or by the node's own.
+const remember = () => history.replaceState(null, "", `#head=${records[selected].name}${pair ? `&pair=${pair + 1}` : ""}`);
+function openPermalink() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  const name = asked.get("head");
+  pair = Math.max(0, (+asked.get("pair") || 1) - 1);
+  const g = records.findIndex((record) => name === record.name || name === record.node);
+  select(g < 0 ? selected : g);
+  if (g >= 0) byId("nodes").scrollIntoView();
+}
+addEventListener("hashchange", () => { if (location.hash.startsWith("#head=")) openPermalink(); });
+
+const step = (by) => choose(byRank[Math.max(0, Math.min(byRank.length - 1, records[selected].rank - 1 + by))]);
 byId("better").onclick = () => step(-1);
 byId("worse").onclick = () => step(1);
 document.addEventListener("click", (event) => {
   const target = event.target.closest("[data-g]");
-  if (target) select(+target.dataset.g);
+  if (target) choose(+target.dataset.g);
 });
 byId("map").addEventListener("keydown", (event) => {
   const move = { ArrowLeft: -perLayer, ArrowRight: perLayer, ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!move) return;
   event.preventDefault();
-  if (records[selected + move]) select(selected + move);
+  if (records[selected + move]) choose(selected + move);
+});
+byId("search").addEventListener("input", (event) => {
+  const asked = event.target.value.trim();
+  const g = records.findIndex((record) => asked && (asked === record.name || asked === record.node));
+  for (const node of all("svg [data-g]")) node.classList.toggle("found", !!asked && `${records[node.dataset.g].name} ${records[node.dataset.g].node}`.split(" ").some((name) => name.startsWith(asked)));
+  if (g >= 0) choose(g);
 });

@@ -52,7 +52,7 @@ function savePng(name, { text, width, height }) {
   };
   image.src = asUri(text);
 }
-for (const svg of all("svg[data-name]")) {
+function offerFiles(svg) {
   const name = svg.dataset.name;
   let files = document.querySelector(`.files[data-of="${name}"]`);
   if (!files) {
@@ -65,6 +65,7 @@ for (const svg of all("svg[data-name]")) {
     files.append(button);
   }
 }
+for (const svg of all("svg[data-name]")) offerFiles(svg);
 
 // Tables that sort by the column whose head is clicked; the first click puts the largest on top.
 for (const table of all("table.sortable")) {

@@ -176,7 +176,7 @@ def test_text_of_others_is_escaped():
     text = circuit_page.render(results)
     page = Page(text)
     assert page.balanced
-    assert len(page.find(tag="script")) == 2
+    assert len(page.find(tag="script")) == 4
     assert not page.find(tag="img")
     assert page.find(tag="td", kind="prompt")[0]["text"] == hostile
     assert page.find(tag="q")[0]["text"] == hostile

@@ -15,7 +15,7 @@ from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
 
-SAME = ("scores.npz", "stability.npz", "circuit.json", "metrics.jsonl", "config.json")
+SAME = ("scores.npz", "stability.npz", "circuit.json", "nodes.npz", "metrics.jsonl", "config.json")
 KINDS = ("cut", "empty", "bit", "junk", "other")
 
 

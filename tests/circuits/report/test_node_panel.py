@@ -1,0 +1,189 @@
+"""What the page's script draws: packed whole, small, and drawn where a browser is at hand."""
+
+import dataclasses
+import html
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from circuits_jax.circuits.graph import Graph
+from circuits_jax.evaluation.node_views import NodeViews, named
+from circuits_jax.report import circuit_page, node_panel
+from tests.circuits.report.test_report import Page, make_results
+
+TEXTS = dict(enumerate((" a", "\n", "é", '"</script>', " Mary", " e")))
+
+
+def make_views(nodes, shape, n_pairs=3, n_tokens=5, seed=0):
+    """Random views; the first prompt is a token shorter."""
+    rng = np.random.default_rng(seed)
+    writers = np.array([*Graph(*shape).writers, "bias"])
+    n, both = len(nodes), 2 * n_pairs
+    ids = rng.integers(0, len(TEXTS), (both, n_tokens))
+    ids[0, -1] = -1
+    pattern = np.tril(rng.dirichlet(np.ones(n_tokens), (n, both, n_tokens)))
+    pattern[:, 0, -1] = pattern[:, 0, :, -1] = 0
+    pattern[[".h" not in name for name in nodes]] = 0
+    k = min(6, len(writers))
+    return NodeViews(
+        nodes=np.array(nodes, str),
+        writers=writers,
+        prompts=np.array([f"prompt {i}" for i in range(both)]),
+        tokens=np.vectorize(lambda i: TEXTS.get(int(i), ""), otypes=[str])(ids),
+        token_ids=ids,
+        pattern=pattern.astype(np.float32),
+        distance=rng.random((n, n_pairs, n_tokens), np.float32),
+        read=rng.standard_normal((n, n_pairs, n_tokens), np.float32),
+        direct=rng.standard_normal((both, len(writers), 2), np.float32),
+        logits=rng.standard_normal((both, 2), np.float32),
+        most_ids=rng.integers(0, len(TEXTS), (n, both, 2)),
+        most=rng.random((n, both, 2), np.float32),
+        least_ids=rng.integers(0, len(TEXTS), (n, both, 2)),
+        least=-rng.random((n, both, 2), np.float32),
+        sources=rng.integers(-1, len(writers) - 1, (n, n_pairs, 3, k)),
+        passed=rng.standard_normal((n, n_pairs, 3, k), np.float32),
+        at=rng.integers(0, 4, (n, n_pairs, 3, k)),
+    )
+
+
+def test_all_that_is_packed_is_what_was_seen():
+    views = make_views(["a1.h0", "m0"], (2, 2))
+    found = node_panel.unpacked(node_panel.packed(views, TEXTS))
+    assert found["pairs"] == 3
+    assert found["tokens"][0] == views.tokens[0, :4].tolist()
+    assert found["tokens"][5] == views.tokens[5].tolist()
+    head, mlp = found["nodes"]["a1.h0"], found["nodes"]["m0"]
+    for prompt, size in ((0, 4), (4, 5)):
+        shades = np.array(head["pattern"][prompt]) / node_panel.SHADES
+        np.testing.assert_allclose(shades, views.pattern[0, prompt, :size, :size], atol=0.0025)
+    for name in ("distance", "read"):
+        np.testing.assert_allclose(head[name][0], getattr(views, name)[0, 0, :4], rtol=6e-3)
+        np.testing.assert_allclose(mlp[name][2], getattr(views, name)[1, 2], rtol=6e-3)
+    for node, writer in ((head, "a1.h0"), (mlp, "m0")):
+        at = list(views.writers).index(writer)
+        np.testing.assert_allclose(node["adds"], views.direct[:, at], rtol=6e-3)
+    np.testing.assert_allclose(found["logits"], views.logits, rtol=6e-3)
+    assert head["most"][4][1][0] == TEXTS[views.most_ids[0, 4, 1]]
+    assert mlp["least"][5][0][1] == pytest.approx(views.least[1, 5, 0], rel=6e-3)
+    assert set(mlp) == set(head) - {"pattern"}
+    for part, letter in enumerate("qkv"):
+        wanted = [
+            [str(views.writers[s]), pytest.approx(x, rel=6e-3), at]
+            for s, x, at in zip(
+                *(y[0, 1, part].tolist() for y in (views.sources, views.passed, views.at)),
+                strict=True,
+            )
+            if s >= 0
+        ]
+        assert head["sources"][1][letter] == wanted
+    assert list(mlp["sources"][0]) == ["in"]
+
+
+def test_what_does_not_fit_is_left_out_pairs_first(monkeypatch):
+    views = make_views(["a1.h0", "a0.h1", "a0.h0", "a1.h1"], (2, 2))
+    whole = len(node_panel.packed(views, TEXTS))
+    monkeypatch.setattr(node_panel, "MOST_BYTES", whole - 1)
+    found = node_panel.unpacked(node_panel.packed(views, TEXTS))
+    assert found["pairs"] == 2
+    assert found["tokens"][2] == views.tokens[3].tolist()  # the first negative
+    np.testing.assert_allclose(
+        found["nodes"]["a0.h0"]["adds"][3], views.direct[4, 3 - 2], rtol=6e-3
+    )
+    monkeypatch.setattr(node_panel, "MOST_BYTES", 1)
+    found = node_panel.unpacked(node_panel.packed(views, TEXTS))
+    assert (found["pairs"], list(found["nodes"])) == (1, ["a1.h0"])
+
+
+def with_views(shape=(2, 4), n=3, **sizes):
+    results = make_results(shape, n=n)
+    views = make_views([*named(results.circuit), "m0"], shape, n, **sizes)
+    return dataclasses.replace(results, views=views, token_strings=results.token_strings | TEXTS)
+
+
+@pytest.fixture(scope="module")
+def largest():
+    """1,200 heads, as many edges as the page can have, and long prompts."""
+    return circuit_page.render(with_views((48, 25), n=5, n_tokens=24))
+
+
+def test_the_largest_page_is_below_3_mb(largest):
+    assert len(largest.encode()) < 3_000_000
+    page = Page(largest)
+    data = node_panel.unpacked(page.find(id="graph-data")[0]["text"])
+    assert len(data["edges"]) == circuit_page.MOST_EDGES
+    assert node_panel.unpacked(page.find(id="views")[0]["text"])["pairs"] >= 1
+
+
+def test_edges_begin_with_the_circuits_and_fall():
+    results = with_views((3, 4))
+    page = Page(circuit_page.render(results))
+    data = node_panel.unpacked(page.find(id="graph-data")[0]["text"])
+    circuit = results.circuit
+    own = [tuple(edge[:2]) for edge in data["edges"][: data["own"]]]
+    width = circuit.heads.shape[1]
+    wanted = [(a[0] * width + a[1], b[0] * width + b[1]) for a, b in circuit.ranked_edges()]
+    assert sorted(own) == sorted(wanted)
+    others = [score for *_, score in data["edges"][data["own"] :]]
+    assert others == sorted(others, reverse=True)
+    assert len(data["edges"]) == (circuit.edge_scores > 0).sum()
+    assert data["size"] == circuit.size
+    assert [1, 0.75, -0.25] in data["curve"]
+
+
+def test_a_curve_without_a_meaning_is_not_beside_the_slider():
+    results = with_views()
+    judged = [dataclasses.replace(j, faithfulness=np.nan) for j in results.evaluation.judgements]
+    evaluation = dataclasses.replace(results.evaluation, judgements=tuple(judged))
+    page = Page(circuit_page.render(dataclasses.replace(results, evaluation=evaluation)))
+    assert node_panel.unpacked(page.find(id="graph-data")[0]["text"])["curve"] == []
+
+
+def drawn(path, anchor=""):
+    """The page as a browser has it when its scripts have run."""
+    browser = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
+    if browser is None:
+        pytest.skip("no chromium, which runs the page's scripts")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000"]
+    command = [browser, *flags, "--dump-dom", f"file://{path}{anchor}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if "</html>" not in result.stdout:
+        pytest.skip(f"{browser} does not start here: {result.stderr[-200:]}")
+    return result.stdout
+
+
+def test_a_permalink_opens_a_head_and_a_pair(tmp_path):
+    results = with_views()
+    layer, head = results.circuit.ranked_heads()[1]
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    text = drawn(tmp_path / "report.html", f"#head={layer}.{head}&pair=2")
+    page = Page(text)
+    assert page.find(id="name")[0]["text"] == f"{layer}.{head}"
+    pressed = [b["text"] for b in page.find(tag="button") if b.get("aria-pressed") == "true"]
+    assert pressed == ["2"]
+    views, node = results.views, 1
+    told = [html.unescape(t) for t in re.findall('class="share"[^>]*data-tip="([^"]*)"', text)]
+    wanted = sum((np.rint(views.pattern[node, p] * 255) >= 2).sum() for p in (1, 4))
+    assert len(told) == wanted
+    t, s = map(int, np.argwhere(views.pattern[node, 1] > 0.1)[0])
+    share = np.rint(views.pattern[node, 1, t, s] * 255) / 255
+    quoted = [f"\u201c{views.tokens[1, i]}\u201d" for i in (t, s)]
+    assert f"at {quoted[0]} reads {quoted[1]} {share:.2f}" in told
+    rows = [
+        row["text"] for row in page.find(tag="tr") if row["text"].startswith(("query", "value"))
+    ]
+    assert len(rows) == 2
+    assert (
+        page.find(id="shown-faith")[0]["text"]
+        == "keep a faithfulness of 0.75; random ones \u22120.25"
+    )
+    assert len(page.find(kind="node")) == results.circuit.size
+
+
+def test_the_largest_page_is_drawn(tmp_path, largest):
+    (tmp_path / "report.html").write_text(largest)
+    page = Page(drawn(tmp_path / "report.html", "#head=3.7"))
+    assert page.find(id="name")[0]["text"] == "3.7"
+    assert page.find(kind="edge")
