@@ -130,7 +130,7 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
 
 def graph_flows(
     config: DecoderConfig, params: Any, batch: ForkedBatch
-) -> tuple[Flow, Float[Array, "B W readers"], Float[Array, "L B Q"]]:
+) -> tuple[Flow, Float[Array, "B writers readers"], Float[Array, "L B Q"]]:
     """`flows`, and what passes through every edge of the graph: the flow of writers by readers.
 
     Writers and readers are those of `circuits/graph.py`. What a writer moves is written into the
@@ -151,7 +151,8 @@ def graph_flows(
 
     layers = jax.lax.map(written, (params["layers"], moved))
     writers = jnp.concatenate([embedding[None], layers.reshape(-1, *embedding.shape)])
-    writers = writers.astype(jnp.float32)
+    # Pairs first, so that no product below has to move them: they are large, and used L times.
+    writers = jnp.moveaxis(writers, 1, 0).astype(jnp.float32)
 
     def step(weight, layer):
         own, data, moved = layer
@@ -160,9 +161,9 @@ def graph_flows(
         weight, flow, directions = read_layer(
             config, own, data, batch.first, moved, weight, apart=True
         )
-        return weight, (flow, einsum("wbqd,rbqd->bwr", writers, directions), mlp)
+        return weight, (flow, einsum("bwqd,rbqd->bwr", writers, directions), mlp)
 
-    at_logits = einsum("wbqd,bqd->bw", writers, weight)[..., None]
+    at_logits = einsum("bwqd,bqd->bw", writers, weight)[..., None]
     layers = params["layers"], layer_data(config), moved
     _, (flow, edges, mlp) = jax.lax.scan(step, weight, layers, reverse=True)
     edges = jnp.moveaxis(edges, 0, 2).reshape(*at_logits.shape[:2], -1)

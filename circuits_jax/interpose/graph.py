@@ -21,7 +21,7 @@ from circuits_jax.interpose.points import intercepted
 from circuits_jax.runs.precision import einsum
 
 
-def writes(config: DecoderConfig, params: Any, batch: TokenBatch) -> Float[Array, "W B T D"]:
+def writes(config: DecoderConfig, params: Any, batch: TokenBatch) -> Float[Array, "writers B T D"]:
     """What every writer of the graph adds to the residual stream, in the plain forward pass.
 
     With what attention writes for all heads together (its bias), they sum to the stream. Where the
@@ -54,8 +54,8 @@ def replace_graph(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
-    keep: Float[Array, "W readers"],
-    replacement: Float[Array, "W #B #T D"],
+    keep: Float[Array, "writers readers"],
+    replacement: Float[Array, "writers #B #T D"],
 ) -> Float[Array, "B V"]:
     """Logits after the last token, with the edges cut at which `keep` is 0.
 
