@@ -1,8 +1,9 @@
 """Reading and rewriting activations, with no change to the model.
 
 `points.py` is the one table of what can be read and rewritten; `heads.py` reads and replaces heads
-within a pass; `layers.py` runs one layer at a time; `edges.py` ablates edges between heads, `graph.py` those of all parts;
-`rules.py` changes what a gradient sees; `records.py` keeps all that a pass computes.
+within a pass; `layers.py` runs one layer at a time; `edges.py` ablates edges between heads, and
+`graph.py` those of all parts; `rules.py` changes what a gradient sees; `records.py` keeps all that
+a pass computes.
 """
 
 from circuits_jax.interpose.edges import replace_edges

@@ -55,7 +55,7 @@ def replace_graph(
     params: Any,
     batch: TokenBatch,
     keep: Float[Array, "writers readers"],
-    replacement: Float[Array, "writers #B #T D"],
+    replacement: Float[Array, " writers #B #T D"],
 ) -> Float[Array, "B V"]:
     """Logits after the last token, with the edges cut at which `keep` is 0.
 

@@ -22,7 +22,7 @@ def by_an_independent_loop(model, positives, negatives, keep):
     place = {name: r for r, name in enumerate(GRAPH.readers)}
     added = {}
     for w, writer in enumerate(GRAPH.writers):  # a writer's output is known once all before are
-        out, logits = reference.run(model, positives, added)
+        out, _ = reference.run(model, positives, added)
         for reader in GRAPH.readers:
             if GRAPH.is_edge[w, place[reader]]:
                 lacks = (1 - keep[w, place[reader]]) * (other[writer] - out[writer])
