@@ -26,13 +26,9 @@ from jaxtyping import Array, Bool, Float, Int
 from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.capture.slope_attribution import (
-    attention_reads,
     movement,
-    patterns_between,
     prediction_weight,
     read_layer,
-    read_mlp,
-    through_norm,
 )
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import NORMS, Decoder, layer_data, norm_of
@@ -172,8 +168,9 @@ def pair_views(
     def step(weight, layer):
         own, data, moved, heads, edges, mlp = layer
         own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
-        before, flow = read_layer(config, own, data, batch.first, moved, weight)
-        reads = _input_reads(config, own, data, batch, moved, weight, heads)
+        before, flow, each = read_layer(config, own, data, batch.first, moved, weight, apart=True)
+        by_part = heads[:, None] + n_heads * jnp.arange(3)  # queries, keys and values
+        reads = jnp.take(each, jnp.append(by_part, 3 * n_heads), axis=0)[:, 0]
         sources = jnp.concatenate([jnp.repeat(edges[:1], 3 * len(heads), 0), edges[1:]])
         passed = einsum("wtd,rtd->rwt", moves, reads) * sources[..., None]
         read = jnp.concatenate([flow.read[0].T, jnp.sum(mlp * weight[0], axis=-1)[None]])
@@ -258,32 +255,6 @@ def _direct(config, params, says, stream, scale, answers, nodes, n_tokens):
     (most, most_ids), (least, least_ids) = (jax.lax.top_k(x, n_tokens) for x in (added, -added))
     named = {"most_ids": most_ids, "most": most, "least_ids": least_ids, "least": -least}
     return jnp.concatenate([direct, biases[:, None]], axis=1), whole, named
-
-
-def _input_reads(config, own, data, batch, moved, weight, heads):
-    """What is read of the stream before a layer, [3 slots + 1, T, D].
-
-    By queries, keys and values of each of the `heads`, and by the MLP. As `read_layer`, apart.
-    """
-    attention, scales = own["attention"], moved.inverse_scales
-    mlp = read_mlp(config, own, moved, weight) if config.d_mlp else jnp.zeros_like(weight)
-    after_attention = weight if config.parallel else weight + mlp
-    write = through_norm(config, own, "attention_post_norm", scales, after_attention)
-    whole = einsum("hkd,bqd->bqhk", attention["o"], write)
-    between, sink = patterns_between(config, attention, data, batch.first, moved)
-    alone = jax.nn.one_hot(heads, config.n_heads)
-
-    def of_head(head, mask):
-        z = whole * mask[None, None, :, None]
-        read = attention_reads(config, attention, data, batch.first, moved, between, z, sink)
-        group = head // (config.n_heads // config.n_kv_heads)
-        at = {"q": head, "k": group, "v": group}
-        reads = [einsum("dk,bqk->bqd", attention[n][:, at[n]], read[n][:, :, at[n]]) for n in at]
-        held = {norm: x[None] for norm, x in scales.items()}
-        return through_norm(config, own, "attention_norm", held, jnp.stack(reads))[:, 0]
-
-    by_head = jax.vmap(of_head)(heads, alone) if len(heads) else jnp.zeros((0, 3, *mlp.shape[1:]))
-    return jnp.concatenate([by_head.reshape(-1, *mlp.shape[1:]), mlp])
 
 
 def _strongest(passed, n_sources):

@@ -36,6 +36,7 @@ above all. Not for models whose attention scores or logits are capped far from l
 read as if they were not there.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -49,6 +50,7 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import (
     NORMS,
     Attention,
+    Decoder,
     LayerData,
     TokenBatch,
     layer_data,
@@ -66,6 +68,7 @@ class Moved:
 
     Attributes:
         z: difference of what each head says; 0 at a token without a partner.
+        mlp: the same of what the MLP adds to the stream.
         relative: the same, each prompt in units of its residual stream.
         q, k, v: of the positive prompts; queries of their endings.
         other_q, other_k: of the negative prompts; the positive ones' where there is no partner.
@@ -76,6 +79,7 @@ class Moved:
     """
 
     z: Float[Array, "*L B Q H K"]
+    mlp: Float[Array, "*L B Q D"]
     relative: Float[Array, "*L B Q H K"]
     q: Float[Array, "*L B Q H K"]
     k: Float[Array, "*L B T J K"]
@@ -113,6 +117,63 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     Returns:
         [L B Q H] arrays, 0 at tokens without a partner. All 0 where the two prompts are the same.
     """
+    moved, weight = _recorded(config, params, batch)
+
+    def step(weight, layer):
+        own, data, moved = layer
+        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
+        return read_layer(config, own, data, batch.first, moved, weight)[:2]
+
+    layers = params["layers"], layer_data(config), moved
+    return jax.lax.scan(step, weight, layers, reverse=True)[1]
+
+
+def graph_flows(
+    config: DecoderConfig, params: Any, batch: ForkedBatch
+) -> tuple[Flow, Float[Array, "B writers readers"], Float[Array, "L B Q"]]:
+    """`flows`, and what passes through every edge of the graph: the flow of writers by readers.
+
+    Writers and readers are those of `circuits/graph.py`. What a writer moves is written into the
+    direction in which a reader reads the stream, token by token, and summed over tokens. Over its
+    readers a head's edges sum to its flow. Also how much of what MLPs add is read, by token.
+    """
+    moved, weight = _recorded(config, params, batch)
+    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None]
+    embedding = Decoder(config).apply({"params": params}, batch, method="embed")
+    embedding = jnp.where(shared, jnp.subtract(*batch.endings(embedding)), 0)
+
+    def written(layer):
+        own, moved = layer
+        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
+        heads = einsum("bqhk,hkd->hbqd", moved.z, own["attention"]["o"])
+        heads = jax.vmap(functools.partial(onward, config, own, moved))(heads)
+        return jnp.concatenate([heads, moved.mlp[None]])
+
+    layers = jax.lax.map(written, (params["layers"], moved))
+    writers = jnp.concatenate([embedding[None], layers.reshape(-1, *embedding.shape)])
+    # Pairs first, so that no product below has to move them: they are large, and used L times.
+    writers = jnp.moveaxis(writers, 1, 0).astype(jnp.float32)
+
+    def step(weight, layer):
+        own, data, moved = layer
+        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
+        mlp = jnp.sum(moved.mlp * weight, axis=-1)
+        weight, flow, directions = read_layer(
+            config, own, data, batch.first, moved, weight, apart=True
+        )
+        return weight, (flow, einsum("bwqd,rbqd->bwr", writers, directions), mlp)
+
+    at_logits = einsum("bwqd,bqd->bw", writers, weight)[..., None]
+    layers = params["layers"], layer_data(config), moved
+    _, (flow, edges, mlp) = jax.lax.scan(step, weight, layers, reverse=True)
+    edges = jnp.moveaxis(edges, 0, 2).reshape(*at_logits.shape[:2], -1)
+    return flow, jnp.concatenate([edges, at_logits], axis=2), mlp
+
+
+def _recorded(
+    config: DecoderConfig, params: Any, batch: ForkedBatch
+) -> tuple[Moved, Float[Array, "B Q D"]]:
+    """What is kept of all layers, and how the stream after the last one is read."""
     stream, moved = interpose.record(
         config, params, batch, lambda record: movement(config, record, batch)
     )
@@ -120,14 +181,7 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     logits, scales = interpose.record_final(config, params, last)
     start = prediction_weight(config, params, logits, scales[:, 0])
     weight = jnp.zeros((len(start), batch.n_ending, config.d_model)).at[:, -1].set(start)
-
-    def step(weight, layer):
-        own, data, moved = layer
-        own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
-        return read_layer(config, own, data, batch.first, moved, weight)
-
-    layers = params["layers"], layer_data(config), moved
-    return jax.lax.scan(step, weight, layers, reverse=True)[1]
+    return moved, weight
 
 
 def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch) -> Moved:
@@ -153,6 +207,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
     ending = slice(batch.length - batch.n_ending, batch.length)
     return Moved(
         z=difference(record.z),
+        mlp=jnp.where(shared[..., 0], jnp.subtract(*batch.endings(record.mlp)), 0),
         relative=difference(relative),
         q=q,
         k=k,
@@ -238,6 +293,17 @@ def through_norm(
     return weight - jnp.mean(weight, axis=-1, keepdims=True) if NORMS[kind].centred else weight
 
 
+def onward(config: DecoderConfig, own: Any, moved: Moved, x: Array) -> Array:
+    """What attention's movement x becomes by its post norm: the transpose of `through_norm`."""
+    kind = config.norm_at("attention_post_norm")
+    if kind == "none":
+        return x
+    if NORMS[kind].centred:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * moved.inverse_scales["attention_post_norm"]
+    return x * own["attention_post_norm"]["scale"][None, None] if NORMS[kind].scale else x
+
+
 def read_layer(
     config: DecoderConfig,
     own: Any,
@@ -245,10 +311,13 @@ def read_layer(
     batch: TokenBatch,
     moved: Moved,
     weight: Float[Array, "B Q D"],
-) -> tuple[Float[Array, "B Q D"], Flow]:
+    *,
+    apart: bool = False,
+) -> tuple[Float[Array, "B Q D"], Flow, Float[Array, "readers B Q D"] | None]:
     """How the stream before a layer is read, given how it is after; and the flow of its heads.
 
-    `batch` are the positive prompts.
+    And, if asked for `apart`, how each of its readers reads: the queries, keys and values of every
+    head, then the MLP. `batch` are the positive prompts.
     """
     scales = moved.inverse_scales
     mlp = read_mlp(config, own, moved, weight) if config.d_mlp else 0.0
@@ -257,8 +326,16 @@ def read_layer(
     w_o = own["attention"]["o"]
     heads = einsum("hkd,bqd->bqhk", w_o, written)
     between, sink = patterns_between(config, own["attention"], data, batch, moved)
-    reads = read_attention(config, own["attention"], data, batch, moved, between, heads, sink)
-    reads = through_norm(config, own, "attention_norm", scales, reads)
+    arguments = config, own["attention"], data, batch, moved, between, heads, sink
+    directions = None
+    if apart:
+        normed = functools.partial(through_norm, config, own, "attention_norm", scales)
+        each = jax.vmap(normed)(read_attention(*arguments, apart=True))
+        reads = jnp.sum(each, axis=0)
+        directions = jnp.concatenate([each, jnp.broadcast_to(mlp, weight.shape)[None]])
+    else:
+        reads = read_attention(*arguments)
+        reads = through_norm(config, own, "attention_norm", scales, reads)
     gram = einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
     square = einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
     flow = Flow(
@@ -266,7 +343,7 @@ def read_layer(
         distance=jnp.sqrt(jnp.maximum(square, 0)),
         read=jnp.sum(moved.z * heads, axis=-1),
     )
-    return layer_run(config, weight + mlp + reads), flow
+    return layer_run(config, weight + mlp + reads), flow, directions
 
 
 def patterns_between(
@@ -298,44 +375,44 @@ def read_attention(
     between: Float[Array, "B J I Q T"],
     heads: Float[Array, "B Q H K"],
     sink: Float[Array, "B J I Q 1"] | float = 0.0,
-) -> Float[Array, "B Q D"]:
+    *,
+    apart: bool = False,
+) -> Float[Array, "*readers B Q D"]:
     """How attention reads its input, as values and through its patterns, given what is read of z.
+
+    All together, or `apart`: the queries of every head, then their keys, then their values.
 
     For the values alone this is exact: with patterns held still z is linear in the input. With
     the pattern itself for `between`, it is the transpose of the derivative.
     """
-    read = attention_reads(config, own, data, batch, moved, between, heads, sink)
-    # Weights first: with them second, XLA transposes them on a CPU.
-    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
-    return jnp.moveaxis(total, 0, -1)
-
-
-def attention_reads(
-    config: DecoderConfig,
-    own: Any,
-    data: LayerData,
-    batch: TokenBatch,
-    moved: Moved,
-    between: Float[Array, "B J I Q T"],
-    heads: Float[Array, "B Q H K"],
-    sink: Float[Array, "B J I Q 1"] | float = 0.0,
-) -> dict[str, Float[Array, "B Q _ K"]]:
-    """`read_attention` before W_Q, W_K and W_V: how queries, keys and values are read, by name."""
     b, n_ending, _, width = heads.shape
     grouped = (b, n_ending, config.n_kv_heads, -1, width)
     heads = heads.reshape(grouped)
-    values = einsum("bjiqs,bqjik->bsjk", moved.pattern[..., -n_ending:], heads)
+    of_group = "bjiqs,bqjik->bsjik" if apart else "bjiqs,bqjik->bsjk"
+    values = einsum(of_group, moved.pattern[..., -n_ending:], heads)
     credit = einsum("bqjik,bsjk->bjiqs", heads, moved.v)
     whole = jnp.sum(between, axis=-1, keepdims=True) + sink
     mean = jnp.sum(between * credit, axis=-1, keepdims=True) / jnp.maximum(whole, NEVER)
     scores = between * (credit - mean) * config.attention_scale
     queries = einsum("bjiqs,bsjk->bqjik", scores, moved.k).reshape(b, n_ending, -1, width)
-    keys = einsum("bjiqs,bqjik->bsjk", scores[..., -n_ending:], moved.q.reshape(grouped))
-    queries = turned(config, "q", queries, data, batch, back=True)
-    keys = turned(config, "k", keys, data, batch, back=True)
-    queries = through_norm(config, own, "q_norm", moved.inverse_scales, queries)
-    keys = through_norm(config, own, "k_norm", moved.inverse_scales, keys)
-    return {"q": queries, "k": keys, "v": values}
+    keys = einsum(of_group, scores[..., -n_ending:], moved.q.reshape(grouped))
+
+    def before_turns(name, x):
+        x = turned(config, name, x, data, batch, back=True)
+        return through_norm(config, own, f"{name}_norm", moved.inverse_scales, x)
+
+    queries = before_turns("q", queries)
+    if apart:
+        keys, values = (jnp.moveaxis(x, 3, 0) for x in (keys, values))
+        keys = jax.vmap(functools.partial(before_turns, "k"))(keys)
+        groups = {"q": queries[None], "k": keys, "v": values}
+        each = [einsum("dhk,ibqhk->hibqd", own[name], x) for name, x in groups.items()]
+        return jnp.concatenate([x.reshape(-1, *x.shape[2:]) for x in each])
+    keys = before_turns("k", keys)
+    read = {"q": queries, "k": keys, "v": values}
+    # Weights first: with them second, XLA transposes them on a CPU.
+    total = sum(einsum("dhk,bqhk->dbq", own[name], x) for name, x in read.items())
+    return jnp.moveaxis(total, 0, -1)
 
 
 def read_mlp(

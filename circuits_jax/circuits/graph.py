@@ -45,6 +45,24 @@ class Graph:
             names.append(f"m{at}")
         return (*names, "logits")
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of all nodes: the writers, then the logits."""
+        return (*self.writers, "logits")
+
+    @property
+    def reader_nodes(self) -> Int[np.ndarray, " readers"]:
+        """Index among `nodes` of what each reader is part of."""
+        layers = 1 + (self.n_heads + 1) * np.arange(self.n_layers)[:, None]
+        inside = np.append(np.tile(np.arange(self.n_heads), 3), self.n_heads)
+        return np.append((layers + inside[None]).reshape(-1), len(self.writers))
+
+    def reads(self, edges: Bool[np.ndarray, "writers readers"]) -> Bool[np.ndarray, " nodes"]:
+        """Nodes that some of the edges go into."""
+        found = np.zeros(len(self.nodes), bool)
+        found[self.reader_nodes[edges.any(axis=0)]] = True
+        return found
+
     def _heads(self, layer: int) -> list[str]:
         return [f"a{layer}.h{head}" for head in range(self.n_heads)]
 
@@ -69,6 +87,11 @@ class Graph:
         """Index of every head among the writers."""
         layers = 1 + (self.n_heads + 1) * np.arange(self.n_layers)[:, None]
         return (layers + np.arange(self.n_heads)[None]).reshape(-1)
+
+    @property
+    def mlp_writers(self) -> Int[np.ndarray, " L"]:
+        """Index of every MLP among the writers."""
+        return (self.n_heads + 1) * (1 + np.arange(self.n_layers))
 
     @property
     def head_readers(self) -> Int[np.ndarray, "3 G"]:

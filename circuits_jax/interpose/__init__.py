@@ -1,11 +1,13 @@
 """Reading and rewriting activations, with no change to the model.
 
 `points.py` is the one table of what can be read and rewritten; `heads.py` reads and replaces heads
-within a pass; `layers.py` runs one layer at a time; `edges.py` ablates edges between heads;
-`rules.py` changes what a gradient sees; `records.py` keeps all that a pass computes.
+within a pass; `layers.py` runs one layer at a time; `edges.py` ablates edges between heads, and
+`graph.py` those of all parts; `rules.py` changes what a gradient sees; `records.py` keeps all that
+a pass computes.
 """
 
 from circuits_jax.interpose.edges import replace_edges
+from circuits_jax.interpose.graph import replace_graph, writes
 from circuits_jax.interpose.heads import Heads, capture, last_logits, replace
 from circuits_jax.interpose.layers import (
     Added,
@@ -35,8 +37,10 @@ __all__ = [
     "record_final",
     "replace",
     "replace_edges",
+    "replace_graph",
     "residual_streams",
     "resume",
     "run_layer",
+    "writes",
     "z_from",
 ]

@@ -62,7 +62,7 @@ def replace_edges(
 
     def step(carry, layer):
         stream, lost = carry
-        z = _z_of_each(config, params, batch, layer, stream[None] - lost[slots[layer]])
+        z = z_of_each(config, params, batch, layer, (stream[None] - lost[slots[layer]],) * 3)
         kept, other = keep[layer][None, None, :, None].astype(z.dtype), replacement[layer]
         other = other.astype(z.dtype)
         z = kept * z + (1 - kept) * other
@@ -96,14 +96,14 @@ def _ablated(
     return post_normed(config, own, whole) - post_normed(config, own, whole - out)
 
 
-def _z_of_each(
+def z_of_each(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
     layer: Int[Array, ""],
-    streams: Float[Array, "H B T D"],
+    streams: tuple[Float[Array, "H B T D"], Float[Array, "H B T D"], Float[Array, "H B T D"]],
 ) -> Float[Array, "B T H K"]:
-    """Z of heads, each from a stream of its own: each is a layer of one head.
+    """Z of heads whose queries, keys and values each read a stream: each is a layer of one head.
 
     Where queries of all heads are normed together, each is a head of the whole layer instead, of
     which the others read the same stream.
@@ -117,9 +117,9 @@ def _z_of_each(
         at = head // shared if name[0] in "kv" else head
         return jax.lax.dynamic_slice_in_dim(x, at, 1, axis)
 
-    def one(head, stream):
+    def one(head, streams):
         if config.qk_norm and config.qk_norm_over == "all":
-            return z_of_weights(config, own, data, batch, stream)[:, :, head]
+            return z_of_weights(config, own, data, batch, streams)[:, :, head]
         weights = dict(own["attention"])
         for name in [name for name in axes if name in weights]:
             weights[name] = of_head(name, weights[name], head, axes[name])
@@ -129,7 +129,7 @@ def _z_of_each(
         slopes = data.slopes
         slopes = None if slopes is None else of_head("slopes", slopes, head, 0)
         at_head = dataclasses.replace(data, slopes=slopes)
-        return z_of_weights(alone, own | {"attention": weights}, at_head, batch, stream)[:, :, 0]
+        return z_of_weights(alone, own | {"attention": weights}, at_head, batch, streams)[:, :, 0]
 
     return jnp.moveaxis(jax.vmap(one)(jnp.arange(config.n_heads), streams), 0, 2)
 

@@ -140,7 +140,7 @@ def z_from(
     stream: Float[Array, "B T D"],
 ) -> Float[Array, "B T H K"]:
     """Z of a layer's heads, were `stream` the residual stream before it."""
-    return z_of_weights(config, *layer_of(config, params, layer), batch, stream)
+    return z_of_weights(config, *layer_of(config, params, layer), batch, (stream,) * 3)
 
 
 def z_of_weights(
@@ -148,13 +148,19 @@ def z_of_weights(
     own: Any,
     data: LayerData,
     batch: TokenBatch,
-    stream: Float[Array, "B T D"],
+    streams: tuple[Float[Array, "B T D"], Float[Array, "B T D"], Float[Array, "B T D"]],
 ) -> Float[Array, "B T H K"]:
-    """`z_from`, of a layer given by its own weights and data."""
+    """`z_from`, of a layer given by its own weights and data; queries, keys, values read a stream.
+
+    Each their own, of `streams`, or the same three times.
+    """
     norm = norm_of(config, "attention_norm")
-    normed = norm.apply({"params": own.get("attention_norm", {})}, stream)
+    normed = [norm.apply({"params": own.get("attention_norm", {})}, x) for x in streams]
     attention = Attention(config)
-    return attention.apply({"params": own["attention"]}, normed, data, batch, method="attend")
+    with intercepted(qkv=lambda _, call, name, x: call(name, normed["qkv".index(name)])):
+        return attention.apply(
+            {"params": own["attention"]}, normed[0], data, batch, method="attend"
+        )
 
 
 def attention_out(
@@ -172,6 +178,33 @@ def post_normed(
     """What attention writes, normed where the family does so; `own` are the layer's weights."""
     norm = norm_of(config, "attention_post_norm")
     return norm.apply({"params": own.get("attention_post_norm", {})}, written)
+
+
+def post_normed_parts(
+    config: DecoderConfig,
+    own: Any,
+    whole: Float[Array, "B T D"],
+    parts: Float[Array, "H B T D"],
+) -> Float[Array, "H B T D"]:
+    """What each part of `whole` becomes of what attention writes, normed where the family does so.
+
+    The parts' shares, the norm's scale being that of the whole: it is linear but for that.
+    """
+    norm = norm_of(config, "attention_post_norm")
+    if norm.kind == "none":
+        return parts
+    weights, scale = {"params": own.get("attention_post_norm", {})}, None
+
+    def keep(_, call, y):
+        nonlocal scale
+        scale = call(y)
+        return scale
+
+    with intercepted(inverse_scale=keep):
+        norm.apply(weights, whole)
+    with intercepted(inverse_scale=lambda *_: scale):
+        bias = norm.apply(weights, jnp.zeros_like(whole))
+        return jax.vmap(lambda part: norm.apply(weights, part))(parts) - bias[None]
 
 
 def final_logits(

@@ -15,7 +15,7 @@ from circuits_jax.capture.forked import fork
 from circuits_jax.decoder.config import NO_WINDOW
 from circuits_jax.decoder.decoder import Attention, layer_data, norm_of, stacked
 from circuits_jax.evaluation.masked_passes import metric_under
-from circuits_jax.interpose.edges import _z_of_each
+from circuits_jax.interpose.edges import z_of_each
 from circuits_jax.methods import discover
 from circuits_jax.methods.cdt import decomposed, whole_pass
 from tests.circuits import tiny
@@ -152,9 +152,9 @@ def test_a_head_that_reads_a_stream_of_its_own_reads_as_in_the_whole_layer(name)
     batch = model.tokenize(["when Ann and Bob went out then Bob gave it to", "Ann and Bob"])
     streams = np.random.default_rng(0).standard_normal((H, *batch.tokens.shape, D))
     streams = jnp.asarray(streams, jnp.float32)
-    each = jax.jit(functools.partial(_z_of_each, config, model.params, batch))
+    each = jax.jit(functools.partial(z_of_each, config, model.params, batch))
     whole = jax.jit(functools.partial(interpose.z_from, config, model.params, batch))
-    found = each(jnp.array(1), streams)
+    found = each(jnp.array(1), (streams,) * 3)
     wanted = [whole(jnp.array(1), stream)[:, :, head] for head, stream in enumerate(streams)]
     np.testing.assert_allclose(found, jnp.stack(wanted, axis=2), rtol=1e-4, atol=1e-5)
 
