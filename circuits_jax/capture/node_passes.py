@@ -169,7 +169,7 @@ def pair_views(
         own, data, moved, heads, edges, mlp = layer
         own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
         before, flow, each = read_layer(config, own, data, batch.first, moved, weight, apart=True)
-        by_part = heads[:, None] + n_heads * jnp.arange(3)  # queries, keys and values
+        by_part = heads[:, None] + n_heads * jnp.arange(3)[None]  # queries, keys and values
         reads = jnp.take(each, jnp.append(by_part, 3 * n_heads), axis=0)[:, 0]
         sources = jnp.concatenate([jnp.repeat(edges[:1], 3 * len(heads), 0), edges[1:]])
         passed = einsum("wtd,rtd->rwt", moves, reads) * sources[..., None]
