@@ -29,6 +29,7 @@ from circuits_jax.runs import interrupt  # noqa: F401  first: Ctrl-C while the r
 from circuits_jax.capture.head_outputs import head_outputs
 from circuits_jax.circuits.circuit import Circuit, Scores, load_circuit
 from circuits_jax.circuits.formats import load_graph_json, save_graph_json
+from circuits_jax.circuits.given import read_circuit
 from circuits_jax.evaluation.faithfulness import Evaluation, EvaluationOptions, evaluate
 from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.stability import bootstrap
@@ -61,6 +62,7 @@ __all__ = [
     "load_model",
     "load_node_views",
     "make_task",
+    "read_circuit",
     "save_graph_json",
     "view_nodes",
 ]

@@ -5,6 +5,7 @@ readable without JavaScript, which only lets a reader select another head. Promp
 escaped. All scores have one sign: higher = in the circuit.
 """
 
+import base64
 import dataclasses
 import difflib
 import json
@@ -26,6 +27,7 @@ from circuits_jax.evaluation.faithfulness import (
 from circuits_jax.evaluation.node_views import NodeViews
 from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
+from circuits_jax.methods import METHODS
 from circuits_jax.report import figures, node_panel, page
 from circuits_jax.runs import files
 from circuits_jax.tasks import PromptPairs, Task
@@ -100,6 +102,54 @@ def render(results: Results) -> str:
     return page.render("circuit.html", figures.FILTERS, **_context(results))
 
 
+def recipe(results: Results) -> str:
+    """Code that gives the circuit again, and its evaluation."""
+    config, circuit = results.config, results.circuit
+    method, seed = config.get("method", ""), config.get("seed", 0)
+    task = {"seed": seed} | {
+        name: value
+        for name, value in config.get("task", {}).items()
+        if value is not None and name not in ("name", "path_sha256")
+    }
+    known = METHODS[method].options if method in METHODS else None
+    defaults = files.plain(dataclasses.asdict(known)) if known else {}
+    given = config.get(method, {})
+    changed = {n: given[n] for n in defaults if given.get(n, defaults[n]) != defaults[n]}
+    loaded = {n: config[n] for n in ("dtype", "adapter") if config.get(n) not in (None, "float32")}
+    if config.get("job") == "judge":
+        path = _arguments([config["circuit"]["path"]])
+        found = [f"circuit = cj.read_circuit({path}, model.config)"]
+        if "given" not in circuit.rule:
+            found.append(f"circuit = circuit.circuit({_arguments([], circuit.rule)})")
+    else:
+        chosen = _arguments([method], {"seed": seed} | changed)
+        found = [
+            f"scores = cj.discover(model, task, {chosen})",
+            f"circuit = scores.circuit({_arguments([], circuit.rule)})",
+        ]
+    return "\n".join(
+        [
+            "import circuits_jax as cj",
+            "",
+            f"model = cj.load_model({_arguments([config['model']], loaded)})",
+            f"task = cj.make_task({results.task.name!r}, model.tokenizer, {_arguments([], task)})",
+            *found,
+            f"print(cj.evaluate(model, task, circuit, {seed}))",
+        ]
+    )
+
+
+def _arguments(values: Sequence[Any], named: Mapping[str, Any] | None = None) -> str:
+    given = [*map(repr, values), *(f"{name}={value!r}" for name, value in (named or {}).items())]
+    return ", ".join(given)
+
+
+def _json_link(circuit: Circuit) -> str:
+    """Address of the circuit as a file, in the schema of circuit.json."""
+    text = json.dumps(circuit.to_json(), indent=1)
+    return "data:application/json;base64," + base64.b64encode(text.encode()).decode()
+
+
 def settings(record: Mapping[str, Any]) -> str:
     """Nested settings as indented JSON."""
     return json.dumps(files.plain(dict(record)), indent=2, ensure_ascii=False, default=str)
@@ -155,6 +205,8 @@ def _context(results: Results) -> dict[str, Any]:
             "Faithfulness of the found, random and complementary circuits by number of heads",
         ),
         "files": _files(results, heads),
+        "recipe": recipe(results),
+        "circuit_link": _json_link(circuit),
         "has_codes": _has_codes(results.scores),
         "pairs": _pairs(task.learn, results.token_strings),
         "held_out": _pairs(task.held_out, results.token_strings),

@@ -168,6 +168,7 @@ def test_evaluation_metrics_and_record(finished):
         "score heads",
         "bootstrap",
         "evaluate",
+        "look at nodes",
         "write report",
     } == set(record["seconds"])
     config = json.loads((workdir / "config.json").read_text())

@@ -62,9 +62,11 @@ function figureOf(record, view, side) {
 // Attention as a map, rows write and columns are read, with bars of the pair beside the positive.
 function matrix(record, view, side, told) {
   const prompt = side * views.pairs + pair, tokens = views.tokens[prompt], n = tokens.length;
-  const cell = Math.max(8, Math.min(17, Math.floor(340 / n))), pattern = view.pattern?.[prompt];
+  const pattern = view.pattern?.[prompt], bars = side ? 0 : 2 * (BARS + 8);
   const left = 12 + 6 * Math.max(...tokens.map((text) => label(text).length)), top = pattern ? left : 16;
-  const mapWidth = pattern ? n * cell : 0, bars = side ? 0 : 2 * (BARS + 8), height = top + n * cell + 6;
+  const room = Math.min(480, byId("view").clientWidth) - left - 2 * (BARS + 8) - 8;
+  const cell = Math.max(8, Math.min(17, Math.floor(room / n)));
+  const mapWidth = pattern ? n * cell : 0, height = top + n * cell + 6;
   const width = left + mapWidth + bars + 8;
   const svg = svgNode("svg", { class: "attention", "data-name": `${record.node}-pair-${pair + 1}-${side ? "negative" : "positive"}`, role: "img", tabindex: 0, width, height,
     "aria-label": `Attention of ${record.name} on the ${side ? "negative" : "positive"} prompt ${pair + 1}; arrow keys read it off` });

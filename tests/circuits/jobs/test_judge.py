@@ -1,5 +1,7 @@
 """Somebody's circuit: read from every form, and judged as our own."""
 
+import base64
+import html
 import json
 
 import numpy as np
@@ -12,6 +14,7 @@ from circuits_jax.circuits.given import read_circuit
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
+from tests.circuits.report.test_report import Page
 
 HEADS = ((2, 3), (0, 1), (1, 0))
 NAMES = ["a2.h3", "a0.h1", "a1.h0"]
@@ -30,7 +33,7 @@ def settings(folder, make, **fields):
     chosen = make("custom").unlock()
     chosen.model, chosen.task.path = str(folder / "model"), str(folder / "task.jsonl")
     chosen.task.n, chosen.task.n_held_out = 3, 4
-    chosen.evaluate.update({"ablations": ("mean", "zero"), "curve": (0.5,), "n_random": 1})
+    chosen.evaluate.update({"ablations": ("mean",), "curve": (0.5,), "n_random": 1})
     chosen.update_from_flattened_dict(fields)
     return chosen.lock()
 
@@ -38,7 +41,8 @@ def settings(folder, make, **fields):
 @pytest.fixture(scope="module")
 def found(folder):
     """A run of ours."""
-    chosen = settings(folder, config.experiment, method="mean_difference")
+    more = {"method": "mean_difference", "circuit.size": 8}  # with edges among them
+    chosen = settings(folder, config.experiment, **more)
     pipeline.run(chosen, folder / "found")
     return folder / "found"
 
@@ -47,6 +51,21 @@ def judged(folder, path, name, **fields):
     chosen = settings(folder, config.judgement, **{"circuit.path": str(path)}, **fields)
     pipeline.run(chosen, folder / name)
     return json.loads((folder / name / "circuit.json").read_text())
+
+
+def test_the_page_gives_the_circuit_again_as_code_and_as_a_file(found, tmp_path):
+    page = Page((found / "report.html").read_text())
+    (code,) = (e["text"] for e in page.find(tag="pre") if e["text"].startswith("import circuits"))
+    *lines, last = code.splitlines()
+    assert last == "print(cj.evaluate(model, task, circuit, 0))"
+    scope = {}
+    exec("\n".join(lines), scope)
+    ours = cj.load_circuit(found / "circuit.json")
+    np.testing.assert_array_equal(scope["circuit"].heads, ours.heads)
+    np.testing.assert_array_equal(scope["circuit"].edges, ours.edges)
+    (link,) = page.find(tag="a", download="circuit.json")
+    (tmp_path / "circuit.json").write_bytes(base64.b64decode(link["href"].partition(",")[2]))
+    np.testing.assert_array_equal(cj.load_circuit(tmp_path / "circuit.json").heads, ours.heads)
 
 
 def test_our_own_circuit_is_judged_as_when_it_was_found(folder, found):
@@ -68,6 +87,7 @@ def test_a_list_has_no_curve_and_its_page_says_whose_it_is(folder):
     page = (folder / "list" / "report.html").read_text()
     assert "Wang et al." in page
     assert "theirs.txt, judged as it is" in page
+    assert f"cj.read_circuit({str(path)!r}, model.config)" in html.unescape(page)
     path.write_text("2.3")
     with pytest.raises(InputError, match="path_sha256"):
         judged(folder, path, "list", method="Wang et al.")
