@@ -40,6 +40,7 @@ class Probe:
         label: of the x-axis, with its unit.
         scale: what the x-axis is: a `fraction`, shown in percent; a `value`, shown as it is; or
             `steps`, a ladder without an end (inf), of which every step counts the same.
+        caption: what is written below a sample, a format of the x-axis's value.
         decoys: kind of decoy (cue_conflict.py); "" for probes that show one image at a time.
     """
 
@@ -49,6 +50,7 @@ class Probe:
     title: str
     label: str
     scale: Literal["fraction", "value", "steps"] = "fraction"
+    caption: str = "{:g}"
     decoys: str = ""
 
 
@@ -64,6 +66,7 @@ def _occlusion(kind: str, title: str) -> Probe:
         lambda images, level, **_: occlusion.occlude(images, kind, level),
         title,
         _HIDDEN,
+        caption="{:.0%} hidden",
     )
 
 
@@ -75,6 +78,7 @@ def _low_pass(finish: Callable, title: str) -> Probe:
         title,
         _SIGMA,
         "steps",
+        "sigma {:g} px",
     )
 
 
@@ -86,6 +90,7 @@ def _high_pass(finish: Callable, title: str) -> Probe:
         title,
         _SIGMA,
         "steps",
+        "sigma {:g} px",
     )
 
 
@@ -102,6 +107,7 @@ PROBES: dict[str, Probe] = {
         ),
         "Window cue-conflict: soft borders along the rings of pooling windows",
         _CENTRE,
+        caption="{:.0%} decoy",
         decoys="window",
     ),
     "square_conflict": Probe(
@@ -110,6 +116,7 @@ PROBES: dict[str, Probe] = {
         lambda images, level, decoys, **_: cue_conflict.square_conflict(images, decoys, level),
         "Square cue-conflict: hard borders",
         _CENTRE,
+        caption="{:.0%} decoy",
         decoys="square",
     ),
     "frequency/low_pass_colour": _low_pass(lambda images: images, "Low-pass, colour"),

@@ -17,7 +17,7 @@ from foveation_jax.claims import comparisons, statistics, verdicts
 from foveation_jax.claims.results import Claim, ClaimTable, ProbeResults, title
 from foveation_jax.claims.results_files import mean_accuracy
 from foveation_jax.probes.evaluate import PROBES
-from foveation_jax.report import experiment_figures, page
+from foveation_jax.report import experiment_figures, overlay, page
 from foveation_jax.report.experiment_figures import Style
 from foveation_jax.report.stage1_page import TITLES, metric_table
 from foveation_jax.runs.files import write
@@ -68,6 +68,8 @@ def render(results: ProbeResults, table: ClaimTable) -> str:
         groups=[_group(number, table) for number in verdicts.HEADLINES if _of(number, table)],
         left_out=table.left_out,
         strips=_strips(results),
+        windows=overlay.windows_svg(results.windows) if results.windows else "",
+        marks=overlay.marks_svg(results.windows) if results.windows else "",
         training=experiment_figures.training_figures(results.training, look, results.chance),
         families=_families(results, look),
         notes={family: note for family, (_, note) in FAMILIES.items()},

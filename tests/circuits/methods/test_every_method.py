@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import circuits_jax as cj
+from circuits_jax import main
 from circuits_jax.methods import METHODS
 
 # Chance, and where prompts differ whether or not the answer depends on it: they need not find them.
@@ -15,6 +16,11 @@ BLIND = ("random", "mean_difference")
 def planted():
     model = cj.load_model("planted:3x4:induction")
     return model, cj.make_task("planted", model.tokenizer, n=3)
+
+
+def test_the_command_names_every_method():
+    words = main.__doc__.replace(",", " ").replace("=", " ").split()
+    assert set(METHODS) <= set(words)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,6 +15,7 @@ from foveation_jax.probes.evaluate import PROBES
 from foveation_jax.report import experiment_figures, experiment_page
 from foveation_jax.report.page import COLOURS
 from foveation_jax.report.stage1_page import TITLES
+from foveation_jax.windows.pooling_windows import pooling_windows
 from tests.foveation.made_up import SYSTEMS, made_up_results
 
 
@@ -65,6 +66,16 @@ def test_every_claim_is_there_with_its_verdict_and_numbers(page, made):
     assert badges == [claim.verdict for claim in made[1].claims]
     assert verdicts.RULE in text
     assert "12345" in text  # the settings
+
+
+def test_pictures_come_first_with_fixation_degrees_and_windows(made):
+    results = dataclasses.replace(made[0], windows=pooling_windows(0.5, (32, 32)))
+    text = experiment_page.render(results, made[1])
+    order = [text.index(f'<section id="{name}">') for name in ("seen", "holds", "accuracy")]
+    assert order == sorted(order)
+    seen = text[order[0] : order[1]]
+    assert seen.count('class="marks"') == sum(len(strip.images) for strip in results.strips) > 0
+    assert seen.count('class="windows"') == 1
 
 
 def test_a_probe_of_ones_own_has_its_section(made, monkeypatch):
