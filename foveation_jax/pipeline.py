@@ -269,6 +269,7 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
             windows=shown.windows,
             n_images=config.report_images,
         ),
+        windows=shown.windows,
         filters={
             name: {
                 epoch: fetched(first_layer_filters(load_variables(workdir, name, epoch))[0])

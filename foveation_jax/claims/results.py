@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, UInt8
 
 from foveation_jax.probes.curves import Confusion, Curve
 from foveation_jax.transforms.matched import Match
+from foveation_jax.windows.pooling_windows import PoolingWindows
 
 Verdict = Literal["holds", "fails", "undecided"]
 Counted = Literal["runs", "images"]
@@ -66,6 +67,7 @@ class ProbeResults:
         matches: blur -> "train" or "test" -> its sigmas and the gap to the texture achieved there.
         training: a history a system.
         strips: sample stimuli.
+        windows: pooling windows of the images, with the fixation and the pixels of a degree.
         filters: system -> epoch -> [kh, kw, 3, filters], first layer of run 0.
         experiment: the workdir's experiment.json: config, versions, devices, revision.
     """
@@ -80,6 +82,7 @@ class ProbeResults:
     matches: Mapping[str, Mapping[str, Match]] = dataclasses.field(default_factory=dict)
     training: tuple[History, ...] = ()
     strips: tuple[Strip, ...] = ()
+    windows: PoolingWindows | None = None
     filters: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(default_factory=dict)
     experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from foveation_jax.probes.evaluate import probe_of
+
 CONFIDENCE = 0.95
 MIN_WILCOXON = 6  # with 5 pairs no ranks are as rare as 1 in 20, two-sided
 MIN_BOOTSTRAP = 6
@@ -30,9 +32,10 @@ def positions(probe: str, levels: Float[np.ndarray, " P"]) -> Float[np.ndarray, 
     """Where a curve's levels lie on its x-axis, which areas and figures share.
 
     Areas of an image are their own axis. The published ladders of sigmas have no end (inf) and
-    uneven steps; every step counts the same: 0 1 2 ... P - 1.
+    uneven steps; every step counts the same: 0 1 2 ... P - 1 (`Probe.scale`).
     """
-    if probe.startswith("frequency/"):
+    known = probe_of(probe)
+    if known and known.scale == "steps":
         return np.arange(len(levels), dtype=np.float64)
     return np.asarray(levels, np.float64)
 

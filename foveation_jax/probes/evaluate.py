@@ -8,6 +8,7 @@ All images are 8-bit levels, as what stage 1 lets through is, and stimuli are ro
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,60 +36,99 @@ class Probe:
         axis: windows of the image -> [P] the x-axis of its curves (curves.py).
         stimulus: (images, level, decoys=, mean=, windows=) -> stimuli, all in [0, 1]; pure, the
             level traced.
+        title: of its figure.
+        label: of the x-axis, with its unit.
+        scale: what the x-axis is: a `fraction`, shown in percent; a `value`, shown as it is; or
+            `steps`, a ladder without an end (inf), of which every step counts the same.
+        caption: what is written below a sample, a format of the x-axis's value.
         decoys: kind of decoy (cue_conflict.py); "" for probes that show one image at a time.
     """
 
     levels: Callable[[PoolingWindows], np.ndarray]
     axis: Callable[[PoolingWindows], np.ndarray]
     stimulus: Callable[..., Float[Array, "N Y X 3"]]
+    title: str
+    label: str
+    scale: Literal["fraction", "value", "steps"] = "fraction"
+    caption: str = "{:g}"
     decoys: str = ""
 
 
-def _occlusion(kind: str) -> Probe:
+_HIDDEN = "area hidden, % of the image"
+_CENTRE = "area that the centre takes, % of the image"
+_SIGMA = "sigma of the Gaussian, px at 256 px"
+
+
+def _occlusion(kind: str, title: str) -> Probe:
     return Probe(
         lambda windows: np.array(occlusion.LEVELS),
         lambda windows: occlusion.hidden_areas(kind, windows.size),
         lambda images, level, **_: occlusion.occlude(images, kind, level),
+        title,
+        _HIDDEN,
+        caption="{:.0%} hidden",
     )
 
 
-def _low_pass(finish: Callable) -> Probe:
+def _low_pass(finish: Callable, title: str) -> Probe:
     return Probe(
         lambda windows: frequency.low_pass_sigmas(windows.size[1]),
         lambda windows: np.array(frequency.LOW_PASS),
         lambda images, level, **_: finish(frequency.low_pass(images, level)),
+        title,
+        _SIGMA,
+        "steps",
+        "sigma {:g} px",
     )
 
 
-def _high_pass(finish: Callable) -> Probe:
+def _high_pass(finish: Callable, title: str) -> Probe:
     return Probe(
         lambda windows: np.array(frequency.HIGH_PASS),
         lambda windows: np.array(frequency.HIGH_PASS),
         lambda images, level, mean, **_: finish(frequency.high_pass(images, level, mean)),
+        title,
+        _SIGMA,
+        "steps",
+        "sigma {:g} px",
     )
 
 
 PROBES: dict[str, Probe] = {
-    **{f"occlusion/{kind}": _occlusion(kind) for kind in occlusion.KINDS},
+    "occlusion/scotoma": _occlusion("scotoma", "Scotoma: a square hides the centre"),
+    "occlusion/glaucoma": _occlusion("glaucoma", "Glaucoma: only a square at the centre stays"),
+    "occlusion/left_to_right": _occlusion("left_to_right", "Hidden from the left"),
+    "occlusion/top_to_bottom": _occlusion("top_to_bottom", "Hidden from the top"),
     "window_conflict": Probe(
         lambda windows: np.array(cue_conflict.window_levels(windows)),
         cue_conflict.centre_areas,
         lambda images, level, decoys, windows, **_: cue_conflict.window_conflict(
             images, decoys, level, windows
         ),
-        "window",
+        "Window cue-conflict: soft borders along the rings of pooling windows",
+        _CENTRE,
+        caption="{:.0%} decoy",
+        decoys="window",
     ),
     "square_conflict": Probe(
         lambda windows: np.array(occlusion.LEVELS),
         lambda windows: cue_conflict.square_areas(windows.size),
         lambda images, level, decoys, **_: cue_conflict.square_conflict(images, decoys, level),
-        "square",
+        "Square cue-conflict: hard borders",
+        _CENTRE,
+        caption="{:.0%} decoy",
+        decoys="square",
     ),
-    "frequency/low_pass_colour": _low_pass(lambda images: images),
-    "frequency/low_pass_grey": _low_pass(frequency.grey),
-    "frequency/high_pass_colour": _high_pass(lambda images: images),
-    "frequency/high_pass_grey": _high_pass(frequency.grey),
+    "frequency/low_pass_colour": _low_pass(lambda images: images, "Low-pass, colour"),
+    "frequency/low_pass_grey": _low_pass(frequency.grey, "Low-pass, grey"),
+    "frequency/high_pass_colour": _high_pass(lambda images: images, "High-pass, colour"),
+    "frequency/high_pass_grey": _high_pass(frequency.grey, "High-pass, grey"),
 }
+
+
+def probe_of(curve: str) -> Probe | None:
+    """The probe that a curve (such as "window_conflict/centre") is of; None for an unknown one."""
+    return PROBES.get(curve) or PROBES.get(curve.rpartition("/")[0])
 
 
 @functools.partial(jax.jit, static_argnames="probe")

@@ -17,6 +17,7 @@ from foveation_jax.claims import statistics
 from foveation_jax.claims.results import Claim, History, title
 from foveation_jax.metrics.levels import check_finite
 from foveation_jax.probes.curves import Curve
+from foveation_jax.probes.evaluate import probe_of
 from foveation_jax.report import page
 
 COLOURS = {  # light, dark; after Okabe & Ito, safe for colour-blind readers
@@ -28,12 +29,6 @@ COLOURS = {  # light, dark; after Okabe & Ito, safe for colour-blind readers
 OTHERS = (("#a8478a", "#e58fc8"), ("#8a7400", "#dcc545"), ("#5b4fc4", "#a9a0ff"))
 MARKERS = "osD^vPX"
 DASHES = ("-", "-", (0, (6, 2)), (0, (3, 1.5)), "-.")
-AXES = {
-    "occlusion": "area hidden, % of the image",
-    "window_conflict": "area that the centre takes, % of the image",
-    "square_conflict": "area that the centre takes, % of the image",
-    "frequency": "sigma of the Gaussian, px at 256 px",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +189,8 @@ def _band(axes, x, values: np.ndarray, style: Style, system: str, marked: bool =
 
 
 def _shown(probe: str, x: np.ndarray) -> np.ndarray:
-    return x if probe.startswith("frequency/") else 100 * x
+    known = probe_of(probe)
+    return 100 * x if known and known.scale == "fraction" else x
 
 
 def _accuracy_axes(axes, chance: float) -> None:
@@ -212,9 +208,9 @@ def _chance(axes, chance: float) -> None:
 
 
 def _level_axis(axes, curve: Curve) -> None:
-    family = curve.probe.partition("/")[0]
-    axes.set_xlabel(AXES.get(family, "level"))
-    if family == "frequency":
+    known = probe_of(curve.probe)
+    axes.set_xlabel(known.label if known else "level")
+    if known and known.scale == "steps":
         names = [f"{x:g}" if np.isfinite(x) and x > 0 else "none" for x in curve.levels]
         axes.set_xticks(range(len(names)), names)
 

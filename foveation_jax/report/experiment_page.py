@@ -16,27 +16,21 @@ import numpy as np
 from foveation_jax.claims import comparisons, statistics, verdicts
 from foveation_jax.claims.results import Claim, ClaimTable, ProbeResults, title
 from foveation_jax.claims.results_files import mean_accuracy
-from foveation_jax.report import experiment_figures, page
+from foveation_jax.probes.evaluate import PROBES
+from foveation_jax.report import experiment_figures, overlay, page
 from foveation_jax.report.experiment_figures import Style
 from foveation_jax.report.stage1_page import TITLES, metric_table
 from foveation_jax.runs.files import write
 from foveation_jax.transforms.matched import TOLERANCE
 
-FAMILIES = {  # probes that are drawn as curves, in the order of the page
-    "occlusion": ("scotoma", "glaucoma", "left_to_right", "top_to_bottom"),
-    "frequency": ("high_pass_colour", "high_pass_grey", "low_pass_colour", "low_pass_grey"),
-}
-PROBE_TITLES = {
-    "scotoma": "Scotoma: a square hides the centre",
-    "glaucoma": "Glaucoma: only a square at the centre stays",
-    "left_to_right": "Hidden from the left",
-    "top_to_bottom": "Hidden from the top",
-    "high_pass_colour": "High-pass, colour",
-    "high_pass_grey": "High-pass, grey",
-    "low_pass_colour": "Low-pass, colour",
-    "low_pass_grey": "Low-pass, grey",
-    "window": "Window cue-conflict: soft borders along the rings of pooling windows",
-    "square": "Square cue-conflict: hard borders",
+# Families of probes that are drawn as curves: title, and a note below the figures.
+FAMILIES = {
+    "occlusion": ("Occlusion", ""),
+    "frequency": (
+        "Spatial frequency",
+        "High-pass: the smaller sigma, the fewer low frequencies are left. Low-pass: the larger "
+        "sigma, the fewer high ones.",
+    ),
 }
 UNITS = {  # unit -> (factor, format, name)
     "accuracy": (100, "{:+.1f}", "points"),
@@ -74,8 +68,11 @@ def render(results: ProbeResults, table: ClaimTable) -> str:
         groups=[_group(number, table) for number in verdicts.HEADLINES if _of(number, table)],
         left_out=table.left_out,
         strips=_strips(results),
+        windows=overlay.windows_svg(results.windows) if results.windows else "",
+        marks=overlay.marks_svg(results.windows) if results.windows else "",
         training=experiment_figures.training_figures(results.training, look, results.chance),
-        families={family: _panels(family, results, look) for family in FAMILIES},
+        families=_families(results, look),
+        notes={family: note for family, (_, note) in FAMILIES.items()},
         conflicts=_conflicts(results, look),
         matrix=_matrix(results),
         dynamics=_dynamics(results, look),
@@ -231,32 +228,40 @@ def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]]]]:
     systems = {title(name): name for name in results.systems}
     found = []
     for strip in results.strips:
-        kind = strip.title.rpartition("/")[2].removesuffix("_conflict")
+        probe = PROBES.get(strip.title)
         captions = (systems.get(caption, caption) for caption in strip.captions)
         pictures = list(zip(captions, map(picture_uri, strip.images), strict=True))
-        found.append((PROBE_TITLES.get(kind, strip.title.replace("_", " ")), pictures))
+        found.append((probe.title if probe else strip.title.replace("_", " "), pictures))
+    return found
+
+
+def _families(results: ProbeResults, look: Mapping[str, Style]) -> list[tuple]:
+    """(name, title, [(title, SVG)]) of every family of probes that was run."""
+    names = dict.fromkeys(name.partition("/")[0] for name, p in PROBES.items() if not p.decoys)
+    found = []
+    for family in names:
+        panels = _panels(family, results, look)
+        if panels:
+            said, _ = FAMILIES.get(family, (family.replace("_", " ").capitalize(), ""))
+            found.append((family, said, panels))
     return found
 
 
 def _panels(family: str, results: ProbeResults, look: Mapping[str, Style]) -> list[tuple[str, str]]:
     """(title, SVG) of every probe of a family that was run."""
-    probes = {kind: [] for kind in FAMILIES[family]}
+    curves = {name: [] for name in PROBES if name.partition("/")[0] == family}
     for curve in results.curves:
-        of, _, kind = curve.probe.partition("/")
-        if of == family and kind in probes:
-            probes[kind].append(curve)
-    shown = [curve.accuracy.mean(0).max() for curves in probes.values() for curve in curves]
-    top = 1.1 * max(*shown, 2 * results.chance) if shown else 1  # one axis for the family
-    return [
-        (
-            PROBE_TITLES[kind],
-            experiment_figures.probe_figure(
-                curves, look, results.chance, float(top), PROBE_TITLES[kind]
-            ),
-        )
-        for kind, curves in probes.items()
-        if curves
-    ]
+        if curve.probe in curves:
+            curves[curve.probe].append(curve)
+    shown = [curve.accuracy.mean(0).max() for found in curves.values() for curve in found]
+    top = float(1.1 * max(*shown, 2 * results.chance)) if shown else 1.0  # one axis for the family
+    figures = []
+    for name, found in curves.items():
+        said = PROBES[name].title
+        if found:
+            figure = experiment_figures.probe_figure(found, look, results.chance, top, said)
+            figures.append((said, figure))
+    return figures
 
 
 def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[str, Any]]:
@@ -288,9 +293,11 @@ def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[st
             )
         if pairs:
             figure = experiment_figures.conflict_figure(
-                pairs, look, results.chance, PROBE_TITLES[kind]
+                pairs, look, results.chance, PROBES[f"{kind}_conflict"].title
             )
-            found.append({"title": PROBE_TITLES[kind], "figure": figure, "rows": rows})
+            found.append(
+                {"title": PROBES[f"{kind}_conflict"].title, "figure": figure, "rows": rows}
+            )
     return found
 
 

@@ -67,6 +67,6 @@ def _of_probe(name, images, labels, row, mean, windows) -> Strip:
 
 def _caption(probe: str, x: float) -> str:
     """A level in words, with its unit; x is of the probe's axis."""
-    if probe.startswith("frequency"):
-        return "whole" if x in (0, np.inf) else f"sigma {x:g} px"
-    return f"{x:.0%} {'decoy' if probe.endswith('conflict') else 'hidden'}"
+    if PROBES[probe].scale == "steps" and x in (0, np.inf):
+        return "whole"
+    return PROBES[probe].caption.format(x)

@@ -18,7 +18,7 @@ from foveation_jax import metrics
 from foveation_jax.claims import results
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
-from foveation_jax.report import experiment_figures, page, stage1_figures
+from foveation_jax.report import experiment_figures, overlay, page, stage1_figures
 from foveation_jax.runs.files import write
 from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms.matched import Match
@@ -79,7 +79,8 @@ def write_report(
         count=len(source.names),
         systems=[(name, *_title(name)) for name in systems],
         pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
-        overlay="" if each_its_own else windows_svg(windows),
+        overlay="" if each_its_own else overlay.windows_svg(windows),
+        marks="" if each_its_own else overlay.marks_svg(windows),
         table=metric_table(rows, systems, config.metrics),
         ssim_figure=stage1_figures.ssim_figure(*curves, look) if curves else "",
         sigma_figure=stage1_figures.sigma_figure(matches, look),
@@ -164,22 +165,3 @@ def ssim_by_eccentricity(
         means[system] = np.mean(values, axis=0)[large]
     eccentricity = np.asarray(by_mass(jnp.exp(log_ecc)))[large]
     return means, eccentricity
-
-
-def windows_svg(windows: PoolingWindows) -> str:
-    """The windows' borders (where neighbours weigh one half) as an SVG to lay over a picture."""
-    height, width = windows.size
-    y, x = (float(v) for v in windows.fixation)
-    y, x = y + 0.5, x + 0.5  # SVG counts from the corner of the first pixel
-    radii = [float(edge * windows.pixels_per_degree) for edge in windows.ring_edges()]
-    circles = [f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r:.2f}"/>' for r in radii]
-    step = 2 * math.pi / windows.n_wedges
-    spokes = []
-    for wedge in range(windows.n_wedges):
-        angle = (wedge + 0.25) * step - math.pi
-        ends = [(x + r * math.cos(angle), y + r * math.sin(angle)) for r in (radii[0], radii[-1])]
-        (x1, y1), (x2, y2) = ends
-        spokes.append(f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}"/>')
-    cross = f'<path class="cross" d="M{x - 4:.2f} {y:.2f}h8M{x:.2f} {y - 4:.2f}v8"/>'
-    shapes = "".join([*circles, *spokes, cross])
-    return f'<svg class="windows" viewBox="0 0 {width} {height}">{shapes}</svg>'

@@ -11,9 +11,11 @@ import pytest
 from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import ClaimTable, ProbeResults, title
 from foveation_jax.probes.curves import Curve
+from foveation_jax.probes.evaluate import PROBES
 from foveation_jax.report import experiment_figures, experiment_page
 from foveation_jax.report.page import COLOURS
 from foveation_jax.report.stage1_page import TITLES
+from foveation_jax.windows.pooling_windows import pooling_windows
 from tests.foveation.made_up import SYSTEMS, made_up_results
 
 
@@ -64,6 +66,33 @@ def test_every_claim_is_there_with_its_verdict_and_numbers(page, made):
     assert badges == [claim.verdict for claim in made[1].claims]
     assert verdicts.RULE in text
     assert "12345" in text  # the settings
+
+
+def test_pictures_come_first_with_fixation_degrees_and_windows(made):
+    results = dataclasses.replace(made[0], windows=pooling_windows(0.5, (32, 32)))
+    text = experiment_page.render(results, made[1])
+    order = [text.index(f'<section id="{name}">') for name in ("seen", "holds", "accuracy")]
+    assert order == sorted(order)
+    seen = text[order[0] : order[1]]
+    assert seen.count('class="marks"') == sum(len(strip.images) for strip in results.strips) > 0
+    assert seen.count('class="windows"') == 1
+
+
+def test_a_probe_of_ones_own_has_its_section(made, monkeypatch):
+    own = dataclasses.replace(
+        PROBES["occlusion/scotoma"], title="Turned about the centre", label="angle, degrees",
+        scale="value",
+    )  # fmt: skip
+    monkeypatch.setitem(PROBES, "turning/clockwise", own)
+    curve = Curve("turning/clockwise", SYSTEMS[0], np.array([0.0, 90.0]), np.full((3, 2), 0.25))
+    results = dataclasses.replace(made[0], curves=(*made[0].curves, curve))
+    page = experiment_page.render(results, made[1])
+    assert 'href="#turning">Turning<' in page
+    _, _, section = page.partition('<section id="turning">')
+    section = section.partition("</section>")[0]
+    assert "Turned about the centre" in section
+    assert "angle, degrees" in section
+    assert re.search(r">\s*80\s*<", section)  # degrees, not a share of 100 %
 
 
 def test_every_section_is_there(page):
@@ -180,7 +209,7 @@ def test_figures_are_drawings_that_parse():
     assert root.tag.endswith("svg")
     texts = [e.text for e in root.iter() if e.tag.endswith("text")]
     assert "chance" in texts
-    assert experiment_figures.AXES["occlusion"] in texts
+    assert "area hidden, % of the image" in texts
 
 
 def test_mosaic_shows_every_filter_where_it_belongs():

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from foveation_jax import metrics
 from foveation_jax.data import ImageSource, write_png
-from foveation_jax.report import stage1_page
+from foveation_jax.report import overlay, stage1_page
 from foveation_jax.transforms.matched import Match
 from foveation_jax.windows.pooling_windows import pooling_windows
 
@@ -35,7 +35,12 @@ def page(tmp_path_factory):
 
 def test_where_each_picture_has_its_own_fixation_no_windows_are_of_all(page, tmp_path):
     text = written(tmp_path, fixations="own.csv")[2]
-    for words in ("Pooling windows", 'class="cross"', "Where it is lost", "Look at the middle"):
+    for words in (
+        "Pooling windows",
+        'class="cross"',
+        "Where it is lost",
+        "The cross is the fixation",
+    ):
         assert words in page[2]
         assert words not in text
     assert "of each picture" in text
@@ -107,7 +112,7 @@ def test_tables_hold_the_numbers(page):
 
 def test_windows_are_drawn_where_they_are():
     windows = pooling_windows(0.5, SIZE, (10.0, 20.0))
-    drawing = stage1_page.windows_svg(windows)
+    drawing = overlay.windows_svg(windows)
     circles = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"', drawing)
     assert len(circles) == windows.n_rings + 1
     assert drawing.count("<line") == windows.n_wedges
@@ -118,11 +123,29 @@ def test_windows_are_drawn_where_they_are():
     np.testing.assert_allclose(rings[0, 0, 0], 0.5, atol=0.02)
 
 
+def test_marks_are_the_fixation_and_so_many_degrees():
+    windows = pooling_windows(0.5, SIZE, (10.0, 20.0), field_of_view=26.0)
+    drawing = overlay.marks_svg(windows)
+    x, y, arms = re.search(r'class="cross" d="M([\d.]+) ([\d.]+)h([\d.]+)M', drawing).groups()
+    assert (float(x) + float(arms) / 2, float(y)) == (20.5, 10.5)
+    length = float(re.search(r'class="scale" d="M[\d.]+ [\d.]+h([\d.]+)"', drawing).group(1))
+    told = float(re.search(r">([\d.]+)°<", drawing).group(1))
+    assert told == overlay.scale_degrees(26.0) == 5
+    np.testing.assert_allclose(length, told * 64 / 26.0, atol=0.01)
+    assert overlay.scale_degrees(3.0) == 0.5
+
+
+def test_every_picture_has_the_marks(page):
+    text = page[2]
+    seen = text[text.index('id="seen"') : text.index('id="windows"')]
+    assert seen.count("<img") == seen.count('class="marks"') == len(NAMES) * len(SYSTEMS)
+
+
 def test_wedge_borders_are_where_neighbours_weigh_the_same():
     windows = pooling_windows(0.5, (64, 64))
     x1, y1 = map(
         float,
-        re.search(r'x2="([-\d.]+)" y2="([-\d.]+)"', stage1_page.windows_svg(windows)).groups(),
+        re.search(r'x2="([-\d.]+)" y2="([-\d.]+)"', overlay.windows_svg(windows)).groups(),
     )
     _, wedges = windows.factors(jnp.array([y1 - 0.5]), jnp.array([x1 - 0.5]))
     np.testing.assert_allclose(np.sort(wedges[:, 0, 0])[-2:], 0.5, atol=0.02)

@@ -1,10 +1,11 @@
 """Tiny models of every family, run by Hugging Face's torch implementation, for parity tests.
 
-Writes `decoder.npz` and `families.npz` (or those that are named) beside itself. For each case: the
-config.json as written and as transformers saves it, the names and shapes of the saved tensors,
-logits [T V] and head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32
-with eager attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes
-them from names and shapes.
+Writes `decoder.npz` and `families.npz` beside itself; a case that is there, of the very config that
+it has here, stays as it is, so that a new one is made alone. For each case: the config.json as
+written and as transformers saves it, the names and shapes of the saved tensors, logits [T V] and
+head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32 with eager
+attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes them from
+names and shapes.
 
 Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
 
@@ -15,7 +16,6 @@ Needs torch and transformers 5 in an environment of its own, which the library d
 """
 
 import json
-import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -561,17 +561,27 @@ def make_rope(rope: dict) -> np.ndarray:
     return np.append(frequencies.numpy(), np.float32(scale))
 
 
+def kept(path: Path, cases: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]:
+    """The cases of a file that are made of the very configs that they have in `cases`."""
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        found = {name: file[f"{name}/meta"] for name in cases if f"{name}/meta" in file}
+        same = [n for n, meta in found.items() if json.loads(str(meta))["config"] == cases[n]]
+        return {n: {key: file[f"{n}/{key}"] for key in ("meta", "logits", "heads")} for n in same}
+
+
 def main():
-    """Write `decoder.npz` and `families.npz`."""
+    """Write what is missing of `decoder.npz` and `families.npz`."""
     for file, cases, ropes in (("decoder", CASES, ROPES), ("families", MORE_CASES, {})):
-        if file not in (sys.argv[1:] or ("decoder", "families")):
-            continue
-        arrays = {}
+        path = Path(__file__).with_name(f"{file}.npz")
+        done, arrays = kept(path, cases), {}
         for name, config in cases.items():
-            print(name)
-            arrays |= {f"{name}/{key}": value for key, value in make_case(config).items()}
+            print(f"{name}: {'there' if name in done else 'made'}")
+            case = done[name] if name in done else make_case(config)
+            arrays |= {f"{name}/{key}": value for key, value in case.items()}
         arrays |= {f"rope/{name}": make_rope(rope) for name, rope in ropes.items()}
-        np.savez_compressed(Path(__file__).with_name(f"{file}.npz"), **arrays)
+        np.savez_compressed(path, **arrays)
 
 
 if __name__ == "__main__":
