@@ -1,8 +1,9 @@
 """The page on a finished run, `report.html`: what was found, and how we know.
 
-One self-contained file: no script, style, font or picture is loaded from anywhere. Everything is
-readable without JavaScript, which only lets a reader select another head. Prompts and names are
-escaped. All scores have one sign: higher = in the circuit.
+One self-contained file: no script, style, font or picture is loaded from anywhere. What was found
+is readable without JavaScript, which lets a reader select another head or another size, and see
+what a head does with the prompts. Prompts and names are escaped. All scores have one sign: higher =
+in the circuit.
 """
 
 import base64
@@ -35,6 +36,7 @@ from circuits_jax.tasks.base import Answer
 
 N_HUES = 7  # colours of codes in the style sheet
 MOST_EDGES = 20_000  # that the script can draw
+MOST_LINKED = 2_000  # edges that links hold; circuit.json has all
 JUDGED = ("circuit", "random")
 N_NEIGHBOURS = 5  # edges listed for a selected head, in and out
 TASKS = {
@@ -145,7 +147,9 @@ def _arguments(values: Sequence[Any], named: Mapping[str, Any] | None = None) ->
 
 
 def _json_link(circuit: Circuit) -> str:
-    """Address of the circuit as a file, in the schema of circuit.json."""
+    """Address of the circuit as a file: of circuit.json itself where it is too large for a page."""
+    if circuit.edges.sum() > MOST_LINKED:
+        return "circuit.json"
     text = json.dumps(circuit.to_json(), indent=1)
     return "data:application/json;base64," + base64.b64encode(text.encode()).decode()
 
@@ -361,11 +365,12 @@ def _files(results: Results, heads: Sequence[Head]) -> dict[str, str]:
     ends = [tuple(layer * width + head for layer, head in pair) for pair in circuit.ranked_edges()]
     edges = [
         {"source": names[a], "target": names[b], "score": float(circuit.edge_scores[a, b])}
-        for a, b in ends
+        for a, b in ends[:MOST_LINKED]
     ]
+    name = "edges" if len(ends) <= MOST_LINKED else f"edges-best-{MOST_LINKED}"
     return {
         "heads": page.csv_link("heads", rows),
-        "edges": page.csv_link("edges", edges) if edges else "",
+        "edges": page.csv_link(name, edges) if edges else "",
     }
 
 

@@ -38,5 +38,5 @@ def render(
         pairs=record["pairs"],
         heads=heads,
         map=figures.grid(shape, 250, (11, 26)) if shape else None,
-        heads_csv=page.csv_link("heads", rows) if rows else "",
+        heads_csv=page.csv_link("shared-heads", rows) if rows else "",
     )

@@ -105,16 +105,19 @@ def with_views(shape=(2, 4), n=3, **sizes):
 
 @pytest.fixture(scope="module")
 def largest():
-    """1,200 heads, as many edges as the page can have, and long prompts."""
-    return circuit_page.render(with_views((48, 25), n=5, n_tokens=24))
+    """1,200 heads, a circuit of as many edges as the page can have, and long prompts."""
+    results = with_views((48, 25), n=5, n_tokens=24)
+    circuit = results.scores.circuit(n_edges=circuit_page.MOST_EDGES)
+    return circuit_page.render(dataclasses.replace(results, circuit=circuit))
 
 
 def test_the_largest_page_is_below_3_mb(largest):
     assert len(largest.encode()) < 3_000_000
     page = Page(largest)
     data = node_panel.unpacked(page.find(id="graph-data")[0]["text"])
-    assert len(data["edges"]) == circuit_page.MOST_EDGES
+    assert len(data["edges"]) == data["own"] == circuit_page.MOST_EDGES
     assert node_panel.unpacked(page.find(id="views")[0]["text"])["pairs"] >= 1
+    assert page.find(download="circuit.json")[0]["href"] == "circuit.json"  # all of them
 
 
 def test_edges_begin_with_the_circuits_and_fall():
@@ -141,8 +144,11 @@ def test_a_curve_without_a_meaning_is_not_beside_the_slider():
     assert node_panel.unpacked(page.find(id="graph-data")[0]["text"])["curve"] == []
 
 
-def drawn(path, anchor=""):
-    """The page as a browser has it when its scripts have run."""
+def drawn(path, anchor="", then=""):
+    """The page as a browser has it when its scripts have run; `then` is a further one."""
+    if then:
+        done = f"<script>setTimeout(() => {{ {then} }}, 1000)</script></body>"
+        path.write_text(path.read_text().replace("</body>", done))
     browser = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
     if browser is None:
         pytest.skip("no chromium, which runs the page's scripts")
@@ -182,8 +188,60 @@ def test_a_permalink_opens_a_head_and_a_pair(tmp_path):
     assert len(page.find(kind="node")) == results.circuit.size
 
 
+def test_slider_pin_search_and_keys(tmp_path):
+    results = with_views()
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    order = np.argsort(-results.circuit.head_scores.ravel())
+    ranked = [f"{g // 4}.{g % 4}" for g in order]
+    act = f"""
+      const input = (id) => byId(id).dispatchEvent(new Event("input"));
+      const right = new KeyboardEvent("keydown", {{ key: "ArrowRight" }});
+      byId("search").value = "{ranked[5]}"; input("search");
+      byId("pin").click();
+      byId("size").value = 0; input("size");
+      select(byRank[0]);
+      byId("graph").dispatchEvent(right);
+      document.body.dataset.size = sizes.join();
+    """
+    page = Page(drawn(tmp_path / "report.html", then=act))
+    shown = {int(node["data-g"]) for node in page.find(kind="node")}
+    number = {name: int(name[0]) * 4 + int(name[2]) for name in ranked}
+    assert shown == {number[ranked[0]], number[ranked[5]]}
+    assert [int(n["data-g"]) for n in page.find(kind="pinned")] == [number[ranked[5]]]
+    assert page.find(id="shown-size")[0]["text"] == "1 and 1 pinned"
+    assert "0.75" in page.find(id="shown-faith")[0]["text"]  # judged at one head
+    assert page.find(id="name")[0]["text"] == ranked[5]  # the other node that is shown
+    assert page.find(tag="body")[0]["data-size"] == "1,2,3,4,5,6,7,8"
+
+
+def test_keys_read_a_pattern_off(tmp_path):
+    results = with_views()
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    best = "{}.{}".format(*results.circuit.ranked_heads()[0])
+    act = """
+      const figure = document.querySelector(".attention");
+      for (const name of ["ArrowUp", "ArrowDown", "ArrowLeft"])
+        figure.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
+    """
+    page = Page(drawn(tmp_path / "report.html", f"#head={best}", act))
+    told = page.find(tag="p", kind="read-off")[0]["text"]
+    views = results.views
+    t = int(np.argmax(np.abs(views.read[0, 0, :4])))  # where most is read, and the best there
+    s = int(np.argmax(np.rint(views.pattern[0, 0, t] * 255)))
+    t, s = min(t + 1, 3), max(s - 1, 0)
+    share = np.rint(views.pattern[0, 0, t, s] * 255) / 255
+    assert (
+        told
+        == f"at \u201c{views.tokens[0, t]}\u201d reads \u201c{views.tokens[0, s]}\u201d {share:.2f}"
+    )
+
+
 def test_the_largest_page_is_drawn(tmp_path, largest):
+    """What can be hovered over one by one, and all other curves as one path."""
     (tmp_path / "report.html").write_text(largest)
     page = Page(drawn(tmp_path / "report.html", "#head=3.7"))
     assert page.find(id="name")[0]["text"] == "3.7"
-    assert page.find(kind="edge")
+    assert len(page.find(kind="edge")) == 401
+    curves = page.find(kind="edge")[0]["d"].count("M")
+    assert curves == circuit_page.MOST_EDGES - 400
+    assert len(page.find(kind="node")) == 300
