@@ -68,6 +68,8 @@ def task_of(config: ml_collections.ConfigDict, model: LanguageModel | OpenedMode
     """
     check_circuit_size(config, model)
     given = {name: value for name, value in config.task.items() if value is not None}
+    if config.task.name == "custom":
+        given["n_positions"] = model.config.n_positions
     return make_task(tokenizer=model.tokenizer, seed=config.seed, **given)
 
 

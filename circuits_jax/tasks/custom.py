@@ -37,6 +37,7 @@ from circuits_jax.tasks.chat import turn
 from circuits_jax.tasks.records import FIELDS, Record, read_records
 from circuits_jax.tasks.tokens import Tokenizer, following_tokens, next_token, token_ids
 
+PART = "\N{REPLACEMENT CHARACTER}"  # in the text of a token that is part of a letter
 Tokens = Literal["one", "first", "all"]
 _DEFAULTS = {
     "metric": "logit_diff",
@@ -64,6 +65,7 @@ def custom(
     ids: str = "",
     counterfactual: str = "",
     chat: bool = False,
+    n_positions: int = 0,
 ) -> Task:
     """The task of a file: `n` of its pairs learn, others are held out.
 
@@ -84,6 +86,7 @@ def custom(
       ids: "model" where the file has token ids in place of words, and they are this model's.
       counterfactual: of a file of MIB, which prompt is the negative.
       chat: whether prompts are turns of a chat (`chat.py`).
+      n_positions: of the model, where known: pairs that are longer are left out.
 
     Raises:
       InputError: no path, no such file, no pairs or too few, or a bad line; names file, line and
@@ -100,7 +103,9 @@ def custom(
         check_allowed("ids", ids, ("model",))
     needed = FIELDS if metric in COMPARING else FIELDS[:2] if metric == "kl" else FIELDS[:3]
     records = read_records(Path(path), counterfactual, needed)
-    pairs, left_out = _pairs(records, tokenizer, cast(Tokens, answer_tokens), ids, chat)
+    pairs, left_out = _pairs(
+        records, tokenizer, cast(Tokens, answer_tokens), ids, chat, n_positions
+    )
     if not all(foils for *_, foils in pairs):  # some have none, so that none is looked at
         pairs = [(positive, negative, answers, ()) for positive, negative, answers, _ in pairs]
     if not all(answers for *_, answers, _ in pairs):
@@ -163,7 +168,12 @@ def _left_out(path: str | PathLike[str], reasons: list[tuple[Record, str]], n_le
 
 
 def _pairs(
-    records: Sequence[Record], tokenizer: Tokenizer, answer_tokens: Tokens, ids: str, chat: bool
+    records: Sequence[Record],
+    tokenizer: Tokenizer,
+    answer_tokens: Tokens,
+    ids: str,
+    chat: bool,
+    n_positions: int,
 ) -> tuple[list[_Pair], list[tuple[Record, str]]]:
     """The pairs of a file, and what is left out of it, with the reason."""
     pairs, left_out, first = [], [], {}
@@ -199,6 +209,7 @@ def _pairs(
                         raise _DoesNotFit(said)
                     raise InputError(f"{where}: {said}")
                 _check_beginnings([*answers, *foils], tokenizer)
+                _check_length((positive, negative), [*answers, *foils], tokenizer, n_positions)
                 if (positive, negative) in first:
                     raise _DoesNotFit(f"the same pair as {first[positive, negative]}")
                 first[positive, negative] = where.rpartition(", ")[2]
@@ -206,6 +217,16 @@ def _pairs(
             except _DoesNotFit as error:
                 left_out.append((record, str(error)))
     return pairs, left_out
+
+
+def _check_length(
+    prompts: tuple[str, str], answers: Sequence[Answer], tokenizer: Tokenizer, n_positions: int
+) -> None:
+    """Leave out a pair of which a prompt, with its longest answer, is too long for the model."""
+    longest = max((len(tokens_of(one)) for one in answers), default=1) - 1
+    needed = max(len(tokenizer(text).input_ids) for text in prompts) + longest
+    if 0 < n_positions < needed:
+        raise _DoesNotFit(f"it has {needed} tokens; the model takes {n_positions}")
 
 
 def _check_beginnings(answers: Sequence[Answer], tokenizer: Tokenizer) -> None:
@@ -300,7 +321,7 @@ def _token(text: str, field: str, positive: str, tokenizer: Tokenizer) -> int:
         made = [tokenizer.decode([i]) for i in token_ids(tokenizer, text)]
         raise _DoesNotFit(
             f"{field} {text!r} must be exactly one token after its prompt; this tokenizer "
-            f"makes {len(made)} of it: {made}"
+            f"makes {len(made)} of it{'' if any(PART in one for one in made) else f': {made}'}"
             + (", and another split after the prompt" if len(made) == 1 else "")
             + "; --config.task.answer_tokens=all takes all together, =first the first"
         )

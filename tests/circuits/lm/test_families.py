@@ -40,7 +40,9 @@ LENGTH = 15  # of the batch: longer than the prompts, so that both are padded
 @functools.cache
 def golden(name):
     """(meta, logits [T V], heads [Q L H D]) of a case."""
-    with np.load(GOLDENS / ("decoder.npz" if name in MAKER.CASES else "families.npz")) as file:
+    files = {"decoder": MAKER.CASES, "families": MAKER.MORE_CASES, "drawn": MAKER.DRAWN}
+    stem = next(stem for stem, cases in files.items() if name in cases)
+    with np.load(GOLDENS / f"{stem}.npz") as file:
         meta = json.loads(str(file[f"{name}/meta"]))
         return meta, file[f"{name}/logits"], file[f"{name}/heads"]
 
@@ -49,7 +51,8 @@ def checkpoint(name, tensors=None, **changes):
     """The checkpoint of a case, with config fields changed; "-" removes a field."""
     meta, _, _ = golden(name)
     config = {k: v for k, v in (meta["config"] | changes).items() if k not in changes or v != "-"}
-    tensors = MAKER.weights(meta["shapes"]) if tensors is None else tensors
+    if tensors is None:
+        tensors = MAKER.weights(meta["shapes"], meta.get("seed", 0))
     return RawCheckpoint(config=config, tensors=tensors, name=name, source="tiny")
 
 
@@ -86,8 +89,11 @@ def run(config, params, batch):
 
 def relative_errors(name, dtype):
     """(logits, heads): for each padding, largest difference over largest golden value."""
-    _, want_logits, want_heads = golden(name)
-    raw = checkpoint(name)
+    return errors_of(checkpoint(name), *golden(name)[1:], dtype)
+
+
+def errors_of(raw, want_logits, want_heads, dtype="float32"):
+    """`relative_errors` of a checkpoint."""
     config = read_config(raw.config, raw.source)
     batch = batch_of_prompts()
     logits, heads = run(config, read_params(raw, config, dtype), batch)
@@ -107,6 +113,12 @@ def relative_errors(name, dtype):
 
 @pytest.mark.parametrize("name", ALL_CASES)
 def test_logits_and_head_outputs_equal_hugging_face(name):
+    assert relative_errors(name, "float32").max() < 1e-5
+
+
+@pytest.mark.parametrize("name", MAKER.DRAWN)
+def test_features_in_combination_equal_hugging_face(name):
+    """Other widths, other weights; `tests/bench/families.py` draws more."""
     assert relative_errors(name, "float32").max() < 1e-5
 
 

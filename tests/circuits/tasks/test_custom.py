@@ -517,3 +517,17 @@ def test_one_positive_with_many_negatives_cannot_be_split(tmp_path, split_digits
     path = write(tmp_path, *(line(negative=f"The year {i}") for i in range(4)))
     with pytest.raises(InputError, match=r"of which 2 learn .* and all others have positive prom"):
         make_task("custom", split_digits, n=2, path=path)
+
+
+def test_a_prompt_too_long_is_left_out_and_counted(tmp_path, split_digits, caplog):
+    long = line(negative="The war " * 20)
+    path = write(tmp_path, long, *numbered(3))
+    assert len(make_task("custom", split_digits, n=1, path=path).held_out) == 3
+    task = make_task("custom", split_digits, n=1, path=path, n_positions=20)
+    assert len(task.held_out) == 2
+    assert re.search(r"1 of 4 pairs .* line 1: it has \d+ tokens; the model takes 20", caplog.text)
+    several = line(answer=" from to from to from", foil=" year")
+    path = write(tmp_path, several, *numbered(3))
+    length = len(split_digits("The war lasted 0").input_ids)
+    options = {"answer_tokens": "all", "n_positions": length}
+    assert len(make_task("custom", split_digits, n=1, path=path, **options).held_out) == 2

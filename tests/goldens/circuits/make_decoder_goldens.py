@@ -1,11 +1,11 @@
 """Tiny models of every family, run by Hugging Face's torch implementation, for parity tests.
 
-Writes `decoder.npz` and `families.npz` beside itself; a case that is there, of the very config that
-it has here, stays as it is, so that a new one is made alone. For each case: the config.json as
-written and as transformers saves it, the names and shapes of the saved tensors, logits [T V] and
-head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32 with eager
-attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes them from
-names and shapes.
+Writes `decoder.npz`, `families.npz` and `drawn.npz` beside itself; a case that is there, of the
+very config that it has here, stays as it is, so that a new one is made alone. For each case: the
+config.json as written and as transformers saves it, the names and shapes of the saved tensors,
+logits [T V] and head outputs z W_O [Q L H D] of two prompts run one at a time, unpadded, in float32
+with eager attention. Q are the positions `HEAD_POSITIONS`. Weights are not stored: `weights` makes
+them from names and shapes.
 
 Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
 
@@ -403,6 +403,53 @@ MORE_CASES = {
     },
 }
 
+# Features in combination that no case above has, at other widths.
+_WIDE = {"vocab_size": 67, "max_position_embeddings": 24, "hidden_size": 24, "pad_token_id": 0}
+_WIDE |= {"num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 28}
+DRAWN = {
+    "drawn_qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **_WIDE,
+        "num_hidden_layers": 1,
+        "head_dim": 10,
+        "moe_intermediate_size": 5,
+        "num_experts": 6,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": False,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "drawn_phi": {
+        "model_type": "phi",
+        **_WIDE,
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 3,
+        "partial_rotary_factor": 0.25,
+        "qk_layernorm": True,
+        "hidden_act": "gelu_new",
+    },
+    "drawn_falcon": {
+        "model_type": "falcon",
+        **{k: v for k, v in _WIDE.items() if k[:8] not in ("num_key_", "intermed")},
+        "num_hidden_layers": 3,
+        "multi_query": True,
+        "parallel_attn": False,
+        "bias": True,
+        "tie_word_embeddings": False,
+    },
+    "drawn_gemma2": {
+        "model_type": "gemma2",
+        **_WIDE,
+        "num_hidden_layers": 3,
+        "head_dim": 6,
+        "query_pre_attn_scalar": 9,
+        "sliding_window": 3,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": None,
+        "attention_bias": True,
+    },
+}
+
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
@@ -449,11 +496,12 @@ ROPES = {
 ROPE_WIDTH, ROPE_POSITIONS = 64, 131072
 
 
-def weights(shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+def weights(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, np.ndarray]:
     """Weights by name and shape: the same wherever they are made, none at an idle value."""
 
     def one(name, shape):
-        noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+        start = (seed, zlib.crc32(name.encode())) if seed else zlib.crc32(name.encode())
+        noise = np.random.default_rng(start).standard_normal(shape)
         if len(shape) != 1:
             noise = 0.25 * noise
         elif name.endswith(".weight"):  # a norm
@@ -509,7 +557,7 @@ def _run(model, prompt, n_heads):
     return logits.numpy(), heads.numpy()
 
 
-def make_case(config: dict) -> dict[str, np.ndarray]:
+def make_case(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
     """Everything a test needs to know of one case."""
     import torch
     from safetensors import safe_open
@@ -524,7 +572,7 @@ def make_case(config: dict) -> dict[str, np.ndarray]:
         path = Path(folder) / "model.safetensors"
         with safe_open(path, "np") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        save_file(weights(shapes), path, metadata={"format": "pt"})
+        save_file(weights(shapes, seed), path, metadata={"format": "pt"})
         eager = {"attn_implementation": "eager", "dtype": torch.float32}
         if config.get("alibi"):  # whose eager attention adds ALiBi twice, in the mask and by itself
             eager["attn_implementation"] = "sdpa"
@@ -534,7 +582,7 @@ def make_case(config: dict) -> dict[str, np.ndarray]:
         saved = json.loads((Path(folder) / "config.json").read_text())
     n_heads = model.config.get_text_config().num_attention_heads
     runs = [_run(model, prompt, n_heads) for prompt in PROMPTS]
-    meta = {"config": config, "saved_config": saved, "shapes": shapes}
+    meta = {"config": config, "saved_config": saved, "shapes": shapes, "seed": seed}
     return {
         "meta": np.array(json.dumps(meta)),
         "logits": np.concatenate([logits for logits, _ in runs]),
@@ -572,13 +620,14 @@ def kept(path: Path, cases: dict[str, dict]) -> dict[str, dict[str, np.ndarray]]
 
 
 def main():
-    """Write what is missing of `decoder.npz` and `families.npz`."""
-    for file, cases, ropes in (("decoder", CASES, ROPES), ("families", MORE_CASES, {})):
+    """Write what is missing of the files."""
+    files = {"decoder": (CASES, ROPES), "families": (MORE_CASES, {}), "drawn": (DRAWN, {})}
+    for file, (cases, ropes) in files.items():
         path = Path(__file__).with_name(f"{file}.npz")
         done, arrays = kept(path, cases), {}
-        for name, config in cases.items():
+        for seed, (name, config) in enumerate(cases.items()):
             print(f"{name}: {'there' if name in done else 'made'}")
-            case = done[name] if name in done else make_case(config)
+            case = done.get(name) or make_case(config, seed if file == "drawn" else 0)
             arrays |= {f"{name}/{key}": value for key, value in case.items()}
         arrays |= {f"rope/{name}": make_rope(rope) for name, rope in ropes.items()}
         np.savez_compressed(path, **arrays)
