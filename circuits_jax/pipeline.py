@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -15,6 +16,8 @@ from absl import logging
 
 from circuits_jax.capture.ablation import ABLATIONS
 from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
+from circuits_jax.circuits.graph import graph_of
+from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.config import experiment
 from circuits_jax.evaluation import stability
 from circuits_jax.evaluation.faithfulness import (
@@ -23,6 +26,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
+from circuits_jax.evaluation.graph_faithfulness import evaluate_graph
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
@@ -79,7 +83,8 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
-            evaluation = evaluated(workdir, config, model, task, circuit, measured)
+            graph = graph_evaluated(workdir, config, model, task, scores)
+            evaluation = evaluated(workdir, config, model, task, circuit, measured, graph)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -157,10 +162,11 @@ def evaluated(
     task: Task,
     circuit: Circuit,
     measured: Mapping[str, Performance],
+    graph: Mapping[str, Any],
 ) -> Evaluation:
     """The circuit's evaluation, found in the workdir or made; writes circuit.json.
 
-    Its parts are saved as they come, and found again where a run was stopped between two of them.
+    `graph` is the circuit of all edges, which stands there as well. Its parts are saved as they come, and found again where a run was stopped between two of them.
     """
     found = workdir.has("circuit.json")
     if found:
@@ -183,9 +189,30 @@ def evaluated(
         warnings=evaluation.warnings,
         performance=record.pop("performance"),
         evaluation=record,
+        **graph,
     )
     workdir.drop_parts()
     return evaluation
+
+
+def graph_evaluated(
+    workdir: Workdir, config: ml_collections.ConfigDict, model: LanguageModel, task: Task, scores
+) -> dict[str, Any]:
+    """The circuit of the graph and how faithful it is, for circuit.json: its key `graph`.
+
+    None where the method does not score all edges, or circuit.json is there.
+    """
+    if "graph_effects" not in scores.details or workdir.has("circuit.json"):
+        return {}
+    circuit = graph_circuit(scores, graph_of(model.config))
+
+    def judged() -> list[dict[str, Any]]:
+        n_random = config.evaluate.n_random
+        given = {"n_random": n_random, "track": shown}
+        found = evaluate_graph(model, task, circuit, config.seed, **given)
+        return [files.plain(dataclasses.asdict(one)) for one in found]
+
+    return {"graph": circuit.to_json() | {"judgements": workdir.part("graph", judged)}}
 
 
 def found_evaluation(workdir: Workdir) -> Evaluation:

@@ -17,9 +17,10 @@ token where that matters most (`activations.read_outputs`), in units of the head
              prompts of the pair have different codes (`codes.evidence`)
     edges    what passes: the movement of the writer, at every token, written into the direction in
              which the reader's queries, keys or values (or an MLP, or the logits) read the stream,
-             as far as the writer's codes say it; the mean size over pairs, with the sign of the
-             mean (`edges="passes"`). Or, of two heads together, the geometric mean of what their
-             codes say (`edges="together"`), which ranks the pairs between which nothing passes
+             where the writer's codes tell the two prompts apart; as of heads the mean size over
+             pairs, with the sign of the mean (`edges="passes"`). Or, of two heads together, the
+             geometric mean of what their codes say (`edges="together"`), which also ranks those
+             between which nothing passes
 """
 
 import dataclasses
@@ -168,13 +169,13 @@ def _graph_scores(
     heads, others = (
         score_outputs(k, x, options, width) for k, x, width in zip(keys, rows, widths, strict=True)
     )
-    said = np.zeros((len(pairs), len(graph.writers)), np.float32)
+    told = np.zeros((len(pairs), len(graph.writers)), bool)  # apart, by their codes
     scores = np.zeros(len(graph.writers), np.float32)
     of_others = np.append(0, graph.mlp_writers)
-    for found, x, place in ((heads, rows[0], graph.head_writers), (others, rows[1], of_others)):
-        said[:, place] = explained(x, found.details["codes"], found.details["strengths"])
-        scores[place] = np.ravel(found.head_scores)
-    passes = np.asarray(reading.passes) * said[:, :, None] * graph.is_edge
+    for found, writers in ((heads, graph.head_writers), (others, of_others)):
+        told[:, writers] = np.not_equal(*np.split(np.asarray(found.details["codes"]), 2))
+        scores[writers] = np.ravel(found.head_scores)
+    passes = np.asarray(reading.passes) * told[:, :, None] * graph.is_edge
     effects = np.sign(np.mean(passes, axis=0)) * np.mean(np.abs(passes), axis=0)
     details = {"graph_effects": effects, "node_scores": scores}
     edges = carried(np.abs(head_edges(graph, effects)), np.asarray(heads.edge_scores))
@@ -190,18 +191,6 @@ def carried(
     """
     share = together / np.maximum(np.max(together, initial=0), 1e-30)
     return passes + 1e-3 * np.max(passes, initial=0) * share
-
-
-def explained(
-    rows: Float[np.ndarray, "B2 L H D"],
-    codes: Int[Array | np.ndarray, "B2 G"],
-    strengths: Float[Array | np.ndarray, "B2 G"],
-) -> Float[np.ndarray, "B G"]:
-    """The share of each movement that codes say, where the two of a pair have different ones."""
-    positive, negative = np.split(np.asarray(codes), 2)
-    length = np.linalg.norm(rows[: len(positive)], axis=-1).reshape(positive.shape)
-    share = np.asarray(strengths)[: len(positive)] / np.maximum(length, 1e-30)
-    return np.where(positive == negative, 0, np.minimum(share, 1)).astype(np.float32)
 
 
 def checked_differences(
