@@ -83,8 +83,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
-            graph = graph_evaluated(workdir, config, model, task, scores)
-            evaluation = evaluated(workdir, config, model, task, circuit, measured, graph)
+            evaluation = evaluated(workdir, config, model, task, circuit, measured, scores)
     with workdir.stage("write report"):
         results = circuit_page.Results(
             config=workdir.config,
@@ -162,11 +161,12 @@ def evaluated(
     task: Task,
     circuit: Circuit,
     measured: Mapping[str, Performance],
-    graph: Mapping[str, Any],
+    scores: Scores,
 ) -> Evaluation:
     """The circuit's evaluation, found in the workdir or made; writes circuit.json.
 
-    `graph` is the circuit of all edges, which stands there as well. Its parts are saved as they come, and found again where a run was stopped between two of them.
+    With the circuit of the whole graph, and its evaluation, where `scores` are of all edges. The
+    parts are saved as they come, and found again where a run was stopped between two of them.
     """
     found = workdir.has("circuit.json")
     if found:
@@ -189,27 +189,31 @@ def evaluated(
         warnings=evaluation.warnings,
         performance=record.pop("performance"),
         evaluation=record,
-        **graph,
+        **graph_evaluated(workdir, config, model, task, scores),
     )
     workdir.drop_parts()
     return evaluation
 
 
 def graph_evaluated(
-    workdir: Workdir, config: ml_collections.ConfigDict, model: LanguageModel, task: Task, scores
+    workdir: Workdir,
+    config: ml_collections.ConfigDict,
+    model: LanguageModel,
+    task: Task,
+    scores: Scores,
 ) -> dict[str, Any]:
-    """The circuit of the graph and how faithful it is, for circuit.json: its key `graph`.
+    """The key `graph` of circuit.json: the circuit of all edges, and how faithful it is.
 
-    None where the method does not score all edges, or circuit.json is there.
+    None where the method does not score all edges.
     """
-    if "graph_effects" not in scores.details or workdir.has("circuit.json"):
+    if "graph_effects" not in scores.details:
         return {}
     circuit = graph_circuit(scores, graph_of(model.config))
 
     def judged() -> list[dict[str, Any]]:
-        n_random = config.evaluate.n_random
-        given = {"n_random": n_random, "track": shown}
-        found = evaluate_graph(model, task, circuit, config.seed, **given)
+        found = evaluate_graph(
+            model, task, circuit, config.seed, n_random=config.evaluate.n_random, track=shown
+        )
         return [files.plain(dataclasses.asdict(one)) for one in found]
 
     return {"graph": circuit.to_json() | {"judgements": workdir.part("graph", judged)}}
