@@ -8,6 +8,7 @@ import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,6 +18,8 @@ from absl import logging
 from circuits_jax.capture.ablation import ABLATIONS
 from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
 from circuits_jax.circuits.given import read_circuit
+from circuits_jax.circuits.graph import graph_of
+from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.config import experiment, judgement
 from circuits_jax.evaluation import stability
 from circuits_jax.evaluation.faithfulness import (
@@ -25,6 +28,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
+from circuits_jax.evaluation.graph_faithfulness import evaluate_graph
 from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
@@ -92,7 +96,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
         with workdir.stage("bootstrap"):
             stable = bootstrapped(workdir, config, model, task, circuit, method_key, measured)
         with workdir.stage("evaluate"):
-            evaluation = evaluated(workdir, config, model, task, circuit, measured)
+            evaluation = evaluated(workdir, config, model, task, circuit, measured, scores)
     with workdir.stage("look at nodes"):
         views = viewed(workdir, model, task, circuit)
     with workdir.stage("write report"):
@@ -182,10 +186,12 @@ def evaluated(
     task: Task,
     circuit: Circuit,
     measured: Mapping[str, Performance],
+    scores: Scores,
 ) -> Evaluation:
     """The circuit's evaluation, found in the workdir or made; writes circuit.json.
 
-    Its parts are saved as they come, and found again where a run was stopped between two of them.
+    With the circuit of the whole graph, and its evaluation, where `scores` are of all edges. The
+    parts are saved as they come, and found again where a run was stopped between two of them.
     """
     found = workdir.has("circuit.json")
     if found:
@@ -210,9 +216,34 @@ def evaluated(
         warnings=evaluation.warnings,
         performance=record.pop("performance"),
         evaluation=record,
+        **graph_evaluated(workdir, config, model, task, scores),
     )
     workdir.drop_parts()
     return evaluation
+
+
+def graph_evaluated(
+    workdir: Workdir,
+    config: ml_collections.ConfigDict,
+    model: LanguageModel,
+    task: Task,
+    scores: Scores,
+) -> dict[str, Any]:
+    """The key `graph` of circuit.json: the circuit of all edges, and how faithful it is.
+
+    None where the method does not score all edges.
+    """
+    if "graph_effects" not in scores.details:
+        return {}
+    circuit = graph_circuit(scores, graph_of(model.config))
+
+    def judged() -> list[dict[str, Any]]:
+        found = evaluate_graph(
+            model, task, circuit, config.seed, n_random=config.evaluate.n_random, track=shown
+        )
+        return [files.plain(dataclasses.asdict(one)) for one in found]
+
+    return {"graph": circuit.to_json() | {"judgements": workdir.part("graph", judged)}}
 
 
 def found_evaluation(workdir: Workdir) -> Evaluation:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
@@ -128,6 +129,36 @@ def read_outputs(
     return rows[0] if len(rows) == 1 else jnp.concatenate(rows)[: len(pairs)]
 
 
+@struct.dataclass
+class GraphReading:
+    """How all that writes moves where that matters most, and what passes between nodes.
+
+    Attributes:
+        heads: as `read_outputs` gives it.
+        others: the same of the embedding and of every MLP, as of 1 + L layers of one head. What is
+            read of them is a share of the flow over all heads too.
+        passes: see `slope_attribution.GraphFlow`; mean over pairs it is to first order what cutting
+            each edge does, along p+ - p-.
+    """
+
+    heads: Float[Array, "B L H D"]
+    others: Float[Array, "B L2 1 D"]
+    passes: Float[Array, "B writers readers"]
+
+
+def read_graph(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    read_weight: float = 0.65,
+    batch_size: int = 32,
+) -> GraphReading:
+    """`read_outputs`, of MLPs and the embedding too, and what passes through every edge."""
+    batches = split(forked(model, pairs), max(batch_size // 2, 1))
+    rows = [_graph_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(pairs)], *rows)
+
+
 def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:
     """B rows, a positive and the ending of its negative in each."""
     sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
@@ -146,8 +177,37 @@ def _at_peak(
 ) -> Float[Array, "B L H D"]:
     """`read_outputs` of one batch."""
     flow = slope_attribution.flows(config, params, batch)
-    read = jnp.abs(flow.read)
-    share = read / jnp.maximum(jnp.sum(read, axis=(0, 2, 3), keepdims=True), 1e-30)
+    return _project(_moved(flow, _total(flow), read_weight), params["layers"]["attention"]["o"])
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _graph_at_peak(
+    config: DecoderConfig,
+    params: Any,
+    batch: ForkedBatch,
+    read_weight: float | Float[Array, ""],
+) -> GraphReading:
+    """`read_graph` of one batch."""
+    flow = slope_attribution.graph_flows(config, params, batch)
+    heads, others = (
+        _moved(one, _total(flow.heads), read_weight) for one in (flow.heads, flow.others)
+    )
+    heads = _project(heads, params["layers"]["attention"]["o"])
+    return GraphReading(heads, jnp.moveaxis(others, 0, 1), flow.passes)
+
+
+def _total(flow: slope_attribution.Flow) -> Float[Array, "1 B 1 1"]:
+    """What flows in each pair, over all heads and tokens."""
+    return jnp.maximum(jnp.sum(jnp.abs(flow.read), axis=(0, 2, 3), keepdims=True), 1e-30)
+
+
+def _moved(
+    flow: slope_attribution.Flow,
+    total: Float[Array, "1 B 1 1"],
+    read_weight: float | Float[Array, ""],
+) -> Float[Array, "L B H K"]:
+    """The movement at the token where it matters most, with the length of what matters there."""
+    share = jnp.abs(flow.read) / total
     matters = share**read_weight * flow.distance ** (1 - read_weight)
     peak = jnp.argmax(matters, axis=2, keepdims=True)
 
@@ -155,8 +215,7 @@ def _at_peak(
         return jnp.take_along_axis(x, peak, axis=2)[:, :, 0]
 
     length = at_peak(matters) / jnp.maximum(at_peak(flow.distance), 1e-30)
-    moved = jnp.take_along_axis(flow.moved, peak[..., None], axis=2)[:, :, 0] * length[..., None]
-    return _project(moved, params["layers"]["attention"]["o"])
+    return jnp.take_along_axis(flow.moved, peak[..., None], axis=2)[:, :, 0] * length[..., None]
 
 
 def token_weights(batch: TokenBatch, position: Position) -> Float[Array, "B T"]:

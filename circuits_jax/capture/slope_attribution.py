@@ -69,7 +69,7 @@ class Moved:
     Attributes:
         z: difference of what each head says; 0 at a token without a partner.
         mlp: the same of what the MLP adds to the stream.
-        relative: the same, each prompt in units of its residual stream.
+        relative, mlp_relative: the same two, each prompt in units of its residual stream.
         q, k, v: of the positive prompts; queries of their endings.
         other_q, other_k: of the negative prompts; the positive ones' where there is no partner.
         pattern: of the positive prompts.
@@ -81,6 +81,7 @@ class Moved:
     z: Float[Array, "*L B Q H K"]
     mlp: Float[Array, "*L B Q D"]
     relative: Float[Array, "*L B Q H K"]
+    mlp_relative: Float[Array, "*L B Q D"]
     q: Float[Array, "*L B Q H K"]
     k: Float[Array, "*L B T J K"]
     v: Float[Array, "*L B T J K"]
@@ -106,6 +107,21 @@ class Flow:
     read: Float[Array, "*L B Q H"]
 
 
+@struct.dataclass
+class GraphFlow:
+    """How all that writes moves, and what passes from it to all that reads.
+
+    Attributes:
+        heads: of [L B Q H].
+        others: of the embedding and then of every MLP, as of layers of one head, D wide.
+        passes: in units of p+ - p-; nothing where there is no edge.
+    """
+
+    heads: Flow
+    others: Flow
+    passes: Float[Array, "B writers readers"]
+
+
 def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     """How every head moves at every token of the endings, and how much of that is read.
 
@@ -128,19 +144,15 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     return jax.lax.scan(step, weight, layers, reverse=True)[1]
 
 
-def graph_flows(
-    config: DecoderConfig, params: Any, batch: ForkedBatch
-) -> tuple[Flow, Float[Array, "B writers readers"], Float[Array, "L B Q"]]:
-    """`flows`, and what passes through every edge of the graph: the flow of writers by readers.
+def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> GraphFlow:
+    """`flows`, of MLPs and the embedding too, and what passes through every edge of the graph.
 
-    Writers and readers are those of `circuits/graph.py`. What a writer moves is written into the
-    direction in which a reader reads the stream, token by token, and summed over tokens. Over its
-    readers a head's edges sum to its flow. Also how much of what MLPs add is read, by token.
+    What a writer moves is written into the direction in which a reader reads the stream, token by
+    token, and summed over tokens; writers and readers are those of `circuits/graph.py`. Over its
+    readers, a writer's edges sum to its flow.
     """
     moved, weight = _recorded(config, params, batch)
-    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None]
-    embedding = Decoder(config).apply({"params": params}, batch, method="embed")
-    embedding = jnp.where(shared, jnp.subtract(*batch.endings(embedding)), 0)
+    embedding = embedding_movement(config, params, batch)
 
     def written(layer):
         own, moved = layer
@@ -150,9 +162,10 @@ def graph_flows(
         return jnp.concatenate([heads, moved.mlp[None]])
 
     layers = jax.lax.map(written, (params["layers"], moved))
-    writers = jnp.concatenate([embedding[None], layers.reshape(-1, *embedding.shape)])
+    writers = jnp.concatenate([embedding[0][None], layers.reshape(-1, *embedding[0].shape)])
     # Pairs first, so that no product below has to move them: they are large, and used L times.
-    writers = jnp.moveaxis(writers, 1, 0).astype(jnp.float32)
+    writers = jnp.moveaxis(writers, 1, 0)
+    at_logits = einsum("bwqd,bqd->bw", writers, weight)[..., None]
 
     def step(weight, layer):
         own, data, moved = layer
@@ -161,13 +174,34 @@ def graph_flows(
         weight, flow, directions = read_layer(
             config, own, data, batch.first, moved, weight, apart=True
         )
-        return weight, (flow, einsum("bwqd,rbqd->bwr", writers, directions), mlp)
+        return weight, (flow, mlp, einsum("bwqd,rbqd->bwr", writers, directions))
 
-    at_logits = einsum("bwqd,bqd->bw", writers, weight)[..., None]
     layers = params["layers"], layer_data(config), moved
-    _, (flow, edges, mlp) = jax.lax.scan(step, weight, layers, reverse=True)
-    edges = jnp.moveaxis(edges, 0, 2).reshape(*at_logits.shape[:2], -1)
-    return flow, jnp.concatenate([edges, at_logits], axis=2), mlp
+    weight, (heads, mlps, passes) = jax.lax.scan(step, weight, layers, reverse=True)
+    passes = jnp.moveaxis(passes, 0, 2).reshape(*at_logits.shape[:2], -1)
+    read = jnp.concatenate([jnp.sum(embedding[0] * weight, axis=-1)[None], mlps])
+    relative = jnp.concatenate([embedding[1][None], moved.mlp_relative])
+    others = Flow(
+        relative[..., None, :], jnp.linalg.norm(relative, axis=-1)[..., None], read[..., None]
+    )
+    return GraphFlow(heads, others, jnp.concatenate([passes, at_logits], axis=2))
+
+
+def embedding_movement(
+    config: DecoderConfig, params: Any, batch: ForkedBatch
+) -> tuple[Float[Array, "B Q D"], Float[Array, "B Q D"]]:
+    """How the embedding differs in a pair, and the same with each prompt in its own units."""
+    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None]
+    embedding = Decoder(config).apply({"params": params}, batch, method="embed")
+    embedding = embedding.astype(jnp.float32)
+    relative = embedding / jnp.maximum(root_mean_square(embedding), 1e-6)
+    both = (jnp.subtract(*batch.endings(x)) for x in (embedding, relative))
+    return tuple(jnp.where(shared, x, 0) for x in both)
+
+
+def root_mean_square(stream: Float[Array, "B T D"]) -> Float[Array, "B T 1"]:
+    """The unit that movements relative to the residual stream are in."""
+    return jnp.sqrt(jnp.mean(stream**2, axis=-1, keepdims=True))
 
 
 def _recorded(
@@ -189,12 +223,12 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
     shared = jnp.logical_and(*batch.endings(batch.mask))[..., None, None]
     whole_shared = (batch.first.mask & batch.second(batch.mask))[..., None, None]
     record = jax.tree.map(lambda x: x.astype(jnp.float32), record)
-    scale = jnp.sqrt(jnp.mean(record.stream**2, axis=-1))
-    relative = record.z / jnp.maximum(scale, 1e-6)[..., None, None]
+    scale = jnp.maximum(root_mean_square(record.stream), 1e-6)
 
     def difference(x):
         positive, negative = batch.endings(x)
-        return jnp.where(shared, positive - negative, 0)
+        partnered = shared if x.ndim == 4 else shared[..., 0]
+        return jnp.where(partnered, positive - negative, 0)
 
     neurons, other = _sides(record.neurons, batch)
     shares, _ = _sides(record.routed, batch)
@@ -207,8 +241,9 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
     ending = slice(batch.length - batch.n_ending, batch.length)
     return Moved(
         z=difference(record.z),
-        mlp=jnp.where(shared[..., 0], jnp.subtract(*batch.endings(record.mlp)), 0),
-        relative=difference(relative),
+        mlp=difference(record.mlp),
+        relative=difference(record.z / scale[..., None]),
+        mlp_relative=difference(record.mlp / scale),
         q=q,
         k=k,
         v=record.v[:, : batch.length],

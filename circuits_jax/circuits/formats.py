@@ -10,7 +10,7 @@ There a circuit is the best edges (or nodes) by absolute score, less all that no
 to the logits uses. Two levels:
 
     edges    scores of edges are signed effects, positive where the edge serves the task, as
-             `graph_effects` are: of `eap`, `eap_ig` and `relp`
+             `graph_effects` are: of `sae_codes`, `eap`, `eap_ig` and `relp`
     nodes    heads alone are scored, as by every other method. Circuits of heads keep the embedding
              and all MLPs whole. So edges are ranked, by whole numbers, such that the best ones are
              all edges among those, and then, head by head, all edges between the next best head and
@@ -19,7 +19,8 @@ to the logits uses. Two levels:
              is taken: edges, edges greedily from the logits, or nodes (others than heads have no
              score, and so are always kept there).
 
-What we write has a key more, `circuits_jax`, which their reader passes over: the level, and of
+What we write has a key more, `circuits_jax`, which their reader passes over: the level; of `edges`
+whether nodes have scores of their own in place of sums over their edges (`node_scores`); and of
 `nodes` what the scores of heads and of pairs of heads are, `effects` or a `ranking`, and the latter
 themselves.
 """
@@ -71,7 +72,7 @@ def save_graph_json(
         raise InputError(
             "level is 'edges', and the scores are of heads alone, without the edges of embedding, "
             "MLPs and logits, so that every circuit cut from them would be empty; use level "
-            "'nodes', or the scores of eap, eap_ig or relp"
+            "'nodes', or the scores of sae_codes, eap, eap_ig or relp"
         )
     edges, nodes, own = {"edges": _of_edges, "nodes": _of_nodes}[level](graph, scores)
     numbers = [*nodes.values(), *own.get("pairs", {}).values()]
@@ -104,9 +105,12 @@ Written = tuple[Float[np.ndarray, "writers readers"], dict[str, float], dict[str
 def _of_edges(graph: Graph, scores: Scores) -> Written:
     """Scores of edges and of nodes, and our own key, at level `edges`."""
     edges = np.array(scores.details["graph_effects"], np.float64) * graph.is_edge
+    own: dict[str, Any] = {"level": "edges"}
     nodes = edges.sum(axis=1)
     nodes[graph.head_writers] = np.ravel(scores.details.get("effects", scores.head_scores))
-    return edges, dict(zip(graph.writers, nodes.tolist(), strict=True)), {"level": "edges"}
+    if "node_scores" in scores.details:
+        nodes, own["node_scores"] = np.asarray(scores.details["node_scores"], np.float64), True
+    return edges, dict(zip(graph.writers, nodes.tolist(), strict=True)), own
 
 
 def _of_nodes(graph: Graph, scores: Scores) -> Written:
@@ -195,7 +199,12 @@ def load_graph_json(path: str | Path) -> Scores:
     edges = head_edges(graph, effects)
     if record.get("scores") == "ranking":  # of heads alone, as earlier versions wrote them
         return Scores(heads, edges, part)
-    details = {"effects": heads, "edge_effects": edges, "graph_effects": effects}
+    details = {"edge_effects": edges, "graph_effects": effects}
+    if isinstance(own, dict) and own.get("node_scores") is True:
+        of_nodes = [_score(path, "nodes", n, record["nodes"].get(n)) for n in graph.writers]
+        details["node_scores"] = np.array(of_nodes, np.float32)
+    else:
+        details["effects"] = heads
     return Scores(np.abs(heads), np.abs(edges), details | part)
 
 

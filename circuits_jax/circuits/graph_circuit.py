@@ -170,13 +170,17 @@ def connected(
 
 
 def load_graph_circuit(path: str | Path) -> GraphCircuit:
-    """Read a circuit that `GraphCircuit.save` wrote; effects outside it come back as 0.
+    """Read a circuit that `GraphCircuit.save` wrote, or that of a run, in its circuit.json.
+
+    Effects outside it come back as 0.
 
     Raises:
         InputError: no such file, no JSON, another schema or version, a field missing, or a name
             that the graph does not have.
     """
     record = files.read_json(Path(path))
+    if isinstance(record, dict) and "graph" in record:
+        record = record["graph"]
     found = (record.get("schema"), record.get("version")) if isinstance(record, dict) else None
     if found != (SCHEMA, SCHEMA_VERSION):
         raise InputError(

@@ -16,7 +16,12 @@ mean square:
              for each row (`topk`, k = 1), so a row is an integer and how strongly the code said it
     score    the mean over pairs of |what the code says|, in the model's units, where the two
              prompts of the pair have different codes (`codes.evidence`)
-    edges    the same of two heads together: the geometric mean of what their codes say
+    edges    what passes: the movement of the writer, at every token, written into the direction in
+             which the reader's queries, keys or values (or an MLP, or the logits) read the stream,
+             where the writer's codes tell the two prompts apart; as of heads the mean size over
+             pairs, with the sign of the mean (`edges="passes"`). Or, of two heads together, the
+             geometric mean of what their codes say (`edges="together"`), which also ranks those
+             between which nothing passes
 """
 
 import dataclasses
@@ -29,8 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from circuits_jax.capture.head_outputs import paired_outputs, read_outputs
+from circuits_jax.capture.head_outputs import paired_outputs, read_graph, read_outputs
 from circuits_jax.circuits.circuit import Scores
+from circuits_jax.circuits.graph import graph_of, head_edges
 from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs.checks import Range, check_all, check_allowed
@@ -53,6 +59,9 @@ class SaeCodes:
         basis: `isometric` (the span of a head's examples) or `full` (R^D).
         score: `evidence`, or as published: `unique`, `unique_fraction`, or `endpoints`, in how many
             of the best `n_edges` edges a head takes part.
+        edges: what passes along them, `passes`, for all edges of the graph, whose MLPs and
+            embedding have codes of their own; or how strong the codes of two heads are `together`,
+            which is all that there is where outputs are encoded that are not at their `peak`.
         softmax: over heads of a `layer`, of `all` layers, or `none`.
         n_codes, activation, k, steps, l1, learning_rate: see `sae.SaeConfig` and `sae.Settings`.
 
@@ -66,6 +75,7 @@ class SaeCodes:
     basis: Literal["isometric", "full"] = "isometric"
     score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
     n_edges: int = 100
+    edges: Literal["passes", "together"] = "passes"
     softmax: Literal["none", "layer", "all"] = "none"
     n_codes: int = 16
     activation: Literal["relu", "topk"] = "topk"
@@ -97,6 +107,7 @@ PUBLISHED = SaeCodes(
     shared=True,
     basis="full",
     score="unique",
+    edges="together",
     n_codes=200,
     activation="relu",
     steps=500,
@@ -119,21 +130,68 @@ def sae_codes(
     Returns:
         Scores, with `details`: `codes` [2 B, G] (positives first; F where no code is active),
         `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders]; with a
-        softmax, `noise` (see `Scores`).
+        softmax, `noise` (see `Scores`). Where edges are what passes, also `graph_effects` [writers,
+        readers], signed, in units of p+ - p-, and `node_scores` [writers], of MLPs and the
+        embedding as of heads, in the order of `graph.Graph`.
     """
     options = options or SaeCodes()
     pairs = task.learn
+    if options.edges == "passes" and options.position == "peak":
+        return _graph_scores(model, pairs, key, options)
     if options.position == "peak":
         moved = read_outputs(model, pairs, read_weight=options.read_weight)
         # Not waited for yet: there is something to compile meanwhile.
         n_pairs, *rest = moved.shape
-        shape = input_shape((2 * n_pairs, *rest), options, model.config.head_width)
-        x = jax.ShapeDtypeStruct(shape, jnp.float32)
-        fit.compile_ahead(x, options.sae_config, options.settings, d_model=rest[-1])
+        compile_fit((2 * n_pairs, *rest), options, model.config.head_width)
         rows = checked_differences(model, pairs, moved)
         return score_outputs(key, rows, options, model.config.head_width)
     outputs = paired_outputs(model, pairs, options.position)
     return score_outputs(key, outputs, options, model.config.head_width)
+
+
+def compile_fit(shape: tuple[int, ...], options: SaeCodes, head_width: int) -> None:
+    """Compile the training on outputs of a shape [B *heads D]."""
+    x = jax.ShapeDtypeStruct(input_shape(shape, options, head_width), jnp.float32)
+    fit.compile_ahead(x, options.sae_config, options.settings, d_model=shape[-1])
+
+
+def _graph_scores(
+    model: LanguageModel, pairs: PromptPairs, key: jax.Array, options: SaeCodes
+) -> Scores:
+    """Scores of all nodes and edges of the graph; of heads, those of the method without it."""
+    graph = graph_of(model.config)
+    reading = read_graph(model, pairs, read_weight=options.read_weight)
+    widths = model.config.head_width, model.config.d_model
+    # Not waited for yet: there is something to compile meanwhile.
+    for x, width in zip((reading.heads, reading.others), widths, strict=True):
+        compile_fit((2 * x.shape[0], *x.shape[1:]), options, width)
+    rows = [checked_differences(model, pairs, x) for x in (reading.heads, reading.others)]
+    keys = key, jax.random.fold_in(key, 1)
+    heads, others = (
+        score_outputs(k, x, options, width) for k, x, width in zip(keys, rows, widths, strict=True)
+    )
+    told = np.zeros((len(pairs), len(graph.writers)), bool)  # apart, by their codes
+    scores = np.zeros(len(graph.writers), np.float32)
+    of_others = np.append(0, graph.mlp_writers)
+    for found, writers in ((heads, graph.head_writers), (others, of_others)):
+        told[:, writers] = np.not_equal(*np.split(np.asarray(found.details["codes"]), 2))
+        scores[writers] = np.ravel(found.head_scores)
+    passes = np.asarray(reading.passes) * told[:, :, None] * graph.is_edge
+    effects = np.sign(np.mean(passes, axis=0)) * np.mean(np.abs(passes), axis=0)
+    edges = carried(np.abs(head_edges(graph, effects)), np.asarray(heads.edge_scores))
+    details = {**heads.details, "graph_effects": effects, "node_scores": scores}
+    return Scores(heads.head_scores, edges, details)
+
+
+def carried(
+    passes: Float[np.ndarray, "G G"], together: Float[np.ndarray, "G G"]
+) -> Float[np.ndarray, "G G"]:
+    """Scores of pairs of heads: what passes, and where nothing does, what codes say together.
+
+    The latter a thousandth as much, so that pairs which MLPs alone join come after all others.
+    """
+    share = together / np.maximum(np.max(together, initial=0), 1e-30)
+    return passes + 1e-3 * np.max(passes, initial=0) * share
 
 
 def checked_differences(

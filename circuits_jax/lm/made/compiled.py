@@ -292,6 +292,34 @@ def edges(compiled: Assembled) -> Iterator[tuple[Head, Head]]:
                         yield (a, i), (b, j)
 
 
+def graph_edges(compiled: Assembled) -> Iterator[tuple[str, str]]:
+    """Pairs (writer, reader) of the graph where the second reads a component that the first writes.
+
+    Names are those of `circuits/graph.py`, heads by their number in `compiled`. Of the embedding,
+    what differs between input tokens or places counts: the rest is the same in all prompts.
+    """
+    tokens = np.stack([row for value, row in compiled.embedding.items() if value != BOS])
+    varies = [np.ptp(rows, axis=0) != 0 for rows in (tokens, compiled.position_embedding)]
+    writers = [("input", 0, varies[0] | varies[1])]
+    readers = [
+        ("logits", 2 * len(compiled.heads) + 1, np.isin(range(len(varies[0])), compiled.read))
+    ]
+    for layer, heads in enumerate(compiled.heads):
+        for i, head in enumerate(heads):
+            scores, values = head["q"] @ head["k"].T, head["v"] @ head["o"]
+            writers.append((f"a{layer}.h{i}", 2 * layer + 1, np.any(values != 0, axis=0)))
+            reads = {"q": (scores, 1), "k": (scores, 0), "v": (values, 1)}
+            for part, (matrix, axis) in reads.items():
+                components = np.any(matrix != 0, axis=axis)
+                readers.append((f"a{layer}.h{i}<{part}>", 2 * layer + 1, components))
+        fst, snd = compiled.mlps[layer]
+        writers.append((f"m{layer}", 2 * layer + 2, np.any(snd != 0, axis=0)))
+        readers.append((f"m{layer}", 2 * layer + 2, np.any(fst != 0, axis=1)))
+    for (writer, at, written), (reader, later, read) in itertools.product(writers, readers):
+        if at < later and np.any(written & read):
+            yield writer, reader
+
+
 def _written(
     compiled: Assembled, layer: int, head: dict[str, np.ndarray]
 ) -> dict[int, Bool[np.ndarray, " D"]]:

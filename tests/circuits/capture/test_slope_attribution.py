@@ -253,7 +253,9 @@ def _moved(record, n=12):
     """Of one layer, the prompts of a pair being the same; endings of n tokens."""
     return slope_attribution.Moved(
         z=jnp.zeros_like(record.z[:, -n:]),
+        mlp=jnp.zeros_like(record.mlp[:, -n:]),
         relative=jnp.zeros_like(record.z[:, -n:]),
+        mlp_relative=jnp.zeros_like(record.mlp[:, -n:]),
         q=record.q[:, -n:],
         k=record.k,
         v=record.v,

@@ -75,8 +75,28 @@ def test_nodes_and_edges_come_back_from_a_file_by_name(tmp_path, scores):
     np.testing.assert_array_equal(found.effects, np.where(circuit.edges, circuit.effects, 0))
     assert found.ranked_edges() == circuit.ranked_edges()
     assert (found.graph, found.rule) == (circuit.graph, circuit.rule)
+    (tmp_path / "circuit.json").write_text(json.dumps({"heads": [], "graph": record}))
+    assert named(load_graph_circuit(tmp_path / "circuit.json")) == named(circuit)  # of a run
     largest = [abs(edge["effect"]) for edge in record["edges"]]
     assert largest == sorted(largest, reverse=True)
+
+
+def test_scores_of_mlps_come_back_from_a_graph(tmp_path, scores):
+    nodes = np.random.default_rng(1).random(len(GRAPH.writers), np.float32)
+    heads = nodes[GRAPH.head_writers].reshape(L, H)
+    details = {**scores.details, "node_scores": nodes}
+    cj.save_graph_json(Scores(heads, scores.edge_scores, details), tmp_path / "g.json", tiny.CONFIG)
+    found = cj.load_graph_json(tmp_path / "g.json")
+    np.testing.assert_array_equal(found.details["node_scores"], nodes)
+    np.testing.assert_array_equal(found.head_scores, heads)
+    np.testing.assert_array_equal(found.details["graph_effects"], details["graph_effects"])
+    assert "effects" not in found.details  # of no sign
+    record = json.loads((tmp_path / "g.json").read_text())
+    assert record["nodes"]["m1"]["score"] == nodes[GRAPH.writers.index("m1")]
+    del record["nodes"]["m1"]["score"]
+    (tmp_path / "g.json").write_text(json.dumps(record))
+    with pytest.raises(cj.InputError, match=r"the score of 'm1' in nodes is None"):
+        cj.load_graph_json(tmp_path / "g.json")
 
 
 @pytest.mark.parametrize(

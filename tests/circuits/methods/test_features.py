@@ -182,7 +182,9 @@ def test_attention_is_read_by_the_transpose_of_its_derivative(name):
         wanted = jax.vjp(attend, normed)[1](weight)[0]
         moved = slope_attribution.Moved(
             z=record.z,
+            mlp=record.mlp,
             relative=record.z,
+            mlp_relative=record.mlp,
             q=record.q,
             k=record.k,
             v=record.v,

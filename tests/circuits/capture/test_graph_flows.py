@@ -1,0 +1,88 @@
+"""What passes through edges: exact where the model is linear, and a writer's edges are its flow."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from circuits_jax import interpose
+from circuits_jax.capture import slope_attribution
+from circuits_jax.capture.forked import fork
+from circuits_jax.circuits.graph import graph_of
+from circuits_jax.decoder.decoder import stacked
+from tests.circuits import tiny
+from tests.circuits.capture.test_slope_attribution import (
+    CONFIGS,
+    LINEAR,
+    flows,
+    linear_model,
+    sides,
+)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def graph_flows_of(config, params, forked):
+    return slope_attribution.graph_flows(config, params, forked)
+
+
+def graph_flows(model):
+    return graph_flows_of(model.config, model.params, fork(stacked(sides(model)), 12))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def cut(config, params, positives, negatives, keep):
+    """What < logits, p+ - p- > loses, for each of some masks of edges and each pair."""
+    other = interpose.writes(config, params, negatives)
+    logits, base = (interpose.last_logits(config, params, side) for side in (positives, negatives))
+    direction = jax.nn.softmax(logits) - jax.nn.softmax(base)
+
+    def lost(keep):
+        cut = interpose.replace_graph(config, params, positives, keep, other)
+        return jnp.sum((logits - cut) * direction, axis=-1)
+
+    return jax.lax.map(lost, keep)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_in_a_linear_model_what_passes_is_the_exact_effect_of_cutting_the_edge(name):
+    model = linear_model(LINEAR[name])
+    graph = graph_of(model.config)
+    found = np.asarray(graph_flows(model).passes) * graph.is_edge
+    kinds = np.array([name[0] for name in graph.readers])  # heads, MLPs, logits
+    largest = [
+        np.argsort(-np.where(kinds == kind, np.abs(found).max(axis=0), 0).ravel())[:20]
+        for kind in "aml"
+    ]
+    some = np.random.default_rng(0).permutation(np.flatnonzero(graph.is_edge))[:20]
+    places = np.concatenate([*largest, some])
+    edges = np.stack(np.unravel_index(places, graph.is_edge.shape), axis=1)
+    keep = np.ones((len(edges), *graph.is_edge.shape), np.float32)
+    keep[np.arange(len(edges)), *edges.T] = 0
+    wanted = cut(model.config, model.params, *sides(model), jnp.asarray(keep))
+    found = found[:, *edges.T].T
+    np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=1e-4 * np.abs(wanted).max())
+    for kind in "aml":
+        of_kind = np.abs(wanted)[kinds[edges[:, 1]] == kind].max()
+        assert of_kind > 10 * 1e-4 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_edges_of_a_writer_sum_to_its_flow(name):
+    """And heads flow as they do where edges are not asked for."""
+    model = tiny.model(CONFIGS[name])
+    graph = graph_of(model.config)
+    flow, alone = graph_flows(model), flows(model, *sides(model))
+    for field in ("moved", "distance", "read"):
+        mine, theirs = getattr(flow.heads, field), getattr(alone, field)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+    sums = np.sum(np.asarray(flow.passes) * graph.is_edge, axis=2)  # [B writers]
+    scale = np.abs(sums).max()
+    heads = np.sum(flow.heads.read, axis=2).swapaxes(0, 1).reshape(len(sums), -1)
+    np.testing.assert_allclose(sums[:, graph.head_writers], heads, atol=1e-5 * scale)
+    others = np.sum(flow.others.read, axis=2)[..., 0].T
+    np.testing.assert_allclose(sums[:, np.append(0, graph.mlp_writers)], others, atol=1e-5 * scale)
+    assert (np.abs(others) > 1e-3 * scale).all()
+    same = np.asarray(flow.others.distance)[:, 1, :7]  # padding
+    assert (same == 0).all()
