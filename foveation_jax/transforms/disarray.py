@@ -10,6 +10,10 @@ with w the width of the pooling windows at x and n_j a random field of unit devi
 D = d_0 is then evened, d_k sqrt(c / (D^2 + 1/2)), D^2 in units of its mean a axis: no patch where
 fields happen to vanish stays in its place.
 
+A thing that is alone in a flat window, a lamp on a wall, is what that window's moments tell the
+place of: a little nearer to the window's edge and its kurtosis k_R is another. So every field is
+multiplied by 1 / (1 + sum over windows of w_R(x) (k_R / LONE)^2); photographs have k about 4.
+
 Fields bend things over the width of a window and hardly within less, so straight lines do not curl;
 octave k follows every field coarser than itself, so the octaves of an edge stay together. Edges
 thus keep what noise has to imitate, orientation, phase and sparseness, and lose their places. What
@@ -29,13 +33,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.precision import einsum
+from foveation_jax.transforms.texture_statistics import LUMA, skew_and_kurtosis
 from foveation_jax.transforms.window_matching import match_windows
 from foveation_jax.windows import geometry
+from foveation_jax.windows.pooling import Cells, cells, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
 REACH = 0.09  # root mean square displacement along an axis, in widths of the pooling window
 EXTENT = 0.4  # widths of the window at which fields stop growing
 EVEN = 0.5  # of D^2 in units of its mean along an axis: displacements that are raised to it
+LONE = 20.0  # kurtosis of luma in a window at which what it holds moves half as far
 LEVELLED = 3.007  # keeps the mean square: 2 / E[r^2 / (r^2 + EVEN)], r^2 exponential of mean 2
 
 
@@ -68,9 +75,10 @@ def disarray_texture(
         order = jnp.broadcast_to(jnp.arange(windows.n_wedges)[None], windows.kept.shape)
         order = jax.random.permutation(order_key, order, axis=1, independent=True)
     outside = periphery(windows)[..., None]
+    grid = cells(windows, windows.size)
 
     def one(image):
-        moved = disarray(image, fields)
+        moved = disarray(image, fields * freedom(image, grid)[None, None])
         matched = match_windows(moved, image, windows, n_scales, order)
         return jnp.clip(image + outside * (matched - image), 0, 1)
 
@@ -103,6 +111,12 @@ def displacements(
     amplitude = reach * width * periphery(windows) * jnp.sqrt(LEVELLED / (square + EVEN))
     moved = fields * (weight * amplitude[None])[:, None]
     return jnp.cumsum(moved[::-1], 0)[::-1]
+
+
+def freedom(image: Float[Array, "Y X C"], grid: Cells) -> Float[Array, "Y X"]:
+    """The module's factor of the fields, 1 in the fovea; small around what is alone in a window."""
+    _, kurtosis = skew_and_kurtosis(image @ LUMA.astype(image.dtype), grid)
+    return 1 / (1 + spread(grid, (kurtosis / LONE) ** 2)[0])
 
 
 def unit_fields(key: PRNGKeyArray, size: tuple[int, int]) -> Float[Array, "octaves 2 Y X"]:

@@ -213,7 +213,7 @@ def pooled_statistics(image: Float[Array, "C Y X"], grids: tuple[Cells, ...]) ->
     families["variance"].append(covariance[..., -1:])
     lows = pyramid.lowpass_octaves(luma, n_scales)
     for plane, grid in zip((luma, *lows), (grids[0], *grids), strict=True):
-        skew, kurtosis = _skew_and_kurtosis(plane, grid)
+        skew, kurtosis = skew_and_kurtosis(plane, grid)
         families["skew"].append(skew)
         families["kurtosis"].append(kurtosis)
     families["energy"].append(jnp.log(pool(grids[0], split.high[None] ** 2) + FLOOR))
@@ -274,7 +274,7 @@ def _magnitude(z):
     return jnp.sqrt(z.real**2 + z.imag**2 + 1e-12)
 
 
-def _skew_and_kurtosis(plane: Float[Array, "Y X"], grid: Cells):
+def skew_and_kurtosis(plane: Float[Array, "Y X"], grid: Cells):
     """Third and fourth central moments over powers of the variance, [E, T, 1] each.
 
     Windows differ in mean by many deviations of a smooth sky, which raw fourth moments in float32

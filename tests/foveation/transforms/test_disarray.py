@@ -12,8 +12,9 @@ import foveation_jax as fj
 from foveation_jax.transforms import disarray, pyramid
 from foveation_jax.transforms.disarray import disarray_texture
 from foveation_jax.transforms.refinement import refine
-from foveation_jax.transforms.texture_statistics import _compare
+from foveation_jax.transforms.texture_statistics import _compare, skew_and_kurtosis
 from foveation_jax.transforms.window_matching import match_windows
+from foveation_jax.windows.pooling import cells
 
 
 def eccentricity(n, field_of_view=26.0):
@@ -85,6 +86,34 @@ def test_fields_have_the_reach_and_swell_nothing(windows):
         right = np.roll(field[1], -1, 1) - np.roll(field[1], 1, 1)
         across = np.roll(field[0], -1, 1) - np.roll(field[0], 1, 1)
         assert np.abs(down + right).mean() < 0.05 * np.abs(across).mean()
+
+
+def test_what_is_alone_in_a_window_stays_near_its_place(windows):
+    """A lamp on a wall: moved as far as other things it would be in other windows."""
+    across = np.arange(128) - 25
+    lamp = 0.3 + 0.6 * np.exp(-(across[:, None] ** 2 + across[None] ** 2) / 3)
+    ripple = 0.01 * np.sin(np.arange(128))[None]
+    image = jnp.broadcast_to(jnp.asarray(lamp + ripple, jnp.float32)[..., None], (128, 128, 3))
+    grid = cells(windows, (128, 128))
+    free = disarray.freedom(image, grid)
+    assert float(free[25, 25]) < 0.5 < 0.95 < float(free[100, 100])
+    np.testing.assert_array_equal(free[eccentricity(128) < 1.5], 1)
+    other = disarray.freedom(0.9 - 0.8 * image, grid)
+    np.testing.assert_allclose(other, free, atol=0.05)  # dark or bright, at any contrast
+
+    @jax.jit
+    def kurtosis(fields):
+        moved = disarray.disarray(image, fields)
+        return jnp.log(skew_and_kurtosis(moved[..., 0], grid)[1])
+
+    windows_of_it = np.asarray(grid.mass)[..., None] > 20
+    had, changes = kurtosis(jnp.zeros((5, 2, 128, 128))), []
+    for seed in range(4):
+        fields = disarray.displacements(jax.random.key(seed), windows, 0.3)
+        left = [jnp.abs(kurtosis(f) - had)[windows_of_it].max() for f in (fields, fields * free[None, None])]
+        changes.append(left)
+    without, by_freedom = np.mean(changes, 0)
+    assert by_freedom < 0.7 * without
 
 
 def test_a_constant_field_moves_the_image(photographs):
