@@ -260,7 +260,9 @@ def _params(
     tokens = np.random.default_rng(0).integers(1, n_inputs, (32, config.n_positions))
     tokens[:, 0] = 0
     batch = TokenBatch(jnp.asarray(tokens, jnp.int32), jnp.ones(tokens.shape, bool))
-    return jax.jit(decoys.calibrated, static_argnums=0)(config, params, batch, jnp.asarray(decoy))
+    no_neurons = np.zeros((config.n_layers, config.d_mlp), bool)  # none of the MLPs' is a decoy's
+    which = jnp.asarray(decoy), jnp.asarray(no_neurons)
+    return jax.jit(decoys.calibrated, static_argnums=0)(config, params, batch, *which)
 
 
 def _unembedding(
