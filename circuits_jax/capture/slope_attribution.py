@@ -362,15 +362,11 @@ def read_layer(
     heads = einsum("hkd,bqd->bqhk", w_o, written)
     between, sink = patterns_between(config, own["attention"], data, batch, moved)
     arguments = config, own["attention"], data, batch, moved, between, heads, sink
-    directions = None
-    if apart:
-        normed = functools.partial(through_norm, config, own, "attention_norm", scales)
+    normed = functools.partial(through_norm, config, own, "attention_norm", scales)
+    reads, directions = normed(read_attention(*arguments)), None
+    if apart:  # on top, and not summed: so that heads flow as they do without
         each = jax.vmap(normed)(read_attention(*arguments, apart=True))
-        reads = jnp.sum(each, axis=0)
         directions = jnp.concatenate([each, jnp.broadcast_to(mlp, weight.shape)[None]])
-    else:
-        reads = read_attention(*arguments)
-        reads = through_norm(config, own, "attention_norm", scales, reads)
     gram = einsum("hkd,hmd->hkm", w_o, w_o)  # |z W_O|^2 = z (W_O W_O^T) z^T
     square = einsum("bthk,hkm,bthm->bth", moved.relative, gram, moved.relative)
     flow = Flow(
