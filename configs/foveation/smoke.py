@@ -1,7 +1,8 @@
 """Does everything work? The whole experiment at a size where little can be learnt from it.
 
 Synthetic scenes of 32 x 32 pixels, a narrow ResNet18, 2 paired runs of each of the four systems.
-Expected: all accuracies above chance, most claims undecided, and the page with every figure on it.
+Expected: what each system sees; claims on pictures decided, those on networks hardly any, all
+accuracies above chance, and the page with every figure on it.
 Cost: under a minute on two CPU cores, most of it compilation, which the next run finds done.
 
     ./run.sh foveation --config=configs/foveation/smoke.py --workdir=runs/smoke

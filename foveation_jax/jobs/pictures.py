@@ -45,7 +45,8 @@ from foveation_jax.stage1.export import (
     picture_key,
 )
 from foveation_jax.transforms import matched
-from foveation_jax.transforms.matching import CHECKED, NoSigma, Pictures, load_kept, settle_sigmas
+from foveation_jax.transforms.matching import NoSigma
+from foveation_jax.transforms.settled import CHECKED, Pictures, load_kept, settle_sigmas
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
 LIMITS: dict[str, Allowed] = {

@@ -64,7 +64,8 @@ def render(results: ProbeResults, table: ClaimTable) -> str:
         n_test=_n_test(results),
         unmatched=unmatched(results),
         accuracy=_accuracies(results),
-        headlines=headlines(table),
+        decided=[found for found in headlines(table) if not _open(found[2])],
+        open=[found for found in headlines(table) if _open(found[2])],
         groups=[_group(number, table) for number in verdicts.HEADLINES if _of(number, table)],
         left_out=table.left_out,
         strips=_strips(results),
@@ -125,6 +126,11 @@ def headlines(table: ClaimTable) -> list[tuple[str, str, dict[str, int], int]]:
         if members:
             rows.append((number, sentence, counts, sure))
     return rows
+
+
+def _open(counts: Mapping[str, int]) -> bool:
+    """Whether none of a headline's claims has a verdict."""
+    return not counts["holds"] and not counts["fails"]
 
 
 def _of(number: str, table: ClaimTable) -> list[Claim]:
@@ -223,15 +229,16 @@ def _values_text(values: Any, unit: str) -> str:
     return f"{shown} {name}, run by run".replace("points", "%")
 
 
-def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]]]]:
-    """(title, [(caption, picture)]) of the sample stimuli; a caption may be a system's name."""
+def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]], bool]]:
+    """(title, [(caption, picture)], whether captions are systems) of the sample stimuli."""
     systems = {title(name): name for name in results.systems}
     found = []
     for strip in results.strips:
         probe = PROBES.get(strip.title)
         captions = (systems.get(caption, caption) for caption in strip.captions)
         pictures = list(zip(captions, map(picture_uri, strip.images), strict=True))
-        found.append((probe.title if probe else strip.title.replace("_", " "), pictures))
+        said = probe.title if probe else strip.title.replace("_", " ")
+        found.append((said, pictures, all(name in results.systems for name, _ in pictures)))
     return found
 
 

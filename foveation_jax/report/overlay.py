@@ -44,7 +44,7 @@ def _marks(windows: PoolingWindows) -> str:
     arm, margin = width / 32, width / 24
     degrees = scale_degrees(width / float(windows.pixels_per_degree))
     length = degrees * float(windows.pixels_per_degree)
-    text = f'x="{margin:.2f}" y="{height - 1.6 * margin:.2f}" font-size="{width / 14:.2f}"'
+    text = f'x="{margin:.2f}" y="{height - 1.6 * margin:.2f}" style="font-size: {width / 14:.2f}px"'
     return (
         f'<path class="cross" d="M{x - arm:.2f} {y:.2f}h{2 * arm:.2f}M{x:.2f} {y - arm:.2f}'
         f'v{2 * arm:.2f}"/>'

@@ -27,14 +27,14 @@ from foveation_jax.stage1.perceived import (
 )
 from foveation_jax.transforms import matched, options_for
 from foveation_jax.transforms.matched import Match
-from foveation_jax.transforms.matching import (
+from foveation_jax.transforms.matching import SYSTEMS as MATCHED
+from foveation_jax.transforms.settled import (
     AT_ONCE,
     Pictures,
     check_sigmas,
     load_kept,
     settle_sigmas,
 )
-from foveation_jax.transforms.matching import SYSTEMS as MATCHED
 
 REFERENCE, TEXTURE = MATCHED_TO = ("reference", "foveation_texture")
 

@@ -20,8 +20,8 @@ from foveation_jax.training.optimiser import Recipe
 from foveation_jax.training.prediction import run_logits
 from foveation_jax.training.step import Setup, make_step, state_shapes
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
-from foveation_jax.transforms.matching import _blur_moments, _target_moments
 from foveation_jax.transforms.vgg_texture import cell_regions, vgg_texture
+from foveation_jax.transforms.zones import blur_moments, target_moments
 from foveation_jax.vgg.encoder_decoder import reconstruct
 from tests.accelerators.program import Program
 
@@ -76,11 +76,11 @@ def stage1(n_images: int = 5, side: int = 64) -> dict[str, Program]:
         return foveated_blur_batch(images, jnp.ones(windows.n_rings), windows)
 
     def target(images, places):
-        return _target_moments(images, images, places, windows, "foveation_blur", "ssim")
+        return target_moments(images, images, places, windows, "foveation_blur", "ssim")
 
     def blurred(images, places):
         sigmas = jnp.ones(windows.n_rings)
-        return _blur_moments(images, images, places, sigmas, windows, "foveation_blur", "ssim")
+        return blur_moments(images, images, places, sigmas, windows, "foveation_blur", "ssim")
 
     def measured(images):
         usable = metrics.metrics_for(images.shape[1:3])

@@ -17,9 +17,9 @@ from jax.extend import core
 import foveation_jax as fj
 from foveation_jax.transforms import noise, pyramid
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
-from foveation_jax.transforms.matching import _blur_moments, _target_moments
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.transforms.vgg_texture import cell_regions, vgg_texture
+from foveation_jax.transforms.zones import blur_moments, target_moments
 from foveation_jax.vgg.encoder_decoder import reconstruct
 from foveation_jax.windows.pooling import cells, pool, spread
 
@@ -75,8 +75,8 @@ def _blurs(images):
 
 def _match(images):
     places, sigmas = jnp.full((len(images), 2), 31.5), jnp.ones(WINDOWS.n_rings)
-    target = _target_moments(images, images[:, ::-1], places, WINDOWS, "foveation_blur", "ssim")
-    return target, _blur_moments(images, images, places, sigmas, WINDOWS, "foveation_blur", "ssim")
+    target = target_moments(images, images[:, ::-1], places, WINDOWS, "foveation_blur", "ssim")
+    return target, blur_moments(images, images, places, sigmas, WINDOWS, "foveation_blur", "ssim")
 
 
 def _probes(images):

@@ -122,6 +122,11 @@ def test_features_in_combination_equal_hugging_face(name):
     assert relative_errors(name, "float32").max() < 1e-5
 
 
+def test_a_golden_stays_while_its_config_does():
+    changed = MAKER.MORE_CASES | {"arcee": MAKER.MORE_CASES["arcee"] | {"head_dim": 6}}
+    assert set(MAKER.kept(GOLDENS / "families.npz", changed)) == set(changed) - {"arcee"}
+
+
 def test_what_is_multiplied_on_its_way_is_multiplied_in_the_weights():
     """Granite's residual multiplier is part of what its heads write."""
     raw = checkpoint("granite")

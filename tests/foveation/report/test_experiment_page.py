@@ -75,7 +75,8 @@ def test_pictures_come_first_with_fixation_degrees_and_windows(made):
     assert order == sorted(order)
     seen = text[order[0] : order[1]]
     assert seen.count('class="marks"') == sum(len(strip.images) for strip in results.strips) > 0
-    assert seen.count('class="windows"') == 1
+    of_systems = [s for s in results.strips if set(s.captions) <= set(SYSTEMS)]
+    assert seen.count('class="windows"') == len(of_systems) > 0
 
 
 def test_a_probe_of_ones_own_has_its_section(made, monkeypatch):
@@ -125,6 +126,19 @@ def test_one_run_is_named_as_such():
     assert "One run." in page
     assert 'class="badge holds"' not in page
     assert "nan" not in re.sub(r"<[^>]*>", "", page).lower().split()
+
+
+def test_what_is_decided_is_told_apart_from_what_is_not(made):
+    """Numbers with a verdict have a headline each; the others share one sentence."""
+    results, table = made
+    unsure = [dataclasses.replace(claim, verdict="undecided") for claim in table.claims]
+    first = dataclasses.replace(unsure[0], verdict="holds")
+    page = experiment_page.render(results, dataclasses.replace(table, claims=(first, *unsure[1:])))
+    holds = page[page.index('<section id="holds">') :].partition("</section>")[0]
+    told, _, left = holds.partition("</ul>")
+    assert re.findall(r'href="#claim-(\w+)"', told) == [first.number]
+    others = dict.fromkeys(claim.number for claim in unsure if claim.number != first.number)
+    assert re.findall(r'href="#claim-(\w+)"', left) == list(others)
 
 
 def test_headlines_count_verdicts(made):

@@ -1,7 +1,5 @@
 """The first stage of an experiment: sigmas are matched on training images and tried on others."""
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +11,12 @@ from foveation_jax.data import LabelledImages, render_scenes
 from foveation_jax.data.images import to_levels
 from foveation_jax.stage1 import perceived as perceived_module
 from foveation_jax.stage1 import systems
-from foveation_jax.transforms import SYSTEMS
+from foveation_jax.transforms import SYSTEMS, settled
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
 from foveation_jax.transforms.uniform_blur import blur_batch
 from foveation_jax.windows.pooling_windows import pooling_windows
 
 SIZE = (32, 32)
-match = importlib.import_module("foveation_jax.transforms.matching")  # `fj.match` is the function
 LABELS = np.repeat(np.arange(2), 6)
 SCENES = 0.5 * np.asarray(render_scenes(jax.random.key(0), np.arange(24), SIZE))
 SCENES[6:12] += 0.5  # the second class is bright
@@ -88,8 +85,8 @@ def test_sigmas_hold_on_training_images_of_all_classes_and_are_tried_on_test_ima
 def test_what_is_kept_is_found_again_and_damage_is_named(looked):
     out, seen = looked
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(match, "measure", None)
-        patch.setattr(match, "find_sigmas", None)
+        patch.setattr(settled, "measure", None)
+        patch.setattr(settled, "find_sigmas", None)
         again = systems.look(config_of(), DATA, out)
     assert again["uniform_blur"].matches == seen["uniform_blur"].matches
     for name in ("uniform_blur.json", "uniform_blur-test.json"):

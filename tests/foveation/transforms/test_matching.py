@@ -1,7 +1,6 @@
 """Matching: known blurs are found, what cannot be reached is refused, records survive."""
 
 import dataclasses
-import importlib
 import json
 
 import jax
@@ -11,12 +10,12 @@ import pytest
 from skimage.metrics import structural_similarity
 
 import foveation_jax as fj
-from foveation_jax.transforms import matched
+from foveation_jax.transforms import matched, settled
 from foveation_jax.transforms.foveated_blur import ring_centres
+from foveation_jax.transforms.matching import NoSigma
 from foveation_jax.transforms.uniform_blur import blur_batch
 
 KEY = jax.random.key(0)
-module = importlib.import_module("foveation_jax.transforms.matching")  # `fj.match` is the function
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +187,14 @@ def of(images, target, name="these", fixations=None):
         found = (np.asarray(x)[places] for x in (images, images, target))
         return *found, None if fixations is None else fixations[places]
 
-    pictures = module.Pictures(len(images), read, lambda: name)
+    pictures = settled.Pictures(len(images), read, lambda: name)
     object.__setattr__(pictures, "reads", reads)
     return pictures
 
 
 def settle(pictures, kept=None, n_match=4, system="uniform_blur", **settings):
     tolerance, drawn = settings.pop("tolerance", 0.01), settings.pop("drawn", False)
-    return module.settle_sigmas(
+    return settled.settle_sigmas(
         system, SETTINGS | settings, (64, 64), KEY, kept, pictures, n_match, tolerance, drawn
     )
 
@@ -223,7 +222,7 @@ def test_shipped_sigmas_are_taken_where_they_hold_and_matched_anew_elsewhere(ima
     record = settle(of(images, others))
     assert record.sigma_deg[0] * 64 / 26 == pytest.approx(1.0, rel=0.02)
     assert abs(record.whole_gap) < 1e-3
-    with pytest.raises(module.NoSigma, match="no sigma within"):
+    with pytest.raises(NoSigma, match="no sigma within"):
         settle(of(images, 1 - images))
 
 
@@ -247,7 +246,7 @@ def test_a_kept_record_is_taken_for_its_own_pictures_alone(images, fitting):
 
 def test_sigmas_that_hold_on_few_pictures_alone_are_matched_on_more(images, fitting, monkeypatch):
     """Four of ten pictures lose little, and say nothing of all."""
-    monkeypatch.setattr(module, "AT_ONCE", 4)
+    monkeypatch.setattr(settled, "AT_ONCE", 4)
     few = np.array([0, 3, 6, 9])
     ten = jnp.concatenate([images, images, images[:2]])
     mixed = fj.transform("uniform_blur", ten, KEY, sigma=4.0).at[few].set(ten[few])
@@ -287,14 +286,14 @@ CENTRES = np.asarray(ring_centres(fj.pooling_windows(0.4, (64, 64), (0.0, 0.0), 
 def test_what_sigmas_achieve_on_held_out_pictures_is_kept(images, fitting, tmp_path):
     _, target = fitting
     record, path = settle(of(images, target)), tmp_path / "test.json"
-    held_out = module.check_sigmas(record, KEY, path, of(images, images, "test"))
+    held_out = settled.check_sigmas(record, KEY, path, of(images, images, "test"))
     assert held_out.whole_gap < -0.05
     assert held_out.sigma_deg == record.sigma_deg
     again = of(images, images, "test")
-    assert module.check_sigmas(record, KEY, path, again) == held_out
+    assert settled.check_sigmas(record, KEY, path, again) == held_out
     assert not again.reads
     other = dataclasses.replace(record, sigma_deg=(record.sigma_deg[0] / 2,))
-    assert module.check_sigmas(other, KEY, path, again).whole_gap > held_out.whole_gap
+    assert settled.check_sigmas(other, KEY, path, again).whole_gap > held_out.whole_gap
     path.write_text("{")
     with pytest.raises(fj.InputError, match=r"test\.json: not a record .* Delete it"):
-        module.check_sigmas(record, KEY, path, again)
+        settled.check_sigmas(record, KEY, path, again)
