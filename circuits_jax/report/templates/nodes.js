@@ -125,4 +125,12 @@ function drawnRows(view) {
   }))));
   return [htmlNode("caption", { textContent: "Draws on earlier nodes, by what passes of their movement, as a share of all that moves the prediction" }), htmlNode("tbody", {}, ...rows)];
 }
-if (byId("view")) unpacked("views").then((found) => { views = found; drawViews(); });
+if (byId("view")) unpacked("views").then((found) => { views = found; drawViews(); }).catch((error) => {
+  byId("says").textContent = `This browser cannot unpack what heads do (${error.message}); nodes.npz beside the page has it.`;
+});
+let drawnWidth = innerWidth;
+addEventListener("resize", () => {
+  if (drawnWidth === innerWidth) return;
+  drawnWidth = innerWidth;
+  drawViews();
+});
