@@ -215,8 +215,8 @@ def _joined(views: Sequence[PairViews], sides: Sequence[TokenBatch]) -> dict[str
         found[name] = np.concatenate([found[name][:, :, side] for side in (0, 1)]).swapaxes(0, 1)
     for name in ("distance", "read", "sources", "passed", "at"):  # [B nodes ...]
         found[name] = found[name].swapaxes(0, 1)
-    for name in ("distance", "read"):
-        found[name] = np.take_along_axis(found[name], order[None, :n], axis=2) * real[None, :n]
+    for name in ("distance", "read"):  # 0 where there is no token, as where there is no partner
+        found[name] = np.take_along_axis(found[name], order[None, :n], axis=2)
     pattern = np.take_along_axis(found["pattern"], order[None, :, :, None], axis=2)
     pattern = np.take_along_axis(pattern, order[None, :, None, :], axis=3)
     found["pattern"] = pattern * real[None, :, :, None] * real[None, :, None, :]

@@ -1,6 +1,7 @@
 // What the selected node does with a pair of prompts, drawn when it is asked for.
 let views = null, pair = 0;
 const SIGNS = ["+ positive", "\u2212 negative"], PARTS = { q: "query", k: "key", v: "value", in: "input" };
+const MOST_SQUARES = 10_000; // of a pattern, the largest
 const BARS = 52, quoted = (text) => `\u201c${text}\u201d`;
 const label = (text) => {
   const shown = text.trim() || { "\n": "\u23ce" }[text] || "\u2423";
@@ -20,7 +21,7 @@ function drawViews() {
   const record = records[selected], view = views.nodes[record.node];
   byId("drawn").hidden = !view;
   if (!view) {
-    byId("says").textContent = `${record.name} is not among the nodes that were looked at, which are the circuit\u2019s.`;
+    byId("says").textContent = `${record.name} was not looked at; the circuit\u2019s nodes are, best first, as far as there is room.`;
     byId("view").replaceChildren(htmlNode("p", { className: "note", textContent: `circuits_jax.view_nodes(model, task, ["${record.node}"]) looks at it.` }));
     return;
   }
@@ -77,12 +78,13 @@ function matrix(record, view, side, told) {
     if (pattern) svg.append(svgNode("text", { class: "axis", transform: `translate(${x} ${top - 5}) rotate(-90)` }, label(text)));
   });
   const says = (t, s) => `at ${quoted(tokens[t])} reads ${quoted(tokens[s])} ${(pattern[t][s] / 255).toFixed(2)}`;
-  pattern?.forEach((row, t) => row.forEach((shade, s) => {
-    if (shade < 2) return;
+  const squares = (pattern ?? []).flatMap((row, t) => row.map((shade, s) => [shade, t, s])).filter(([shade]) => shade > 1);
+  if (squares.length > MOST_SQUARES) squares.sort((p, q) => q[0] - p[0]);
+  for (const [shade, t, s] of squares.slice(0, MOST_SQUARES)) {
     const square = svgNode("rect", { class: "share", x: left + s * cell + 0.5, y: top + t * cell + 0.5, width: cell - 1, height: cell - 1, style: `--heat:${(shade / 255).toFixed(3)}` });
     Object.assign(square.dataset, { tip: says(t, s), t, s });
     svg.append(square);
-  }));
+  }
   if (!side) [["moves", view.distance[pair]], ["read", view.read[pair]]].forEach(([name, values], i) => {
     const x = left + mapWidth + 10 + i * (BARS + 8), most = Math.max(...values.map(Math.abs)) || 1;
     svg.append(svgNode("text", { class: "axis", x, y: top - 5 }, name));
@@ -125,4 +127,12 @@ function drawnRows(view) {
   }))));
   return [htmlNode("caption", { textContent: "Draws on earlier nodes, by what passes of their movement, as a share of all that moves the prediction" }), htmlNode("tbody", {}, ...rows)];
 }
-if (byId("view")) unpacked("views").then((found) => { views = found; drawViews(); });
+if (byId("view")) unpacked("views").then((found) => { views = found; drawViews(); }).catch((error) => {
+  byId("says").textContent = `This browser cannot unpack what heads do (${error.message}); nodes.npz beside the page has it.`;
+});
+let drawnWidth = innerWidth;
+addEventListener("resize", () => {
+  if (drawnWidth === innerWidth) return;
+  drawnWidth = innerWidth;
+  drawViews();
+});

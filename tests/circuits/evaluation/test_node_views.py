@@ -22,14 +22,13 @@ from tests.circuits import graph_reference, tiny
 
 L, H, B = 3, 4, 3
 NODES = ("a0.h1", "a2.h3", "m1", "a2.h0", "m2", "a1.h2")
-CONFIGS = {
-    "llama": tiny.CONFIG,
+CONFIGS = {  # all without a bias that writes to the logits
     "gemma": dataclasses.replace(
-        tiny.CONFIG, post_norms=True, qk_norm=True, windows=(3, NO_WINDOW, 3)
+        tiny.CONFIG, post_norms=True, qk_norm=True, out_bias=False, windows=(3, NO_WINDOW, 3)
     ),
     "neox": dataclasses.replace(
-        tiny.CONFIG, norm="layer", parallel=True, gated_mlp=False, activation="gelu", tied=False,
-        unembedding_bias=True,
+        tiny.CONFIG, norm="layer_without_bias", parallel=True, gated_mlp=False, activation="gelu",
+        out_bias=False, tied=False,
     ),
 }  # fmt: skip
 
@@ -166,6 +165,7 @@ def test_direct_logits_sum_to_the_models(name):
     wanted = np.array([[logits[i, list(side[i])].mean() for side in ids] for i in range(2 * B)])
     np.testing.assert_allclose(views.logits, wanted, atol=2e-4)
     np.testing.assert_allclose(views.direct.sum(axis=1), wanted, atol=2e-4)
+    np.testing.assert_allclose(views.direct[:, -1], 0, atol=2e-4)  # biases: there are none
     assert np.abs(views.direct[:, :-1]).max() > 0.05
 
 

@@ -214,6 +214,15 @@ def test_slider_pin_search_and_keys(tmp_path):
     assert page.find(tag="body")[0]["data-size"] == "1,2,3,4,5,6,7,8"
 
 
+def test_a_head_that_was_not_looked_at_says_so(tmp_path):
+    results = with_views()
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    outside = "{}.{}".format(*np.argwhere(~results.circuit.heads)[0])
+    page = Page(drawn(tmp_path / "report.html", f"#head={outside}"))
+    assert page.find(id="says")[0]["text"].startswith(f"{outside} was not looked at")
+    assert not page.find(tag="svg", kind="attention")
+
+
 def test_keys_read_a_pattern_off(tmp_path):
     results = with_views()
     (tmp_path / "report.html").write_text(circuit_page.render(results))
