@@ -250,12 +250,9 @@ def from_templates(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int, 
         used = _Used(Counter(), Counter(), Counter())
         while len(part) < count:
             cells = [cell for cell in cells if cell.open]
-            made = sum(map(len, rows))
-            require_capacity(
-                n + n_held_out,
-                n + n_held_out if cells else made,
-                "two fillings of a template each, of different answers",
-            )
+            if not cells:
+                what = "two fillings of a template each, of different answers"
+                require_capacity(n + n_held_out, sum(map(len, rows)), what)
             part.append(_drawn(tokenizer, cells, used, rng))
     learn, held_out = (PromptPairs(*map(tuple, zip(*part, strict=True))) for part in rows)
     options = {"n": n, "n_held_out": n_held_out, "seed": seed}

@@ -7,8 +7,7 @@ each option, a value that some case of tests/goldens has, or the default, whatev
 numbers of heads, their width, layers, vocabulary and weights at will. A tiny model of that
 configuration is run by both, two prompts in float32, padded on either side. Prints, by family, how
 many were compared, and the largest error of logits and of head outputs relative to the largest
-value; then what we refused, and what Hugging Face did. A failure is shrunk to few options and
-printed.
+value; then what we refused, and what Hugging Face did. A failure is shrunk and printed.
 """
 
 import argparse
