@@ -190,7 +190,7 @@ def carried(
     The latter a thousandth as much, so that pairs which MLPs alone join come after all others.
     """
     share = together / np.maximum(np.max(together, initial=0), 1e-30)
-    return passes + 1e-3 * np.max(passes, initial=0) * share
+    return passes + 1e-3 * (np.max(passes, initial=0) or 1) * share
 
 
 def checked_differences(
