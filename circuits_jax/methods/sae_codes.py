@@ -190,8 +190,8 @@ def carried(
 
     The latter a thousandth as much, so that pairs which MLPs alone join come after all others.
     """
-    share = together / np.maximum(np.max(together, initial=0), 1e-30)
-    return passes + 1e-3 * np.max(passes, initial=0) * share
+    unit = np.max(passes, initial=0) / np.maximum(np.max(together, initial=0), 1e-30)
+    return passes + 1e-3 * (unit or 1) * together
 
 
 def checked_differences(

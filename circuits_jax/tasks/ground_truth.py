@@ -23,6 +23,7 @@ class GroundTruth:
       source: the publication.
       roles: role -> its heads, where the source gives roles; their union is `heads`.
       edges: directed (head, later head) pairs of the circuit, where the source gives them.
+      graph_edges: (writer, reader) by name, as `circuits/graph.py` has them, MLPs included.
     """
 
     task: str
@@ -32,6 +33,7 @@ class GroundTruth:
     source: str
     roles: Mapping[str, frozenset[Head]] = field(default_factory=dict, hash=False)
     edges: frozenset[tuple[Head, Head]] = frozenset()
+    graph_edges: frozenset[tuple[str, str]] = frozenset()
 
 
 _IOI_ROLES = {

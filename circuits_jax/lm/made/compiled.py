@@ -11,7 +11,8 @@ it; so the largest is tracr's decoded output. Of a number y, `2 v y - v^2` in un
 gap between two values: up to what is the same for all v, minus the squared distance from v to y.
 
 The circuit: all heads that tracr laid out. Its edges: the heads that read a component which an
-earlier head writes, or which is written by MLPs between them that read what that head writes.
+earlier head writes, or which is written by MLPs between them that read what that head writes. Its
+edges in the graph, MLPs and embedding included: who reads a variable that the other writes.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch
@@ -190,9 +191,21 @@ def model(name: str, program: str, compiled: Assembled, n_decoys: int) -> Langua
         heads=frozenset(head.values()),
         source="tracr, arXiv 2301.05062",
         edges=frozenset((head[a], head[b]) for a, b in edges(compiled)),
+        graph_edges=frozenset(
+            (_in_place(a, order), _in_place(b, order)) for a, b in graph_edges(compiled)
+        ),
     )
     params = _params(config, compiled, words, head, order[:, config.n_heads - n_decoys :])
     return LanguageModel(name, config, params, WordTokenizer(words, program, truth))
+
+
+def _in_place(name: str, order: Int[np.ndarray, "L H"]) -> str:
+    """The name of a writer or reader, a head's number being that of its place in its layer."""
+    found = re.fullmatch(r"a(\d+)\.h(\d+)(.*)", name)
+    if not found:
+        return name
+    layer, number, part = int(found[1]), int(found[2]), found[3]
+    return f"a{layer}.h{order[layer, number]}{part}"
 
 
 def _config(compiled: Assembled, n_words: int, n_decoys: int) -> DecoderConfig:
@@ -295,31 +308,42 @@ def edges(compiled: Assembled) -> Iterator[tuple[Head, Head]]:
 
 
 def graph_edges(compiled: Assembled) -> Iterator[tuple[str, str]]:
-    """Pairs (writer, reader) of the graph where the second reads a component that the first writes.
+    """Pairs (writer, reader) of the graph where the second reads a variable that the first writes.
 
     Names are those of `circuits/graph.py`, heads by their number in `compiled`. Of the embedding,
-    what differs between input tokens or places counts: the rest is the same in all prompts.
+    what differs between input tokens or places counts: the rest is the same in all prompts. And a
+    variable is read where its values are told apart.
     """
     tokens = np.stack([row for value, row in compiled.embedding.items() if value != BOS])
-    varies = [np.ptp(rows, axis=0) != 0 for rows in (tokens, compiled.position_embedding)]
-    writers = [("input", 0, varies[0] | varies[1])]
-    readers = [
-        ("logits", 2 * len(compiled.heads) + 1, np.isin(range(len(varies[0])), compiled.read))
-    ]
+    varies = (np.ptp(rows, axis=0) != 0 for rows in (tokens, compiled.position_embedding))
+    end = 2 * len(compiled.heads) + 1
+    writers = [("input", 0, np.any(list(varies), axis=0))]
+    readers = [("logits", end, np.isin(range(tokens.shape[1]), compiled.read))]
     for layer, heads in enumerate(compiled.heads):
+        at = 2 * layer + 1
         for i, head in enumerate(heads):
             scores, values = head["q"] @ head["k"].T, head["v"] @ head["o"]
-            writers.append((f"a{layer}.h{i}", 2 * layer + 1, np.any(values != 0, axis=0)))
-            reads = {"q": (scores, 1), "k": (scores, 0), "v": (values, 1)}
-            for part, (matrix, axis) in reads.items():
-                components = np.any(matrix != 0, axis=axis)
-                readers.append((f"a{layer}.h{i}<{part}>", 2 * layer + 1, components))
+            writers.append((f"a{layer}.h{i}", at, np.any(values != 0, axis=0)))
+            for part, rows in {"q": scores, "k": scores.T, "v": values}.items():
+                readers.append((f"a{layer}.h{i}<{part}>", at, _told_apart(compiled, rows)))
         fst, snd = compiled.mlps[layer]
-        writers.append((f"m{layer}", 2 * layer + 2, np.any(snd != 0, axis=0)))
-        readers.append((f"m{layer}", 2 * layer + 2, np.any(fst != 0, axis=1)))
+        writers.append((f"m{layer}", at + 1, np.any(snd != 0, axis=0)))
+        readers.append((f"m{layer}", at + 1, _told_apart(compiled, fst)))
     for (writer, at, written), (reader, later, read) in itertools.product(writers, readers):
         if at < later and np.any(written & read):
             yield writer, reader
+
+
+def _told_apart(compiled: Assembled, rows: Float[np.ndarray, "D _"]) -> Bool[np.ndarray, " D"]:
+    """Components of variables whose values give different rows."""
+    variables = np.array([label.partition(":")[0] for label in compiled.labels])
+    moves = ~np.isin(compiled.labels, [f"tokens:{BOS}"])  # the first token is in every prompt
+    read = np.zeros(len(rows), bool)
+    for name in np.unique(variables):
+        own = (variables == name) & moves
+        values = rows[own] if own.sum() > 1 else np.concatenate([rows[own], 0 * rows[own]])
+        read[own] = np.any(values != values[:1])
+    return read
 
 
 def _written(

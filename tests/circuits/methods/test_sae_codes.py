@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from circuits_jax.capture.head_outputs import head_outputs, read_outputs
+from circuits_jax.capture.head_outputs import head_outputs, read_graph, read_outputs
+from circuits_jax.circuits.graph import graph_of, head_edges
+from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.load import load_model
 from circuits_jax.methods import METHODS, discover, method_options
@@ -203,6 +205,48 @@ def test_held_out_prompts_and_answers_are_not_looked_at(model):
     options = SaeCodes(**FAST)
     found, same = (sae_codes(model, t, KEY, options) for t in (task, blind))
     np.testing.assert_array_equal(found.head_scores, same.head_scores)
+
+
+def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
+    """What passes is of the graph, signed; scores of heads are bit for bit those without edges."""
+    task, graph = tiny.task(), graph_of(model.config)
+    found = discover(model, task, seed=3, **FAST)
+    alone = discover(model, task, seed=3, **FAST, edges="together")
+    np.testing.assert_array_equal(found.head_scores, alone.head_scores)
+    assert "graph_effects" not in alone.details
+    effects, nodes = (np.asarray(found.details[n]) for n in ("graph_effects", "node_scores"))
+    assert (effects[~graph.is_edge] == 0).all()
+    assert (effects < 0).any()
+    assert (effects > 0).any()
+    np.testing.assert_array_equal(nodes[graph.head_writers], np.ravel(found.head_scores))
+    assert (nodes[np.append(0, graph.mlp_writers)] > 0).all()
+    reading = read_graph(model, task.learn)
+    passes = np.asarray(reading.passes) * graph.is_edge
+    np.testing.assert_allclose(np.abs(effects), np.abs(passes).mean(axis=0), rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(np.sign(effects), np.sign(passes.mean(axis=0)))
+    direct = np.abs(head_edges(graph, effects))
+    over = np.asarray(found.edge_scores) - direct
+    assert 0 < over.max() <= 1.001e-3 * direct.max()  # a pair nothing passes between has a rank
+    assert graph_circuit(found, graph, share=0.5).size > 0
+
+
+@pytest.mark.parametrize("program", ["hist", "sort_unique"])
+def test_every_edge_of_a_compiled_program_is_found(program):
+    """MLPs, queries, keys and values included, and pairs of heads that MLPs join."""
+    model = load_model(f"tracr:{program}")
+    task = make_task("compiled", model.tokenizer, n=5, n_held_out=1, seed=0)
+    graph, truth, scores = graph_of(model.config), task.truths[0], discover(model, task)
+    true = np.zeros(graph.is_edge.shape, bool)
+    for writer, reader in truth.graph_edges:
+        true[graph.writers.index(writer), graph.readers.index(reader)] = True
+    effects = np.abs(scores.details["graph_effects"])
+    assert effects[true].min() > 1e3 * effects[graph.is_edge & ~true].max()
+    if truth.edges:
+        n, pairs = model.config.n_heads, np.asarray(scores.edge_scores)
+        real = np.zeros(pairs.shape, bool)
+        for (a, i), (b, j) in truth.edges:
+            real[a * n + i, b * n + j] = True
+        assert pairs[real].min() > 10 * pairs[~real].max()
 
 
 def test_identical_prompts_of_a_pair_are_no_evidence(model):

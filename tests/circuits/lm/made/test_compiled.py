@@ -6,6 +6,7 @@ import pytest
 
 import circuits_jax as cj
 from circuits_jax import interpose
+from circuits_jax.circuits.graph import graph_of
 from circuits_jax.decoder.decoder import Decoder
 from circuits_jax.lm.made import compiled
 from circuits_jax.runs.errors import InputError
@@ -87,6 +88,35 @@ def test_heads_and_edges_are_those_of_the_program(name, n_heads, n_edges):
     assert sum(map(len, assembled.heads)) == n_heads
     assert len(edges) == n_edges
     assert all(a[0] < b[0] for a, b in edges)
+
+
+def test_edges_of_the_graph_are_those_of_the_program():
+    """hist: the one head compares tokens, and an MLP turns its count into a number."""
+    assembled = compiled.assemble("hist")
+    assert set(compiled.graph_edges(assembled)) == {
+        ("input", "a0.h0<q>"),
+        ("input", "a0.h0<k>"),
+        ("a0.h0", "m0"),
+        ("m0", "logits"),
+    }
+    # the aggregate of reverse looks for the opposite place, and takes the token there
+    reads = {r: w for w, r in compiled.graph_edges(compiled.assemble("reverse")) if r[-1] == ">"}
+    assert [w for r, w in reads.items() if r.startswith("a3") and r.endswith("<q>")] == ["m2"]
+    assert [w for r, w in reads.items() if r.startswith("a3") and r.endswith("<v>")] == ["input"]
+
+
+@pytest.mark.parametrize("name", ["shift", "reverse", "sort_freq", "dyck"])
+def test_edges_of_the_graph_lead_from_the_input_to_the_output(name):
+    """And name parts that the model has: every head of the circuit reads and is read."""
+    model = cj.load_model(f"tracr:{name}")
+    graph, truth = graph_of(model.config), model.tokenizer.truth
+    edges = np.zeros(graph.is_edge.shape, bool)
+    for writer, reader in truth.graph_edges:
+        edges[graph.writers.index(writer), graph.readers.index(reader)] = True
+    assert not (edges & ~graph.is_edge).any()
+    heads = {f"a{layer}.h{head}" for layer, head in truth.heads}
+    assert {w for w, _ in truth.graph_edges if w[0] == "a"} == heads
+    assert any(reader == "logits" for _, reader in truth.graph_edges)
 
 
 def test_heads_that_are_no_decoys_and_not_of_the_circuit_are_zero(reverse):
