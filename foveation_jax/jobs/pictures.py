@@ -107,14 +107,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     others = {name: system_of(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config, fixations)
     claim_workdir(workdir, config, *_sources(config, workdir))
-    failures = _export(source, others, config, workdir, fixations)
+    compiled = _compiled(others)
+    failures = _export(source, compiled, config, workdir, fixations)
     if len(failures) == len(source.names):
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
     readable = source.subset([i for i, n in enumerate(source.names) if n not in failures])
     matches, refused = match_blurs(blurs, readable, config, workdir, fixations)
     systems = {name: system_of(name, config, matched=match) for name, match in matches.items()}
     if systems:
-        _export(readable, systems, config, workdir, fixations)
+        _export(readable, _compiled(systems), config, workdir, fixations)
+    shown = readable.subset(range(min(config.report_images, len(readable.names))))
+    again = {stage1_page.SECOND: compiled[TEXTURE]}
+    _export(shown, again, config, workdir, fixations, stage1_page.SECOND)
     done = tuple(name for name in config.systems if name not in refused)
     if config.records:
         for name in done:
@@ -217,16 +221,22 @@ def read_fixations(config: ConfigDict, source: ImageSource) -> dict[str, np.ndar
     return found
 
 
-def _export(source, systems, config, workdir, fixations=None) -> dict[str, str]:
-    """Pictures of `systems` under `workdir`, with progress; returns the failures."""
+def _compiled(systems: dict[str, Callable]) -> dict[str, Callable]:
+    return {name: on_all_devices(system, shared=False) for name, system in systems.items()}
+
+
+def _export(source, compiled, config, workdir, fixations=None, draw: str = "") -> dict[str, str]:
+    """Pictures of `compiled` systems under `workdir`, with progress; returns the failures.
+
+    Another `draw` is other noise, for the same program.
+    """
 
     def known(names):
-        digests = name_digests(names)
+        digests = name_digests([name + draw for name in names])
         return (digests, np.stack([fixations[n] for n in names])) if fixations else (digests,)
 
-    compiled = {name: on_all_devices(system, shared=False) for name, system in systems.items()}
     size = tuple(config.size)
-    with progress(", ".join(systems), len(source.names)) as advance:
+    with progress(", ".join(compiled), len(source.names)) as advance:
         return export_pictures(
             source, compiled, workdir, size, config.batch_size, advance, known, _fit(config)
         )

@@ -1,10 +1,12 @@
 """The page of a stage-1 run: one HTML file that opens from disk, everything embedded.
 
-It shows how the systems see each picture, side by side at full size; the pooling windows over one
-picture; how much each system loses, by metric and by eccentricity; and the matched blurs.
+It shows how the systems see each picture, side by side at full size, the texture with noise of two
+seeds; the pooling windows over one picture; how good a texture it is, by eccentricity; how much
+each system loses, by metric and by eccentricity; and the matched blurs.
 """
 
 import base64
+import itertools
 import json
 import math
 import pathlib
@@ -22,9 +24,12 @@ from foveation_jax.report import experiment_figures, overlay, page, stage1_figur
 from foveation_jax.runs.files import write
 from foveation_jax.runs.precision import einsum
 from foveation_jax.transforms.matched import Match
+from foveation_jax.transforms.texture_statistics import texture_statistics
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
+SECOND = "second_seed"  # folder of the texture's other samples
+TEXTURED = 16  # pictures of which the texture is measured
 TITLES = {
     "reference": ("Reference", "nothing removed"),
     "foveation_texture": ("Foveation-Texture", "clear centre, texture-like periphery"),
@@ -79,6 +84,11 @@ def write_report(
         count=len(source.names),
         systems=[(name, *_title(name)) for name in systems],
         pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
+        again=[
+            _picture_uri(p) if (p := workdir / SECOND / f"{n}.png").exists() else "" for n in shown
+        ],
+        most=TEXTURED,
+        texture=() if each_its_own else texture_table(workdir, source.names[:TEXTURED], config),
         overlay="" if each_its_own else overlay.windows_svg(windows),
         marks="" if each_its_own else overlay.marks_svg(windows),
         table=metric_table(rows, systems, config.metrics),
@@ -120,6 +130,48 @@ def metric_table(
         if len(cells) == len(systems):
             table.append((title, hint, cells))
     return table
+
+
+def texture_table(
+    workdir: pathlib.Path, names: tuple[str, ...], config: ConfigDict
+) -> list[tuple[str, str, list[str]]]:
+    """(statistic, hint, [value a ring]) of the texture beside Reference; heads of columns first.
+
+    Empty for pictures too small to have such statistics.
+    """
+    if min(config.size) < 32:
+        return []
+    reference, texture = (
+        jnp.stack([jnp.asarray(read_image(workdir / system / f"{n}.png")) for n in names])
+        for system in ("reference", "foveation_texture")
+    )
+    found = texture_statistics(
+        reference, texture, scale=config.scale, fixation=config.fixation,
+        field_of_view=config.field_of_view,
+    )  # fmt: skip
+    rows = [("coherence of gradients", f"the original's {_range(found.coherence[0])}",
+             found.coherence[1])]  # fmt: skip
+    octaves = range(found.correlation.shape[1])
+    rows += [(f"correlation, octave {k}", "0: places are lost", found.correlation[:, k])
+             for k in octaves]  # fmt: skip
+    rows += [(f"energy, octave {k}", "1 is the original's", found.energy[:, k]) for k in octaves]
+    rows += [("variance", "1 is the original's", found.variance)]
+    rows += [(f"error, {family}", "0 is the original's", e) for family, e in found.errors.items()]
+    values = np.stack([np.asarray(v) for _, _, v in rows])
+    rings = np.isfinite(values).any(0)
+    edges = np.asarray(found.edges)
+    heads = [f"{a:.1f} to {b:.1f}" for a, b in itertools.pairwise(edges)]
+    table = [("degrees", "", [h for h, ring in zip(heads, rings, strict=True) if ring])]
+    for (name, hint, _), row in zip(rows, values, strict=True):
+        cells = ["" if math.isnan(v) else f"{v:.2f}" for v in row[rings]]
+        table.append((name, hint, cells))
+    return table
+
+
+def _range(values) -> str:
+    values = np.asarray(values)
+    values = values[np.isfinite(values)]
+    return f"{values.min():.2f} to {values.max():.2f}" if len(values) else ""
 
 
 def ssim_by_eccentricity(

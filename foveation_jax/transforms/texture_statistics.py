@@ -257,11 +257,11 @@ def _add_octave(families, real, m, coarser, grid: Cells):
 
 
 def _pool_all(grid: Cells, maps: dict) -> dict[str, Float[Array, "E T _"]]:
-    """Means over windows of maps [..., Y, X] of several kinds, by one pooling."""
-    flat = [v.reshape(-1, *v.shape[-2:]) for v in maps.values()]
-    pooled = pool(grid, jnp.concatenate(flat))
-    ends = np.cumsum([len(v) for v in flat])[:-1]
-    return dict(zip(maps, jnp.split(pooled, ends, -1), strict=True))
+    """Means over windows of maps [..., Y, X] of several kinds.
+
+    Kind by kind: maps joined before they are pooled would be computed element by element.
+    """
+    return {k: pool(grid, v.reshape(-1, *v.shape[-2:]), True) for k, v in maps.items()}
 
 
 def _outer(a, b):
@@ -281,9 +281,9 @@ def skew_and_kurtosis(plane: Float[Array, "Y X"], grid: Cells):
     would not survive: the windows' means, spread, are taken off first.
     """
     whole = plane.mean()
-    local = spread(grid, pool(grid, plane[None]) - whole)[0] + whole
+    local = spread(grid, pool(grid, plane[None], True) - whole)[0] + whole
     x = plane - local
-    m1, m2, m3, m4 = jnp.moveaxis(pool(grid, jnp.stack([x, x**2, x**3, x**4])), -1, 0)
+    m1, m2, m3, m4 = jnp.moveaxis(pool(grid, jnp.stack([x, x**2, x**3, x**4]), True), -1, 0)
     variance = m2 - m1**2
     third = m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4

@@ -64,7 +64,7 @@ def written(folder, out, batch_size, names=None):
         source = source.subset([source.names.index(name) for name in names])
     config = config_of(folder, batch_size=batch_size)
     system = {"foveation_texture": pictures.system_of("foveation_texture", config)}
-    assert not pictures._export(source, system, config, out)
+    assert not pictures._export(source, pictures._compiled(system), config, out)
     return {n: (out / "foveation_texture" / f"{n}.png").read_bytes() for n in source.names}
 
 
@@ -124,6 +124,11 @@ def test_a_run_that_gets_more_pictures_matches_on_all_of_them(folder, tmp_path):
     page = (out / "report.html").read_text()
     assert f"gap {match.whole_gap:+.4f}" in page
     assert "equal mean SSIM" not in page
+    again = sorted((out / "second_seed").rglob("*.png"))  # for the page
+    assert len(again) == config_of(folder).report_images
+    for path in again:
+        first_seed = out / "foveation_texture" / path.relative_to(out / "second_seed")
+        assert np.abs(read_image(path) - read_image(first_seed)).max() > 0.01
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == len({(row["image"], row["system"]) for row in rows}) == 14
     blurred = np.mean([row["ssim"] for row in rows if row["system"] == "uniform_blur"])

@@ -59,9 +59,9 @@ def written(workdir, **changed):
     )  # fmt: skip
     random, rows = np.random.RandomState(0), []
     for name in NAMES:
-        for number, system in enumerate(SYSTEMS):
+        for number, system in enumerate((*SYSTEMS, stage1_page.SECOND)):
             write_png(workdir / system / f"{name}.png", random.uniform(size=(*SIZE, 3)))
-            if number:
+            if system in SYSTEMS[1:]:
                 row = {"image": name, "system": system, "mse": 0.125 * number, "ssim": 0.5}
                 rows.append(row)
     source = ImageSource(NAMES, np.zeros(2, np.int32), (), lambda index: None)
@@ -88,6 +88,32 @@ def test_every_picture_of_every_system_is_embedded_at_full_size(page):
             data = (workdir / system / f"{name}.png").read_bytes()
             assert base64.b64encode(data).decode() in text
     assert f".seen figure {{ width: {SIZE[1]}px;" in text
+
+
+def test_texture_of_another_seed_stands_beside_it(page):
+    workdir, _, text = page
+    assert text.count("Foveation-Texture, another seed") == len(NAMES)
+    at = [
+        text.index(base64.b64encode((workdir / s / f"{NAMES[0]}.png").read_bytes()).decode())
+        for s in ("foveation_texture", stage1_page.SECOND, "foveation_blur")
+    ]
+    assert at == sorted(at)
+
+
+def test_table_of_the_texture_by_eccentricity(page, tmp_path):
+    """Pictures of independent noise: no places left, the energies the same."""
+    config = ConfigDict({"size": SIZE, "scale": 0.5, "fixation": None, "field_of_view": 26.0})
+    heads, *rows = stage1_page.texture_table(page[0], NAMES, config)
+    table = {name: np.asarray([float(c or "nan") for c in cells]) for name, _, cells in rows}
+    assert {len(cells) for _, _, cells in rows} == {len(heads[2])}
+    assert (np.abs(table["correlation, octave 0"][2:5]) < 0.3).all()
+    assert (np.abs(table["energy, octave 0"][2:5] - 1) < 0.3).all()
+    assert {"coherence of gradients", "error, phase", "error, mean", "variance"} - {*table} <= {
+        "error, phase"
+    }  # one octave has none across scales
+    assert "How good a texture it is" in page[2]
+    small = ConfigDict({"size": (24, 24)})
+    assert stage1_page.texture_table(tmp_path, NAMES, small) == []
 
 
 def test_names_are_escaped(page):
