@@ -28,7 +28,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluate,
     evaluation_from_json,
 )
-from circuits_jax.evaluation.graph_faithfulness import evaluate_graph
+from circuits_jax.evaluation.graph_faithfulness import evaluate_graph, told
 from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
@@ -78,7 +78,7 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
     workdir = open_workdir(config, path)
     if workdir.finished():
         logging.info("%s is finished; nothing is done again", workdir.path)
-        print(found_evaluation(workdir))
+        show(workdir)
         return workdir / "report.html"
     method_key = keys.stream(config.seed, "method")
 
@@ -110,10 +110,19 @@ def run(config: ml_collections.ConfigDict, path: str | Path) -> Path:
             stability=stable,
             token_strings=token_strings(model, task, views),
             views=views,
+            graph=found_graph(workdir),
         )
         files.write(workdir / "report.html", circuit_page.render(results))
-    print(evaluation)
+    show(workdir)
     return workdir / "report.html"
+
+
+def show(workdir: Workdir) -> None:
+    """Print how good the circuit of a finished run is."""
+    print(found_evaluation(workdir))
+    graph = found_graph(workdir)
+    if graph:
+        print("", *told(graph), sep="\n")
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -250,6 +259,11 @@ def found_evaluation(workdir: Workdir) -> Evaluation:
     """The evaluation in circuit.json."""
     record = files.read_json(workdir / "circuit.json")
     return evaluation_from_json({"performance": record["performance"], **record["evaluation"]})
+
+
+def found_graph(workdir: Workdir) -> dict[str, Any] | None:
+    """The circuit of the whole graph in circuit.json, and its judgements; None without one."""
+    return files.read_json(workdir / "circuit.json").get("graph")
 
 
 def viewed(workdir: Workdir, model: LanguageModel, task: Task, circuit: Circuit) -> NodeViews:

@@ -13,7 +13,7 @@ largest signed effects, and by the largest absolute ones, each less what joins n
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -176,6 +176,28 @@ def evaluate_graph(
                 numbers = some.mean(), share.mean(), share.std()
                 found.append(GraphJudgement(ablation, kept, circuit.size, *map(float, numbers)))
     return found
+
+
+def told(record: Mapping[str, Any]) -> list[str]:
+    """The key `graph` of circuit.json as sentences, one for each ablation."""
+    graph = Graph(record["n_layers"], record["n_heads"], record["parallel"])
+    rows: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for one in record["judgements"]:
+        rows.setdefault(one["ablation"], {})[one["kept"]] = one
+    kinds = {"a": "head", "m": "MLP"}
+    counts = {kind: sum(node.startswith(kind) for node in record["nodes"]) for kind in kinds}
+    nodes = " and ".join(f"{n} {kinds[kind]}{'s' * (n != 1)}" for kind, n in counts.items())
+    lines = []
+    for ablation, row in rows.items():
+        line = (
+            f"{len(record['edges']):,} of the graph's {graph.is_edge.sum():,} edges, among {nodes},"
+            f" keep a faithfulness of {row['circuit']['faithfulness']:z.2f} ({ablation})"
+        )
+        if "random" in row:
+            share, spread = row["random"]["faithfulness"], row["random"]["spread"]
+            line += f"; as many random ones among the same nodes {share:z.2f} \u00b1 {spread:z.2f}"
+        lines.append(line)
+    return lines
 
 
 def random_graphs(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from circuits_jax.circuits.circuit import Circuit, Scores, best_first
+from circuits_jax.evaluation import graph_faithfulness
 from circuits_jax.evaluation.faithfulness import (
     Evaluation,
     Judgement,
@@ -83,6 +84,7 @@ class Results:
         token_strings: the text of every answer and foil, by its token or tokens.
         stability: bootstraps of the circuit, where there are any.
         views: what the circuit's nodes do with the prompts, where that was looked at.
+        graph: the key `graph` of circuit.json, where all edges are scored.
     """
 
     config: Mapping[str, Any]
@@ -94,6 +96,7 @@ class Results:
     token_strings: Mapping[Answer, str]
     stability: Stability | None = None
     views: NodeViews | None = None
+    graph: Mapping[str, Any] | None = None
 
 
 def render(results: Results) -> str:
@@ -186,6 +189,7 @@ def _context(results: Results) -> dict[str, Any]:
         "performance": labelled(evaluation.performance),
         "warnings": evaluation.warnings,
         "stability": results.stability,
+        "graph_told": graph_faithfulness.told(results.graph) if results.graph else [],
         "own": own,
         "first": next(iter(own.values()), {}),
         "n_edges": (int(circuit.edges.sum()), int(edges_between(circuit.heads).sum())),

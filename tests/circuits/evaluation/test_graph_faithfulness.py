@@ -15,6 +15,7 @@ from circuits_jax.evaluation.graph_faithfulness import (
     graph_metrics,
     graph_trial,
     random_graphs,
+    told,
 )
 from tests.circuits import tiny
 from tests.circuits.circuits.test_graph_circuit import scores  # noqa: F401  a fixture
@@ -103,3 +104,18 @@ def test_a_circuit_of_another_model_is_refused(scores):  # noqa: F811
     circuit = cj.circuits.graph_circuit.GraphCircuit(other, empty > 0, empty, {})
     with pytest.raises(cj.InputError, match="another graph"):
         evaluate_graph(tiny.model(), tiny.task(), circuit)
+
+
+def test_a_record_is_told_in_a_sentence_an_ablation():
+    edges = [{"from": "input", "to": "m0"}, {"from": "m0", "to": "logits"}]
+    judged = {"ablation": "zero", "kept": "circuit", "faithfulness": 0.5, "spread": 0.0}
+    record = {"n_layers": 1, "n_heads": 2, "parallel": False, "nodes": ["input", "m0", "logits"]}
+    record |= {"edges": edges, "judgements": [judged]}
+    n_edges = 6 + 3 + 4  # into three inputs of two heads, the MLP and the logits
+    words = (
+        f"2 of the graph's {n_edges} edges, among 0 heads and 1 MLP, keep a faithfulness of 0.50"
+    )
+    assert told(record) == [f"{words} (zero)"]
+    random = judged | {"kept": "random", "faithfulness": -0.001, "spread": 0.25}
+    (line,) = told(record | {"judgements": [judged, random]})
+    assert line.endswith("; as many random ones among the same nodes 0.00 \u00b1 0.25")
