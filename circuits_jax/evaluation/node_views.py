@@ -23,7 +23,7 @@ from circuits_jax.circuits.graph import Graph, graph_of
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.evaluation.arguments import check_arguments
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import files
+from circuits_jax.runs import devices, files
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError, unknown_name
 from circuits_jax.tasks import PromptPairs, Task, tokens_of
@@ -153,7 +153,7 @@ def view_nodes(
         row = [jax.tree.map(lambda x, i=i: x[i : i + 1], side) for side in sides]
         batch = fork(stacked(row), row[0].tokens.shape[1])
         given = batch, places, read_from(graph), counted[i], n_tokens, n_sources
-        views.append(jax.device_get(pair_views(model.config, model.params, *given)))
+        views.append(devices.fetched(pair_views(model.config, model.params, *given)))
     found = _joined(views, [jax.tree.map(lambda x: x[: len(pairs)], side) for side in sides])
     for name, values in found.items():
         if not np.isfinite(values).all():
