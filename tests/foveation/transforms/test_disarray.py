@@ -118,6 +118,14 @@ def test_what_is_alone_in_a_window_stays_near_its_place(windows):
     assert by_freedom < 0.7 * without
 
 
+def test_what_is_not_free_does_not_move(monkeypatch):
+    image = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3))
+    windows = fj.pooling_windows(0.6, (32, 32), published=False)
+    monkeypatch.setattr(disarray, "freedom", lambda image, grid: jnp.zeros(image.shape[:2]))
+    held = jax.jit(disarray_texture.__wrapped__, static_argnames="n_scales")
+    np.testing.assert_allclose(held(image, jax.random.key(1), windows, 1), image, atol=1e-3)
+
+
 def test_a_constant_field_moves_the_image(photographs):
     part = photographs[0, :61, :90]
     still = jnp.zeros((4, 2, 61, 90))
