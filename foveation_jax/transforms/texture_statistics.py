@@ -126,9 +126,9 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         filled = [jnp.moveaxis(pyramid.fill_up(batch), -1, 1) for batch in (images, seen)]
         whole = dataclasses.replace(windows, size=filled[0].shape[2:])
         grids = octave_cells(whole, n_scales)
-        pooled = [
-            each_image(lambda image: pooled_statistics(image, grids), batch) for batch in filled
-        ]
+        tables = each_image(lambda image: pooled_statistics(image, grids), jnp.concatenate(filled))
+        halves = {f: jnp.split(table, 2) for f, table in tables.items()}
+        pooled = [{f: half[i] for f, half in halves.items()} for i in range(2)]
         weight = {f: window_weights(whole, grids, k) for f, k in octaves_of(n_scales).items()}
         errors = {f: _errors(pooled[0][f], pooled[1][f], weight[f]) for f in pooled[0]}
         covered = weight["variance"]
@@ -143,13 +143,16 @@ def _compare(images, seen, windows: PoolingWindows, n_scales: int) -> TextureSta
         )
 
 
-def octave_cells(windows: PoolingWindows, n_scales: int) -> tuple[Cells, ...]:
-    """The windows on the image's grid and on every coarser octave's: what statistics pool over."""
+def octave_cells(windows: PoolingWindows, n_scales: int, ring: float = 0.5) -> tuple[Cells, ...]:
+    """The windows on the image's grid and on every coarser octave's: what statistics pool over.
+
+    `ring` says how wide their cells may be, see `cells`.
+    """
     grids = [windows.size]
     for _ in range(n_scales - 1):
         rows, columns = grids[-1]
         grids.append((2 * -(-rows // 4), 2 * -(-columns // 4)))
-    return tuple(cells(windows, grid) for grid in grids)
+    return tuple(cells(windows, grid, ring) for grid in grids)
 
 
 def octaves_of(n_scales: int) -> dict[str, np.ndarray]:

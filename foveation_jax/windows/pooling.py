@@ -37,14 +37,16 @@ class Cells:
     side: int = field(metadata={"static": True})
 
 
-def cells(windows: PoolingWindows, grid: tuple[int, int]) -> Cells:
+def cells(windows: PoolingWindows, grid: tuple[int, int], ring: float = 0.5) -> Cells:
     """Windows on the cells of a grid whose sample i of n lies at pixel i size / n (a band).
 
     Args:
         windows: of an image of any size.
         grid: samples (rows, columns) along the image's sides.
+        ring: cells are no wider than a window of this ring, counted from the innermost; half a
+            ring in by default, which is as narrow as they are.
     """
-    side = _cell_side(windows, grid)
+    side = _cell_side(windows, grid, ring)
     centres = [
         (jnp.arange(samples // side) * side + (side - 1) / 2) * (pixels / samples)
         for samples, pixels in zip(grid, windows.size, strict=True)
@@ -116,10 +118,10 @@ def _refine(maps: Float[Array, "K Yc Xc"], side: int) -> Float[Array, "K Y X"]:
     return fine.reshape(count, rows * side, columns * side)
 
 
-def _cell_side(windows, grid):
-    """The widest power of two that divides the grid and fits in the narrowest window."""
+def _cell_side(windows, grid, ring):
+    """The widest power of two that divides the grid and fits in a window of that ring."""
     scale = 4 * math.pi / windows.n_wedges  # the scale may be traced; its wedges are not
-    edge = INNER_DEG * math.exp(2 * math.asinh(scale / 2) * (windows.first_ring + 0.5))
+    edge = INNER_DEG * math.exp(2 * math.asinh(scale / 2) * (windows.first_ring + ring))
     samples = 2 * math.pi / windows.n_wedges * edge * windows.pixels_per_degree
     samples *= min(n / pixels for n, pixels in zip(grid, windows.size, strict=True))
     side = 1

@@ -95,25 +95,35 @@ def test_what_is_alone_in_a_window_stays_near_its_place(windows):
     ripple = 0.01 * np.sin(np.arange(128))[None]
     image = jnp.broadcast_to(jnp.asarray(lamp + ripple, jnp.float32)[..., None], (128, 128, 3))
     grid = cells(windows, (128, 128))
-    free = disarray.freedom(image, grid)
+    freedom = jax.jit(disarray.freedom)
+    free = freedom(image, grid)
     assert float(free[25, 25]) < 0.5 < 0.95 < float(free[100, 100])
     np.testing.assert_array_equal(free[eccentricity(128) < 1.5], 1)
-    other = disarray.freedom(0.9 - 0.8 * image, grid)
+    other = freedom(0.9 - 0.8 * image, grid)
     np.testing.assert_allclose(other, free, atol=0.05)  # dark or bright, at any contrast
 
     @jax.jit
-    def kurtosis(fields):
-        moved = disarray.disarray(image, fields)
+    def kurtosis(seed, factor):
+        fields = disarray.displacements(jax.random.key(seed), windows, 0.3)
+        moved = disarray.disarray(image, fields * factor[None, None])
         return jnp.log(skew_and_kurtosis(moved[..., 0], grid)[1])
 
-    windows_of_it = np.asarray(grid.mass)[..., None] > 20
-    had, changes = kurtosis(jnp.zeros((5, 2, 128, 128))), []
-    for seed in range(4):
-        fields = disarray.displacements(jax.random.key(seed), windows, 0.3)
-        both = fields, fields * free[None, None]
-        changes.append([jnp.abs(kurtosis(f) - had)[windows_of_it].max() for f in both])
+    of_it = np.asarray(grid.mass)[..., None] > 20
+    still, everywhere = jnp.zeros((128, 128)), jnp.ones((128, 128))
+    changes = [
+        [np.abs(kurtosis(seed, f) - kurtosis(seed, still))[of_it].max() for f in (everywhere, free)]
+        for seed in range(4)
+    ]
     without, by_freedom = np.mean(changes, 0)
     assert by_freedom < 0.7 * without
+
+
+def test_what_is_not_free_does_not_move(monkeypatch):
+    image = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3))
+    windows = fj.pooling_windows(0.6, (32, 32), published=False)
+    monkeypatch.setattr(disarray, "freedom", lambda image, grid: jnp.zeros(image.shape[:2]))
+    held = jax.jit(disarray_texture.__wrapped__, static_argnames="n_scales")
+    np.testing.assert_allclose(held(image, jax.random.key(1), windows, 1), image, atol=1e-3)
 
 
 def test_a_constant_field_moves_the_image(photographs):

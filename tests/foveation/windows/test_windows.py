@@ -129,6 +129,19 @@ def test_pooled_means_are_the_masks_means():
     large = masks.sum((2, 3)) > 30
     np.testing.assert_allclose(pooled[large], exact[large], atol=0.02)
 
+    @jax.jit
+    def at_once(windows):
+        cells = [pooling.cells(windows, (128, 128), ring) for ring in (0.5, 2.5)]
+        return [pooling.pool(c, image[None], at_once=True)[..., 0].T for c in cells], [
+            jnp.zeros(c.side) for c in cells
+        ]
+
+    (same, wider), sides = at_once(windows)
+    np.testing.assert_allclose(same, pooled, rtol=1e-5)
+    assert [len(s) for s in sides] == [2, 4]  # wider cells do for rings further out
+    large[:, :2] = False
+    np.testing.assert_allclose(wider[large], exact[large], atol=0.02)
+
 
 @pytest.mark.parametrize(
     "arguments",
