@@ -87,7 +87,7 @@ def main():
                 sizes = len(circuit.nodes), circuit.size
                 rows[method].append((*shares, *sizes, correlation, seconds))
         for method, found in rows.items():
-            cells = [f"{x:.3f} |" if x < 10 else f"{x:.0f} |" for x in np.mean(found, axis=0)]
+            cells = [f"{x:z.3f} |" if x < 10 else f"{x:.0f} |" for x in np.mean(found, axis=0)]
             print(f"| {Path(name).stem} | `{method}` |", *cells, flush=True)
         jax.clear_caches()  # other prompts have other lengths
 
