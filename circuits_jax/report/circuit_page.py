@@ -31,6 +31,7 @@ from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
 from circuits_jax.methods import METHODS
 from circuits_jax.report import figures, node_panel, page
+from circuits_jax.report.graph_figure import graph_figure
 from circuits_jax.runs import files
 from circuits_jax.tasks import PromptPairs, Task
 from circuits_jax.tasks.base import Answer
@@ -189,6 +190,7 @@ def _context(results: Results) -> dict[str, Any]:
         "performance": labelled(evaluation.performance),
         "warnings": evaluation.warnings,
         "stability": results.stability,
+        "graph_figure": graph_figure(results.graph) if results.graph else "",
         "graph_told": graph_faithfulness.told(results.graph) if results.graph else [],
         "own": own,
         "first": next(iter(own.values()), {}),
