@@ -29,6 +29,7 @@ from circuits_jax.lm.performance import aligned
 from circuits_jax.report import diff_page
 from circuits_jax.runs import files
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.lock import one_at_a_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +102,15 @@ def run(paths: Sequence[str | Path], workdir: str | Path | None = None) -> Path:
             "more, each once"
         )
     runs = [read_run(*one) for one in zip(folders, _names(folders), strict=True)]
-    pairs = [compare(a, b) for a, b in itertools.combinations(runs, 2)]
     default = "-".join(["diff", *(one.name.replace(os.sep, "-") for one in runs)])[:120]
-    folder = Path(workdir or Path("runs") / default)
+    return _written(runs, workdir or Path("runs") / default)
+
+
+@one_at_a_time
+def _written(runs: list[Run], path: str | Path) -> Path:
+    """The comparison in its folder; the path of the page."""
+    folder = Path(path)
+    pairs = [compare(a, b) for a, b in itertools.combinations(runs, 2)]
     if (folder / "config.json").exists():
         raise InputError(f"{folder} holds a run; give another --workdir")
     heads = memberships(runs)

@@ -115,7 +115,7 @@ def displacements(
 
 def freedom(image: Float[Array, "Y X C"], grid: Cells) -> Float[Array, "Y X"]:
     """The module's factor of the fields, 1 in the fovea; small around what is alone in a window."""
-    _, kurtosis = skew_and_kurtosis(image @ LUMA.astype(image.dtype), grid)
+    _, kurtosis = skew_and_kurtosis(einsum("yxc,c->yx", image, LUMA.astype(image.dtype)), grid)
     return 1 / (1 + spread(grid, (kurtosis / LONE) ** 2)[0])
 
 
