@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
