@@ -239,7 +239,7 @@ def summary(record: dict[str, Any]) -> list[str]:
         told = [_told(one["faithfulness"].get(name)) for name in names]
         about = (str(one[field]) for field in ("model", "task", "method", "heads"))
         rows.append((one["name"], *about, *told))
-    head = "pair", "shared", "only 1st", "only 2nd", "Jaccard", "95 %", "chance", "ranks"
+    head = "pair", "shared", "only 1st", "only 2nd", "Jaccard", "made again", "chance", "ranks"
     pairs: list[tuple[str, ...]] = [head]
     for pair in record["pairs"]:
         interval = (
