@@ -85,10 +85,15 @@ def _replacement(
         negative, positive = jnp.split(heads.z, 2)
         return jnp.where(negatives.mask[:, :, None, None], negative, positive)
 
-    real = (positives.mask | negatives.mask).astype(jnp.float32)
-    share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
+    share = column_shares(positives, negatives)
 
     def mean(heads):
         return einsum("bthk,bt->thk", said(heads), share)[None]
 
     return interpose.capture(config, params, batch, mean if ablation == "mean" else said)[1]
+
+
+def column_shares(positives: TokenBatch, negatives: TokenBatch) -> Float[Array, "B T"]:
+    """How much each pair counts in the mean over pairs of a column: those with a token there."""
+    real = (positives.mask | negatives.mask).astype(jnp.float32)
+    return real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)

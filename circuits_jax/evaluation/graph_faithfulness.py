@@ -23,7 +23,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
-from circuits_jax.capture.ablation import Ablation, goals, sides
+from circuits_jax.capture.ablation import Ablation, column_shares, goals, sides
 from circuits_jax.circuits.circuit import Scores, top
 from circuits_jax.circuits.graph import Graph, graph_of
 from circuits_jax.circuits.graph_circuit import GraphCircuit, connected, graph_circuit
@@ -73,9 +73,7 @@ def _replacement(
     said = jnp.where(negatives.mask[None, :, :, None], negative, positive)
     if ablation == "resample":
         return said
-    real = (positives.mask | negatives.mask).astype(said.dtype)
-    share = real / jnp.maximum(jnp.sum(real, axis=0, keepdims=True), 1)
-    return einsum("wbtd,bt->wtd", said, share)[:, None]
+    return einsum("wbtd,bt->wtd", said, column_shares(positives, negatives))[:, None]
 
 
 def graph_metrics(

@@ -56,8 +56,8 @@ def replace_graph(
     batch: TokenBatch,
     keep: Float[Array, "writers readers"],
     replacement: Float[Array, " writers #B #T D"],
-) -> Float[Array, "B V"]:
-    """Logits after the last token, with the edges cut at which `keep` is 0.
+) -> Float[Array, "B *Q V"]:
+    """Logits after the last token (`TokenBatch.ends`), with the edges cut at which `keep` is 0.
 
     Reader r of the graph sees
 

@@ -18,7 +18,8 @@ from circuits_jax.circuits.graph import graph_of
 from circuits_jax.codes import fit, sae
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, initial_params
-from circuits_jax.evaluation import masked_passes
+from circuits_jax.evaluation import graph_faithfulness, masked_passes
+from circuits_jax.evaluation.graph_faithfulness import GraphTrial
 from circuits_jax.interpose import Rules
 from circuits_jax.lm.placement import shardings
 from circuits_jax.methods import edges
@@ -132,6 +133,14 @@ def programs(
         forked = ForkedBatch(tokens, mask, n_ending=ending)
         return head_outputs._at_peak(config, params, forked, 0.65)
 
+    def read_graph(params, tokens, mask):
+        forked = ForkedBatch(tokens, mask, n_ending=ending)
+        return head_outputs._graph_at_peak(config, params, forked, 0.65)
+
+    def judge_graph(params, keep, replacement, *trial):
+        kept = GraphTrial(TokenBatch(*trial[:2]), Targets(*trial[2:]), replacement)
+        return graph_faithfulness._metric_under(config, params, kept, keep, "logit_diff")
+
     def prepared(tokens, mask, *rest):
         return Trial(TokenBatch(tokens, mask), Targets(*rest[:4]), rest[4])
 
@@ -168,6 +177,7 @@ def programs(
 
     ungrouped = shapes_of(wide, dtype)
     given = params, *trial
+    written = array(len(graph.writers), pairs, tokens, d)
     masks = array(4, layers, h)
     return {
         "decoder": Program(
@@ -177,6 +187,9 @@ def programs(
             seldom,
         ),
         "codes: reading": Program(read, (params, *both(tokens + ending)), True, seldom),
+        "codes: reading the graph": Program(
+            read_graph, (params, *both(tokens + ending)), True, seldom
+        ),
         "codes: autoencoders": Program(train, (array(heads, 2 * pairs, rank),), True, seldom),
         "codes: scores": Program(
             scored, (array(heads, 2 * pairs, rank), array(heads), *trained), True, ()
@@ -190,6 +203,12 @@ def programs(
             effects(relp), (ungrouped, *batch, *batch, *targets), True, seldom
         ),
         "circuits judged": Program(judge, (params, masks, *trial), True, seldom),
+        "circuits of the graph judged": Program(
+            judge_graph,
+            (params, array(*graph.is_edge.shape), written, *batch, *targets),
+            True,
+            seldom,
+        ),
     }
 
 

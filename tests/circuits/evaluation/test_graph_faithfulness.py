@@ -1,10 +1,13 @@
 """Circuits of the graph judged: against an independent loop, and what the sizes mean."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import circuits_jax as cj
+from circuits_jax.capture.ablation import trial
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.evaluation.cpr_cmd import SIZES
@@ -17,6 +20,7 @@ from circuits_jax.evaluation.graph_faithfulness import (
     random_graphs,
     told,
 )
+from circuits_jax.evaluation.masked_passes import masked_metrics
 from tests.circuits import tiny
 from tests.circuits.circuits.test_graph_circuit import scores  # noqa: F401  a fixture
 from tests.circuits.interpose.test_interpose_graph import by_an_independent_loop
@@ -119,3 +123,17 @@ def test_a_record_is_told_in_a_sentence_an_ablation():
     random = judged | {"kept": "random", "faithfulness": -0.001, "spread": 0.25}
     (line,) = told(record | {"judgements": [judged, random]})
     assert line.endswith("; as many random ones among the same nodes 0.00 \u00b1 0.25")
+
+
+def test_answers_of_several_tokens_and_kl_are_judged_as_on_heads_alone():
+    """With all edges nothing is cut: the metric is the whole model's, by either kind of passes."""
+    model, pairs = tiny.model(), tiny.task().held_out
+    longer = dataclasses.replace(pairs, answers=tuple(((row[0], 3), 5) for row in pairs.answers))
+    whole = np.ones((1, *graph_of(model.config).is_edge.shape), bool)
+    heads = np.ones((1, *model.config.heads), bool)
+    for metric, asked in (("log_prob", longer), ("kl", pairs)):
+        prepared = graph_trial(model, asked, "resample", metric)
+        found = graph_metrics(model, prepared, whole, metric)
+        wanted, _ = masked_metrics(model, trial(model, asked, "resample", metric), heads, metric, 1)
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+    assert np.abs(found).max() < 1e-5  # nothing diverges from itself

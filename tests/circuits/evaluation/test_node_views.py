@@ -301,6 +301,13 @@ def test_several_answers_count_as_their_mean_and_none_as_nothing():
     np.testing.assert_allclose(views.logits[:2], wanted, atol=2e-4)
 
 
+def test_the_first_token_counts_of_answers_of_several():
+    pairs = PromptPairs(("a",), ("b",), (((4, 2), 1),), (((3, 2),),))
+    wanted = np.zeros((1, 2, 6))
+    wanted[0, 0, [4, 1]], wanted[0, 1, 3] = 0.5, 1
+    np.testing.assert_array_equal(node_views.answer_weights(pairs, 6), wanted)
+
+
 def test_a_circuit_of_none_and_unknown_nodes():
     model, task = tiny.model(), tiny.task()
     views = view_nodes(model, task, [])
