@@ -9,6 +9,7 @@ from circuits_jax.circuits.circuit import Circuit, Scores
 from circuits_jax.evaluation import stability
 from circuits_jax.jobs import diff
 from circuits_jax.runs.errors import InputError
+from circuits_jax.runs.lock import locked
 from tests.circuits.report.test_report import Page
 
 L, H = 3, 4
@@ -154,3 +155,9 @@ def test_what_is_no_run_is_refused(tmp_path, runs):
     with pytest.raises(InputError, match="holds a run"):
         diff.run([*folders[:1], write_run(tmp_path / "third", ONE)], folders[0])
     assert not (tmp_path / "diff").exists()
+
+
+def test_one_at_a_time_writes_a_page(runs, tmp_path):
+    folders, _ = runs
+    with locked(tmp_path / "page"), pytest.raises(InputError, match="is in use by another run"):
+        diff.run(folders, tmp_path / "page")
