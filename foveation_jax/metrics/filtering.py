@@ -1,9 +1,11 @@
-"""Separable filtering of [N, Y, X, C] batches by two small matrices, one an axis.
+"""Separable filtering of [N, Y, X, C] batches: by two small matrices, one an axis, or tap by tap.
 
 A 1-D filter with its edge rule is a banded matrix, so filtering both axes is two matrix products:
 exact at the edges, fast on a matrix unit, and on two CPU cores faster than a depthwise convolution.
+Its work for a pixel grows with the image, that of a sum of shifted images, one a tap, does not.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -51,3 +53,26 @@ def filter_axes(
     rows, columns = (jnp.asarray(m, images.dtype) for m in (rows, columns))
     half = einsum("py,nyxc->npxc", rows, images)
     return einsum("qx,npxc->npqc", columns, half)
+
+
+def slide(
+    images: Float[Array, "N Y X C"], taps: np.ndarray, mirrored: bool
+) -> Float[Array, "N P Q C"]:
+    """`images` filtered by `taps` along both axes, as a sum of shifted images.
+
+    Args:
+        images: a batch.
+        taps: an odd number of weights.
+        mirrored: edges repeat in the mirror, and the size stays; otherwise only windows that lie
+            in the image count.
+
+    Property: `filter_axes` with `mirror_matrix` or `valid_matrix` says the same, up to rounding.
+    """
+    for axis in (1, 2):
+        if mirrored:
+            reach = [(len(taps) // 2,) * 2 if a == axis else (0, 0) for a in range(4)]
+            images = jnp.pad(images, reach, mode="symmetric")
+        left = images.shape[axis] - len(taps) + 1
+        shifted = (jax.lax.slice_in_dim(images, k, k + left, axis=axis) for k in range(len(taps)))
+        images = sum(float(tap) * part for tap, part in zip(taps, shifted, strict=True))
+    return images

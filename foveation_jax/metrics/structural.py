@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from foveation_jax.metrics.checks import check_pair
-from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix, valid_matrix
+from foveation_jax.metrics.filtering import gaussian_taps, slide
 from foveation_jax.metrics.levels import Images
 
 TAPS = 11
@@ -21,12 +21,11 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def _luminance_and_structure(
-    a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"], matrix
+    a: Float[Array, "N Y X C"], b: Float[Array, "N Y X C"], mirrored: bool = False
 ) -> tuple[Float[Array, "N P Q C"], Float[Array, "N P Q C"]]:
     """The two factors of SSIM at each window: l = luminance, cs = contrast times structure."""
-    rows, columns = (matrix(size, WINDOW) for size in a.shape[1:3])
     # One pass over all five moments.
-    moments = filter_axes(jnp.concatenate([a, b, a * a, b * b, a * b]), rows, columns)
+    moments = slide(jnp.concatenate([a, b, a * a, b * b, a * b]), WINDOW, mirrored)
     mean_a, mean_b, square_a, square_b, product = jnp.split(moments, 5)
     covariance = product - mean_a * mean_b
     variances = square_a - mean_a**2 + square_b - mean_b**2
@@ -41,7 +40,7 @@ def ssim_map(a: Images, b: Images) -> Float[Array, "N Y X C"]:
     the edges is `ssim`.
     """
     a, b = check_pair("ssim_map", a, b, TAPS)
-    luminance, structure = _luminance_and_structure(a, b, mirror_matrix)
+    luminance, structure = _luminance_and_structure(a, b, mirrored=True)
     return luminance * structure
 
 
@@ -52,7 +51,7 @@ def ssim(a: Images, b: Images) -> Float[Array, " N"]:
     use_sample_covariance=False, data_range=1). Symmetric in `a` and `b`.
     """
     a, b = check_pair("ssim", a, b, TAPS)
-    luminance, structure = _luminance_and_structure(a, b, valid_matrix)
+    luminance, structure = _luminance_and_structure(a, b)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
 
@@ -74,7 +73,7 @@ def ms_ssim(a: Images, b: Images) -> Float[Array, " N"]:
     a, b = check_pair("ms_ssim", a, b, (TAPS - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1)
     product = jnp.ones((a.shape[0], a.shape[3]), a.dtype)
     for scale, weight in enumerate(SCALE_WEIGHTS):
-        luminance, structure = _luminance_and_structure(a, b, valid_matrix)
+        luminance, structure = _luminance_and_structure(a, b)
         last = scale == len(SCALE_WEIGHTS) - 1
         factor = jnp.mean(luminance * structure if last else structure, axis=(1, 2))
         product *= _clipped_power(factor, weight)

@@ -11,15 +11,18 @@ are one, as few of them as it takes, and the record says from which eccentricity
 With f(v) the measure by zone of blurs of log sigma v, and t the texture's, f(v) = t is solved for
 all zones at once:
 
-    v <- v + (t - f(v)) / slope,    slope = (f(v + h) - f(v)) / h    (every zone moved alike)
+    v <- v + J^-1 (t - f(v)),    J = diag((f(v + h) - f(v)) / h) at first (every zone moved alike)
 
-A zone's measure depends on its own sigma and a little on its neighbours', all with one sign, so
-slope is the row sum of the Jacobian J and diag(slope)^-1 J is a stochastic matrix: steps shrink the
-gap without overshoot. For one sigma it is the secant method. No derivative of the measure is asked
-for, so any metric will do.
+A zone's measure depends on its own sigma and a little on its neighbours', all with one sign, so the
+first J holds the row sums of the Jacobian and diag(J)^-1 times the Jacobian is a stochastic matrix:
+a first step shrinks the gap without overshoot. From then on J learns from every step what it did
+(Broyden 1965), so that a step is one measurement. For one sigma it is the secant method. No
+derivative of the measure is asked for, so any metric will do. Of many pictures a few are matched
+first, and all of them from there.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,9 +48,11 @@ from foveation_jax.transforms.zones import (
 from foveation_jax.windows import geometry
 
 SYSTEMS = ("uniform_blur", "foveation_blur")
-SMALLEST_SIGMA = 0.1  # pixels; the largest is the image's longer side, next to a blank
+SMALLEST_SIGMA = 0.25  # pixels, next to nothing; the largest, the longer side, is next to a blank
+LEAST_START = 0.5  # pixels; far below, a little more or less blur says nothing
 FINE = 0.002  # gap that nobody would see, in SSIM
 STEP, LARGEST_STEP, ITERATIONS = 0.1, 0.7, 30
+FLAT, SHRINKS = 1e-6, 0.7  # least slope; a step that leaves more of the gap has the wrong slopes
 SMALLEST_SHARE = 0.01  # a ring with less of the pixels keeps its neighbour's sigma
 RESAMPLES = 2000
 
@@ -89,7 +94,7 @@ def match(
         Sigmas in degrees, the measures, and a 95 % interval of their difference.
 
     Raises:
-        InputError: an unknown name, shapes that differ, or no sigma from .1 px to the longer side
+        InputError: an unknown name, shapes that differ, or no sigma from .25 px to the longer side
             that comes within `tolerance` of the target (it says how near it comes).
 
     Property: matching a target that is itself such a blur finds its sigmas.
@@ -145,52 +150,120 @@ def find_sigmas(
     start: Match | None,
     description: str,
 ) -> Match:
-    """`match` on chunks of pictures that may each have a fixation of their own."""
+    """`match` on chunks of pictures that may each have a fixation of their own.
+
+    The first chunk is matched by itself first; where there is more than one, it should be like all.
+    """
+    held = tuple(itertools.islice(chunks(), 2))
+    stages = [(lambda: held[:1])] + ([chunks] if len(held) > 1 else [])
+    chunks = stages[-1]
     areas, moments = of_target(system, metric, view, chunks)
     centres = _centres(system, view)
     ring_area = areas.sum(0)[-len(centres) :]
     enough = min(SMALLEST_SHARE * areas.sum(), ring_area.max())
     rings = centres[ring_area >= enough]
     bounds = SMALLEST_SIGMA, float(max(view.size))
+    reach = min(tolerance, TOLERANCE)
     eccentricity = rings
     if len(rings) > 1:
         blank = of_blur(system, metric, view, chunks, np.full(len(centres), bounds[1]))
         moved = np.stack([moments, blank]) - MAPS[metric][2] * areas
-        eccentricity = _reached(rings, centres, areas, moved, min(tolerance, TOLERANCE))
-    wanted, share = by_zone(eccentricity, centres, areas, moments)
-    goal, settled = wanted.mean(0), min(tolerance, FINE) / 20
+        eccentricity = _reached(rings, centres, areas, moved, reach)
     per_degree = view.windows.pixels_per_degree
     sigma = np.ones(len(eccentricity))
     if start is not None:
-        sigma = _at(eccentricity, start) * per_degree
-    low, high = np.log(bounds)
-    log_sigma = np.clip(np.log(sigma), low, high)
+        sigma = np.maximum(_at(eccentricity, start) * per_degree, LEAST_START)
 
-    def values(log_sigma):
-        sigmas = _interpolate(centres, eccentricity, np.exp(log_sigma))
-        moments = of_blur(system, metric, view, chunks, sigmas)
-        return by_zone(eccentricity, centres, areas, moments)[0]
+    def solve(stage, log_sigma, slopes):
+        count = len(held[0][0]) if stage is not chunks else len(areas)
 
-    here = values(log_sigma)
-    for _ in range(ITERATIONS):
-        gap = goal - here.mean(0)
-        if np.abs(gap).max() <= settled:
-            break
-        slope = (values(log_sigma + STEP).mean(0) - here.mean(0)) / STEP
-        slope = np.where(np.abs(slope) < 1e-6, 1e-6, slope)
-        step = np.clip(gap / slope, -LARGEST_STEP, LARGEST_STEP)
-        before, log_sigma = log_sigma, np.clip(log_sigma + step, low, high)
-        if np.array_equal(before, log_sigma):
-            break
-        here = values(log_sigma)
+        def values(log_sigma):
+            sigmas = _interpolate(centres, eccentricity, np.exp(log_sigma))
+            found = of_blur(system, metric, view, stage, sigmas)
+            return by_zone(eccentricity, centres, areas[:count], found)[0]
+
+        goal = by_zone(eccentricity, centres, areas[:count], moments[:count])[0].mean(0)
+        return _descend(values, goal, log_sigma, slopes, np.log(bounds), min(tolerance, FINE) / 20)
+
+    log_sigma, slopes = np.log(sigma), None
+    for stage in stages:
+        log_sigma, here, slopes = solve(stage, log_sigma, slopes)
+    wanted, share = by_zone(eccentricity, centres, areas, moments)
+    while len(kept := _within(log_sigma, here, wanted, share, bounds, reach)) < len(eccentricity):
+        eccentricity, log_sigma = eccentricity[kept], log_sigma[kept]
+        log_sigma, here, slopes = solve(chunks, log_sigma, None)
+        wanted, share = by_zone(eccentricity, centres, areas, moments)
     sigma = np.exp(log_sigma)
-    _refuse(metric, goal, here.mean(0), sigma, bounds, tolerance)
+    _refuse(metric, wanted.mean(0), here.mean(0), sigma, bounds, tolerance)
     return Match(
         system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
         sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
         **view.fields, origin=f"sigmas matched on {len(here)} pictures",
         joined_from_deg=_floats(eccentricity)[-1] if len(eccentricity) < len(rings) else None,
     )  # fmt: skip
+
+
+def _descend(values, goal, place, slopes, bounds, settled):
+    """Where the mean of `values` is `goal`, or as near as `bounds` let it come.
+
+    Args:
+        values: log sigma by zone [Z] -> measures of every picture [N, Z].
+        goal: their means [Z].
+        place: log sigma to start from [Z].
+        slopes: [Z, Z] of the means by log sigma, None to find them.
+        bounds: smallest and largest log sigma.
+        settled: gap that is as good as none.
+
+    Returns:
+        Log sigma, the values there, and the slopes as they are known in the end.
+    """
+    low, high = bounds
+    place = np.clip(place, low, high)
+    here, apart = values(place), 1
+    for _ in range(ITERATIONS):
+        gap = goal - here.mean(0)
+        if slopes is None:
+            slopes, apart = _slopes(values, place, here.mean(0), apart), 3
+        outwards = gap * np.diag(slopes)
+        free = ~((place >= high) & (outwards > 0) | (place <= low) & (outwards < 0))
+        if np.abs(gap[free]).max(initial=0) <= settled:
+            break
+        whole = np.zeros_like(place)
+        whole[free] = np.linalg.lstsq(slopes[np.ix_(free, free)], gap[free])[0]
+        step = np.clip(place + np.clip(whole, -LARGEST_STEP, LARGEST_STEP), low, high) - place
+        if not step.any():
+            break
+        place, before = place + step, here.mean(0)
+        here = values(place)
+        slopes = slopes + np.outer(here.mean(0) - before - slopes @ step, step / (step @ step))
+        left = np.abs(goal - here.mean(0))[free].max() / np.abs(gap[free]).max()
+        turned = np.diag(slopes) * np.sign(outwards * gap) < FLAT
+        if left > (SHRINKS if np.array_equal(step, whole) else 1) or turned.any():
+            slopes = None
+    return place, here, slopes
+
+
+def _slopes(values, place, here, apart) -> np.ndarray:
+    """Slopes of the mean measures by log sigma [Z, Z], at `place` where they are `here`.
+
+    Args:
+        values: log sigma by zone -> measures of every picture.
+        place: log sigma [Z].
+        here: the means there [Z].
+        apart: 1 to move all zones alike, for the sums of rows on the diagonal; 3 to move every
+            third at a time, as a zone is moved by itself and its neighbours alone.
+    """
+    zone = np.arange(len(place))
+    beside = np.abs(zone[:, None] - zone) <= apart // 2
+    slopes = np.zeros(beside.shape)
+    for first in range(min(apart, len(zone))):
+        moved = zone % apart == first
+        steep = (values(place + STEP * moved).mean(0) - here) / STEP
+        slopes += beside * moved * steep[:, None]
+    own = np.diag(slopes)
+    way = np.sign(own.sum())  # more blur is farther; where it is not, a zone is next to a blank
+    np.fill_diagonal(slopes, way * np.maximum(way * own, FLAT))
+    return slopes
 
 
 def measure(
@@ -236,13 +309,27 @@ def _reached(rings, centres, areas, moved, tolerance) -> np.ndarray:
         tolerance: by how much the target may be farther.
 
     Returns:
-        Zones, of which the last holds all rings from its own outwards; `rings` if none will do.
+        Zones, of which the last holds all rings from its own outwards; one if none will do.
     """
     for count in range(len(rings), 0, -1):
         target, most = (np.abs(by_zone(rings[:count], centres, areas, m)[0].mean(0)) for m in moved)
         if (target - most <= tolerance).all():
             return rings[:count]
-    return rings
+    return rings[:1]
+
+
+def _within(log_sigma, here, wanted, share, bounds, tolerance) -> np.ndarray:
+    """Zones to go on with: fewer where some are as blurred as can be, and their targets farther.
+
+    A blank in every zone may go that far, and one beside zones that are less blurred not.
+    """
+    apart = (here - wanted).mean(0)
+    beyond = (log_sigma >= np.log(bounds[1])) & (np.abs(apart) > tolerance)
+    if not beyond.any():
+        return np.arange(len(apart))
+    first = int(beyond.argmax())
+    joined = (apart * share)[first:].sum() / share[first:].sum()
+    return np.arange(max(first + (abs(joined) <= tolerance), 1))
 
 
 def _achieved(wanted, here, share, key) -> dict[str, Any]:

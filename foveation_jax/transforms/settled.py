@@ -135,7 +135,12 @@ def _digest(*parts) -> str:
 
 
 def _reader(pictures: Pictures, places, view: View) -> Callable[[], Iterable[Chunk]]:
-    """Chunks of those pictures; the view's fixation where they have none of their own."""
+    """Chunks of those pictures; the view's fixation where they have none of their own.
+
+    The first is spread over all, as matching starts from it.
+    """
+    apart = -(-len(places) // AT_ONCE)
+    places = places[np.argsort(np.arange(len(places)) % apart, kind="stable")]
 
     def chunks():
         for start in range(0, len(places), AT_ONCE):
