@@ -29,7 +29,7 @@ from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, check_size, systems_experiment
 from foveation_jax.data.images import FITS
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
-from foveation_jax.jobs.workdir import check_workdir, claim_workdir
+from foveation_jax.jobs.workdir import check_workdir, claim_workdir, code_of, fingerprints
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
@@ -116,9 +116,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
         InputError: a config or data that cannot be used, or a folder of another experiment.
     """
     check_config(config)
-    check_workdir(workdir, config)
+    code = fingerprints(workdir, code_of(config.systems))
+    check_workdir(workdir, config, code)
     data = open_data(config, workdir)
-    claim_workdir(workdir, config)
+    claim_workdir(workdir, config, code)
     seen = look(config, data, workdir)
     keeping = Keeping(tuple(config.keep_epochs), config.keep_seconds)
     for name, system in seen.items():

@@ -22,6 +22,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from absl import logging
 from circuits_jax.lm.files import adapters
 from circuits_jax.runs import experiment, files
 from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks.base import own_metric
 
 PARTS = "evaluation"  # the folder of what is not finished
 
@@ -125,6 +127,8 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
         resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
     if resolved.get("circuit", {}).get("path"):
         resolved["circuit"]["path_sha256"] = _sha256(Path(resolved["circuit"]["path"]).expanduser())
+    if ":" in resolved["task"].get("metric", ""):
+        resolved["metric_files"] = metric_files(resolved["task"]["metric"])
     resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
     if not (path / "config.json").is_file():
         return Workdir(path, resolved, {})
@@ -142,6 +146,14 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
     if workdir.has("run.json"):
         workdir.seconds.update(files.read_json(workdir / "run.json")["seconds"])
     return workdir
+
+
+def metric_files(name: str) -> dict[str, str | None]:
+    """Name -> SHA-256 of the files that a metric of one's own, "MODULE:FUNCTION", is written in."""
+    module = sys.modules[name.partition(":")[0]] if own_metric(name) else None
+    starts = [Path(module.__file__)] if getattr(module, "__file__", None) else []
+    paths = experiment.source_files(*starts, *experiment.file_of(own_metric(name)))
+    return {"/".join(path.parts[-2:]): _sha256(path) for path in paths}
 
 
 def model_files(name: str) -> dict[str, Any] | str | None:

@@ -28,7 +28,7 @@ from foveation_jax.data.fingerprint import file_names, fingerprint
 from foveation_jax.data.images import FITS, fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
-from foveation_jax.jobs.workdir import claim_workdir, fingerprints
+from foveation_jax.jobs.workdir import claim_workdir, code_of, fingerprints
 from foveation_jax.report import stage1_page
 from foveation_jax.runs.checks import Allowed, Range, check_all, check_allowed
 from foveation_jax.runs.command import check_values
@@ -141,7 +141,7 @@ def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
     named = {"images": images, "weights": weights}
     if config.get("fixations"):
         named["fixations"] = [pathlib.Path(config.fixations)]
-    return named
+    return named | code_of(config.systems)
 
 
 def _sources(config: ConfigDict, workdir: pathlib.Path):

@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from foveation_jax.data.fingerprint import fingerprint
 from foveation_jax.runs.errors import InputError
-from foveation_jax.runs.experiment import environment, first_difference
+from foveation_jax.runs.experiment import environment, file_of, first_difference, source_files
 from foveation_jax.runs.files import read_record, remove_unfinished, write_record
+from foveation_jax.transforms import SYSTEMS
 
 REMEDY = "; name another --workdir"
 # Fields that say how much is done or shown, not what.
@@ -69,6 +70,13 @@ def claim_workdir(
     remove_unfinished(workdir)
     about = {"config": json.loads(config.to_json_best_effort()), "sources": dict(sources or {})}
     write_record(workdir / "experiment.json", about | environment())
+
+
+def code_of(systems: Iterable[str]) -> dict[str, list[pathlib.Path]]:
+    """{"systems": files} that the registered ones of these systems are written in; {} for none."""
+    known = [SYSTEMS[name] for name in systems if name in SYSTEMS]
+    files = source_files(*(path for system in known for path in file_of(system)))
+    return {"systems": files} if files else {}
 
 
 def fingerprints(

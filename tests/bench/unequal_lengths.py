@@ -7,10 +7,16 @@ positives have, in five draws: how well the scores of one draw rank the 20 stron
 another (mean ROC AUC) is what can be expected of any negatives. Negatives of two tokens, in four
 draws, against the same five: what unequal lengths cost. Beside it, how many of the 20 strongest
 heads are of layers 0 to 2, where a shift by one token would show.
+
+    python tests/bench/unequal_lengths.py --field [METHOD ...]
+
+One template and one draw of longer negatives, every method against exact patching of the same
+positives with one-token negatives, in three draws; and these draws against one another. A line is
+printed for every draw as it is done: exact patching of a draw takes minutes.
 """
 
+import argparse
 import itertools
-import sys
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -40,12 +46,46 @@ TWO = (
     "Sri Lanka", "Puerto Rico", "Hong Kong", "El Salvador", "Sierra Leone", "Burkina Faso",
     "United Kingdom", "United States",
 )  # fmt: skip
+METHODS = ["attribution", "relp", "sae_codes", "exact_patching"]
 TOP = 20
+N_DRAWS = 3
 
 
-def main(methods: list[str]) -> None:
-    """Print a row a template, and the means."""
+def main() -> None:
+    """The table of all templates, or the one field case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="*", default=METHODS)
+    parser.add_argument("--field", action="store_true")
+    options = parser.parse_args()
     model = cj.load_model("smollm2")
+    (field_case if options.field else all_templates)(model, options.methods)
+
+
+def field_case(model, methods: list[str]) -> None:
+    """Print the agreement of every method with exact patching, of equal and of longer negatives."""
+    template, answers = next(iter(TEMPLATES.items()))
+    rng = np.random.default_rng(1)
+    one, _ = names_for(model, template)
+    draws = [rng.choice(one, len(answers), replace=False).tolist() for _ in range(N_DRAWS)]
+    longer = list(TWO[: len(answers)])
+    truth = []
+    for names in draws:
+        truth.append(scores(model, template, answers, names, "exact_patching"))
+        print(f"exact patching, {', '.join(names)}: {early(model, truth[-1])} early", flush=True)
+        for i, j in itertools.permutations(range(len(truth)), 2):
+            if len(truth) - 1 in (i, j):
+                print(f"  draw {i} against {j}: {agreement(truth[i], truth[j]):.3f}", flush=True)
+    for method in methods:
+        for kind, names in (("longer", longer), *(("equal", names) for names in draws)):
+            if kind == "equal" and method == "exact_patching":
+                continue
+            found = scores(model, template, answers, names, method)
+            against = " ".join(f"{agreement(found, other):.3f}" for other in truth)
+            print(f"{method}, {kind}: {against}; {early(model, found)} early", flush=True)
+
+
+def all_templates(model, methods: list[str]) -> None:
+    """Print a row a template, and the means."""
     for method in methods:
         print(f"{method}: AUC of the top {TOP} of other draws; heads of layers 0 to 2 among own")
         rows = []
@@ -58,11 +98,7 @@ def main(methods: list[str]) -> None:
 def row(model, template: str, answers: dict[str, str], method: str) -> list[float]:
     """AUC and early heads, of equal lengths and then of unequal ones."""
     rng = np.random.default_rng(1)
-    length = n_tokens(model, template.format("Japan"))
-    one, two = (
-        [name for name in names if n_tokens(model, template.format(name)) == length + extra]
-        for names, extra in ((ONE, 0), (TWO, 1))
-    )
+    one, two = names_for(model, template)
 
     def draws(names, count):
         chosen = (rng.choice(names, len(answers), replace=False).tolist() for _ in range(count))
@@ -74,6 +110,15 @@ def row(model, template: str, answers: dict[str, str], method: str) -> list[floa
     return [
         float(np.mean(x))
         for x in (same, [early(model, a) for a in equal], other, [early(model, a) for a in unequal])
+    ]
+
+
+def names_for(model, template: str) -> list[list[str]]:
+    """Countries whose prompts are as long as those of the positives, and those a token longer."""
+    length = n_tokens(model, template.format("Japan"))
+    return [
+        [name for name in names if n_tokens(model, template.format(name)) == length + extra]
+        for names, extra in ((ONE, 0), (TWO, 1))
     ]
 
 
@@ -112,4 +157,4 @@ def text(numbers) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["attribution", "relp", "sae_codes", "exact_patching"])
+    main()

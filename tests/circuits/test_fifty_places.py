@@ -150,7 +150,7 @@ def loss(rng, wrong, _, monkeypatch):
             found = (found[0], jnp.asarray(changed), *found[2:])
         return found
 
-    learnt = np.zeros((1, L, H)), np.ones((1, 3)), np.ones((1, 3))
+    learnt = np.zeros((1, L, H)), np.ones((1, 3)), np.ones((1, 3)), np.ones((1, L, H))
     monkeypatch.setattr(subnetwork_probing, "_learnt", lambda *_: learnt)
 
     def use():

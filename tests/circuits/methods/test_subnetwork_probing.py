@@ -1,12 +1,14 @@
 """Subnetwork probing: the distribution of its masks, and its descent step by step."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from circuits_jax import interpose
+from circuits_jax import TaskWarning, interpose
 from circuits_jax.capture.ablation import trial
 from circuits_jax.methods import method_options
 from circuits_jax.methods.edges import product_edges
@@ -100,11 +102,25 @@ def test_scores_are_probabilities_averaged_over_seeds(found):
 def test_heads_that_say_nothing_are_not_worth_their_price(model, task, found):
     again = subnetwork_probing(model, task, KEY, OPTIONS)
     np.testing.assert_array_equal(again.head_scores, found.head_scores)
-    o = model.params["layers"]["attention"]["o"].at[1].set(0)
-    silent = tiny.with_attention(model, o=o)
+    o = model.params["layers"]["attention"]["o"]
+    silent = tiny.with_attention(model, o=o.at[1].multiply(0.01))
     scores = np.asarray(subnetwork_probing(silent, task, KEY, OPTIONS).head_scores)
     assert scores[1].max() < 0.2
     assert scores[[0, 2]].max() > 0.8
+
+
+@pytest.mark.parametrize("l0", [0.5, 0.0])
+def test_heads_that_move_rounding_alone_are_in_no_circuit(model, task, l0):
+    """Adam makes as much of the slope of rounding as of any other, where nothing else pulls."""
+    o = model.params["layers"]["attention"]["o"]
+    silent = tiny.with_attention(model, o=o.at[1].multiply(1e-7))
+    options = dataclasses.replace(OPTIONS, l0=l0, steps=20)
+    scores = subnetwork_probing(silent, task, KEY, options)
+    assert not np.asarray(scores.head_scores)[1].any()
+    with pytest.warns(TaskWarning, match="rounding noise"):
+        heads = scores.circuit(size=L * H).heads
+    assert not heads[1].any()
+    assert heads[[0, 2]].all()
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,30 @@ def test_an_adapter_or_its_base_that_changed_is_another_experiment(
     (tmp_path / changed).write_bytes(b"others")
     with pytest.raises(InputError, match=f"model_files.*{changed.split('/')[0]}"):
         open_workdir(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("changed", ["metrics/mine.py", "metrics/beside.py", "metrics/later.py"])
+def test_a_metric_of_ones_own_that_changed_is_another_experiment(
+    tmp_path, monkeypatch, config, changed
+):
+    folder, name = tmp_path / "metrics", f"mine_{changed[8:-3]}"
+    folder.mkdir()
+    for helper in ("beside", "later", "no_part"):
+        (folder / f"{helper}.py").write_text("SCALE = 2")
+    (folder / f"{name}.py").write_text(
+        "import json\nfrom beside import SCALE\nfrom circuits_jax import tasks\n"
+        "def twice(logits, targets):\n    import later\n    return logits[:, 0] * SCALE\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    config = config.copy_and_resolve_references().unlock()
+    config.task.metric = f"{name}:twice"
+    begun(config, tmp_path / "run")
+    (folder / "no_part.py").write_text("SCALE = 3")
+    again = open_workdir(config, tmp_path / "run")
+    assert sorted(again.config["metric_files"]) == sorted(
+        f"metrics/{file}.py" for file in ("beside", "later", name)
+    )
+    file = tmp_path / changed.replace("mine", name)
+    file.write_text(file.read_text().replace("2", "3") + "\n")
+    with pytest.raises(InputError, match=f"metric_files.{file.parent.name}/{file.name} is"):
+        open_workdir(config, tmp_path / "run")

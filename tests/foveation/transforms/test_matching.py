@@ -10,7 +10,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 import foveation_jax as fj
-from foveation_jax.transforms import matched, settled
+from foveation_jax.transforms import matched, matching, settled
 from foveation_jax.transforms.foveated_blur import ring_centres
 from foveation_jax.transforms.matching import NoSigma
 from foveation_jax.transforms.uniform_blur import blur_batch
@@ -297,3 +297,62 @@ def test_what_sigmas_achieve_on_held_out_pictures_is_kept(images, fitting, tmp_p
     path.write_text("{")
     with pytest.raises(fj.InputError, match=r"test\.json: not a record .* Delete it"):
         settled.check_sigmas(record, KEY, path, again)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Sigmas of every measurement of a foveation blur, in order."""
+    made, measure = [], matching.of_blur
+    monkeypatch.setattr(
+        matching, "of_blur", lambda *args: made.append(np.asarray(args[-1])) or measure(*args)
+    )
+    return made
+
+
+def test_a_step_is_one_measurement(images, passes):
+    """Slopes are learnt from the steps: measured anew for each, this takes 18 or more."""
+    target = grainy(images)
+    record = fj.match(images, target, KEY, system="foveation_blur")
+    assert record.largest_gap < 2e-4
+    assert len(passes) <= 13
+
+
+def test_a_start_next_to_no_blur_is_no_trap(images, passes):
+    """There a little more blur changes nothing, so that no slope is seen."""
+    target = grainy(images)
+    record = fj.match(images, target, KEY, system="foveation_blur")
+    shorter = dataclasses.replace(record, sigma_deg=(0.04,) * len(record.sigma_deg))
+    passes.clear()
+    again = fj.match(images, target, KEY, system="foveation_blur", start=shorter)
+    np.testing.assert_allclose(again.sigma_deg, record.sigma_deg, rtol=0.05)
+    assert len(passes) <= 16
+
+
+@pytest.mark.parametrize(
+    ("gaps", "sigmas", "kept"),
+    [
+        ((0, 0.02, 0.02), (3, 64, 64), 1),  # both beyond: so is what they make together
+        ((0, 0.001, 0.02), (3, 9, 64), 2),
+        ((0, 0.011, -0.009), (3, 64, 64), 2),  # together they are not
+        ((0, 0.02, 0.001), (3, 9, 64), 3),  # the second may be blurred more
+        ((0.02,), (64,), 1),
+    ],
+)
+def test_zones_that_can_be_blurred_no_more_are_joined(gaps, sigmas, kept):
+    """The last of these zones then holds all outer ones."""
+    here = np.array([gaps])
+    share = np.full(len(gaps), 1 / len(gaps))
+    bounds = (0.25, 64.0)
+    left = matching._within(np.log(sigmas), here, 0 * here, share, bounds, 0.01)
+    np.testing.assert_array_equal(left, np.arange(kept))
+
+
+def test_few_pictures_are_matched_first_and_all_from_there(images, fitting, monkeypatch):
+    """Twelve pictures, a texture for each that is not alike: the whole is measured a few times."""
+    monkeypatch.setattr(settled, "AT_ONCE", 4)
+    twelve = jnp.concatenate([images, images[:, ::-1], images[:, :, ::-1]])
+    found = of(twelve, fj.transform("uniform_blur", twelve, KEY, sigma=0.7))
+    record = settle(found, n_match=12)
+    assert record.sigma_deg[0] * 64 / 26 == pytest.approx(0.7, rel=0.02)
+    assert found.reads[0] == [0, 3, 6, 9]  # spread over all
+    assert sum(8 in places for places in found.reads) <= 5
