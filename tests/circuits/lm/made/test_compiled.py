@@ -110,9 +110,7 @@ def test_edges_of_the_graph_lead_from_the_input_to_the_output(name):
     """And name parts that the model has: every head of the circuit reads and is read."""
     model = cj.load_model(f"tracr:{name}")
     graph, truth = graph_of(model.config), model.tokenizer.truth
-    edges = np.zeros(graph.is_edge.shape, bool)
-    for writer, reader in truth.graph_edges:
-        edges[graph.writers.index(writer), graph.readers.index(reader)] = True
+    edges = graph.mask(truth.graph_edges)
     assert not (edges & ~graph.is_edge).any()
     heads = {f"a{layer}.h{head}" for layer, head in truth.heads}
     assert {w for w, _ in truth.graph_edges if w[0] == "a"} == heads
