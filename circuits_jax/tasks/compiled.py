@@ -2,8 +2,13 @@
 
 For models compiled by tracr (arXiv 2301.05062), whose circuit is known exactly. The two prompts of
 a pair are two random inputs, whose lengths and last outputs differ: heads that count tokens have
-something else to say as well.
+something else to say as well. Pairs to learn from are chosen, of the first that are drawn, such
+that every edge of the circuit matters to the answer of one of them, if that can be: a few pairs at
+random leave some without use.
 """
+
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,9 +16,12 @@ from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.programs import Program, expression, find_program, word
 from circuits_jax.tasks.tokens import Tokenizer
-from circuits_jax.tasks.words import made_for
+from circuits_jax.tasks.words import WordTokenizer, made_for
 
 _TRIES = 10_000
+_POOL = 32  # pairs among which those to learn from are chosen
+
+Row = tuple[str, str, str, str]  # positive, negative, answer, foil
 
 
 def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Task:
@@ -31,7 +39,9 @@ def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Tas
         InputError: another model's tokenizer, or more pairs than were found.
     """
     tokenizer = made_for(tokenizer, "compiled", "tracr:reverse")
-    rows = _rows(np.random.default_rng(seed), find_program(tokenizer.program), n + n_held_out)
+    found = drawn(np.random.default_rng(seed), find_program(tokenizer.program))
+    first = telling(found, n, tokenizer)
+    rows = list(itertools.islice(itertools.chain(first, found), n + n_held_out))
     if len(rows) < n + n_held_out:
         raise InputError(
             f"n + n_held_out = {n + n_held_out} pairs of distinct prompts were asked for, but only "
@@ -53,9 +63,28 @@ def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Tas
     )
 
 
-def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[str, ...]]:
-    """At most `count` rows of positive, negative, answer and foil."""
-    run, seen, rows = expression(program), set(), []
+def telling(rows: Iterator[Row], n: int, tokenizer: WordTokenizer) -> list[Row]:
+    """Rows taken from the front, those first, n at most, that together use the most edges."""
+    pool: list[Row] = []
+    chosen: list[int] = []
+    if tokenizer.uses is None:
+        return pool
+    used, edges = [], tokenizer.truth.graph_edges
+    for row in itertools.islice(rows, max(n, _POOL)):
+        pool.append(row)
+        used.append(tokenizer.uses(row))
+        chosen, left = [], edges
+        while len(chosen) < n and any(left & some for some in used):
+            chosen.append(max(range(len(used)), key=lambda i: len(left & used[i])))
+            left = left - used[chosen[-1]]
+        if not left:
+            break
+    return [pool[i] for i in chosen] + [row for i, row in enumerate(pool) if i not in chosen]
+
+
+def drawn(rng: np.random.Generator, program: Program) -> Iterator[Row]:
+    """Rows of distinct prompts, as long as some are found."""
+    run, seen = expression(program), set()
 
     def draw():
         length = rng.integers(2, program.max_length + 1)
@@ -63,8 +92,6 @@ def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[
         return [program.vocabulary[i] for i in choice]
 
     for _ in range(_TRIES):
-        if len(rows) == count:
-            break
         pair = draw(), draw()
         texts = [" ".join(map(word, tokens)) for tokens in pair]
         if len(pair[0]) == len(pair[1]) or seen & set(texts):
@@ -77,5 +104,4 @@ def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[
         ):
             continue
         seen |= set(texts)
-        rows.append((*texts, word(answer), word(foil)))
-    return rows
+        yield texts[0], texts[1], word(answer), word(foil)

@@ -44,7 +44,7 @@ def random_mlps(
     reads: Bool[Array, " D"],
     writes: Bool[Array, " D"],
 ) -> dict[str, Array]:
-    """Random up [L D E] and down [L E D], and router [L D X] if any; they read and write some parts.
+    """Random up [L D E] and down [L E D], router [L D X] if any, that read and write some parts.
 
     The router reads the first components, a token's own, one by one: each token has its experts.
     """
