@@ -17,14 +17,14 @@ class WordTokenizer:
         words: V words; the id of a word is its place, and the first begins every prompt.
         program: what the model was made to do, such as "reverse" or "induction".
         truth: the heads and edges that do it; `truth.task` is the task that the model serves.
-        uses: which of `truth.graph_edges` the answer to a pair hangs on, given a row of positive,
-            negative, answer and foil; where that is known.
+        uses: which of `truth.graph_edges` the answer hangs on, given the positive and the negative
+            prompt of a pair; where that is known.
     """
 
     words: tuple[str, ...]
     program: str
     truth: GroundTruth
-    uses: Callable[[Sequence[str]], frozenset[tuple[str, str]]] | None = dataclasses.field(
+    uses: Callable[[str, str], frozenset[tuple[str, str]]] | None = dataclasses.field(
         default=None, compare=False, repr=False
     )
 

@@ -57,23 +57,30 @@ def hangs_on(
         edges: by name, heads by their number in `compiled`.
     """
     prompts = [[BOS, *positive], [BOS, *negative]]
-    columns = aligned_columns(*prompts)
+    ids = {token: number for number, token in enumerate(compiled.embedding)}
+    columns = aligned_columns(*([ids[token] for token in prompt] for prompt in prompts))
     _, at, there = np.intersect1d(*columns, return_indices=True)
-    written, output = _run(compiled, prompts[0], {})
-    other, _ = _run(compiled, prompts[1], {})
+    written, output = run(compiled, prompts[0], {})
+    other, _ = run(compiled, prompts[1], {})
     found = []
     for writer, reader in edges:
         change = np.zeros_like(written[writer])
         change[at] = other[writer][there] - written[writer][at]
-        if np.abs(_run(compiled, prompts[0], {reader: change})[1] - output).max() > 1e-3:
+        if np.abs(run(compiled, prompts[0], {reader: change})[1] - output).max() > 1e-3:
             found.append((writer, reader))
     return frozenset(found)
 
 
-def _run(
+def run(
     compiled: Assembled, tokens: Sequence[Any], changes: dict[str, Float[np.ndarray, "T D"]]
 ) -> tuple[dict[str, Float[np.ndarray, "T D"]], Float[np.ndarray, " _"]]:
-    """What every writer writes, and the output; `changes` are added to what readers read."""
+    """What every writer writes for a prompt, and the output at its last token.
+
+    Args:
+        compiled: the program.
+        tokens: the prompt, the compiler's first token included.
+        changes: of readers by name: what is added to the stream that they read.
+    """
     embedding = np.stack([compiled.embedding[token] for token in tokens])
     stream = embedding + compiled.position_embedding[: len(tokens)]
     written = {"input": stream}

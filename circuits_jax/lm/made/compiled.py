@@ -33,7 +33,7 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import decoys
 from circuits_jax.lm.made.assembled import BOS, Assembled, Edge, hangs_on
 from circuits_jax.runs.errors import InputError
-from circuits_jax.tasks.compiled import Row, drawn
+from circuits_jax.tasks.compiled import drawn
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.programs import expression, find_program, numbers, word
 from circuits_jax.tasks.words import WordTokenizer
@@ -185,22 +185,26 @@ def _answering(compiled: Assembled, program: str, edges: frozenset[Edge]) -> fro
     every input: no prompt could tell that it is read.
     """
     found: frozenset[Edge] = frozenset()
-    for row in itertools.islice(drawn(np.random.default_rng(0), find_program(program)), _PAIRS):
-        found |= hangs_on(compiled, *_values(compiled, row), edges - found)
+    rows = drawn(np.random.default_rng(0), find_program(program))
+    for positive, negative, *_ in itertools.islice(rows, _PAIRS):
+        found |= hangs_on(compiled, *_values(compiled, positive, negative), edges - found)
         if found == edges:
             break
     return found
 
 
-def _uses(compiled: Assembled, names: dict[Edge, Edge], row: Row) -> frozenset[Edge]:
+def _uses(
+    compiled: Assembled, names: dict[Edge, Edge], positive: str, negative: str
+) -> frozenset[Edge]:
     """Those of the edges on which the answer to a pair of prompts hangs, by their other names."""
-    return frozenset(names[edge] for edge in hangs_on(compiled, *_values(compiled, row), names))
+    prompts = _values(compiled, positive, negative)
+    return frozenset(names[edge] for edge in hangs_on(compiled, *prompts, names))
 
 
-def _values(compiled: Assembled, row: Row) -> Iterator[list[Any]]:
-    """Input tokens of the two prompts of a row."""
+def _values(compiled: Assembled, *prompts: str) -> list[list[Any]]:
+    """Input tokens of prompts."""
     spelled = {word(value): value for value in compiled.embedding if value != BOS}
-    return ([spelled[name] for name in text.split()] for text in row[:2])
+    return [[spelled[name] for name in prompt.split()] for prompt in prompts]
 
 
 def _in_place(name: str, order: Int[np.ndarray, "L H"]) -> str:

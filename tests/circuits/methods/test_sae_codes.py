@@ -230,7 +230,7 @@ def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
     assert graph_circuit(found, graph, share=0.5).size > 0
 
 
-@pytest.mark.parametrize("program", ["hist", "sort_unique"])
+@pytest.mark.parametrize("program", ["hist", "sort_unique", "reverse", "frac_prevs"])
 def test_every_edge_of_a_compiled_program_is_found(program):
     """MLPs, queries, keys and values included, and pairs of heads that MLPs join."""
     model = load_model(f"tracr:{program}")
