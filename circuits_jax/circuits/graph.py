@@ -13,6 +13,7 @@ their nodes all the same; they write and read nothing.
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -61,6 +62,14 @@ class Graph:
         """Nodes that some of the edges go into."""
         found = np.zeros(len(self.nodes), bool)
         found[self.reader_nodes[edges.any(axis=0)]] = True
+        return found
+
+    def mask(self, edges: Iterable[tuple[str, str]]) -> Bool[np.ndarray, "writers readers"]:
+        """True at edges that are given as (writer, reader) by name."""
+        places = [{name: i for i, name in enumerate(x)} for x in (self.writers, self.readers)]
+        found = np.zeros([len(x) for x in places], bool)
+        for edge in edges:
+            found[tuple(place[name] for place, name in zip(places, edge, strict=True))] = True
         return found
 
     def _heads(self, layer: int) -> list[str]:

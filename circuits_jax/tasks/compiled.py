@@ -2,8 +2,13 @@
 
 For models compiled by tracr (arXiv 2301.05062), whose circuit is known exactly. The two prompts of
 a pair are two random inputs, whose lengths and last outputs differ: heads that count tokens have
-something else to say as well.
+something else to say as well. Pairs to learn from are chosen, of the first that are drawn, such
+that every edge of the circuit matters to the answer of two of them, or of one, if that can be: a
+few pairs at random leave some without use.
 """
+
+import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,9 +16,13 @@ from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.base import PromptPairs, Task
 from circuits_jax.tasks.programs import Program, expression, find_program, word
 from circuits_jax.tasks.tokens import Tokenizer
-from circuits_jax.tasks.words import made_for
+from circuits_jax.tasks.words import WordTokenizer, made_for
 
 _TRIES = 10_000
+_POOL = 32  # pairs among which those to learn from are chosen
+_TIMES = 2  # that pairs to learn from use each edge, if they can
+
+Row = tuple[str, str, str, str]  # positive, negative, answer, foil
 
 
 def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Task:
@@ -31,7 +40,9 @@ def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Tas
         InputError: another model's tokenizer, or more pairs than were found.
     """
     tokenizer = made_for(tokenizer, "compiled", "tracr:reverse")
-    rows = _rows(np.random.default_rng(seed), find_program(tokenizer.program), n + n_held_out)
+    found = drawn(np.random.default_rng(seed), find_program(tokenizer.program))
+    first = telling(found, n, tokenizer)
+    rows = list(itertools.islice(itertools.chain(first, found), n + n_held_out))
     if len(rows) < n + n_held_out:
         raise InputError(
             f"n + n_held_out = {n + n_held_out} pairs of distinct prompts were asked for, but only "
@@ -53,9 +64,34 @@ def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Tas
     )
 
 
-def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[str, ...]]:
-    """At most `count` rows of positive, negative, answer and foil."""
-    run, seen, rows = expression(program), set(), []
+def telling(rows: Iterator[Row], n: int, tokenizer: WordTokenizer) -> list[Row]:
+    """Rows taken from the front; first those, n at most, that use every edge, twice if they can.
+
+    No more rows are taken than that needs, nor more than the pool holds.
+    """
+    pool: list[Row] = []
+    used: list[frozenset[tuple[str, str]]] = []
+    if tokenizer.uses is None:
+        return pool
+    edges, chosen = tokenizer.truth.graph_edges, []
+    for row in itertools.islice(rows, _POOL):
+        pool.append(row)
+        used.append(tokenizer.uses(*row[:2]))
+        chosen, times = [], dict.fromkeys(edges, 0)
+        while len(chosen) < min(n, len(pool)):
+            # an edge used once less counts for more than all the others
+            worth = [sum((len(edges) + 1.0) ** -times[edge] for edge in some) for some in used]
+            best = max(set(range(len(pool))) - set(chosen), key=lambda i: (worth[i], -i))
+            chosen.append(best)
+            times |= {edge: times[edge] + 1 for edge in used[best]}
+        if min(times.values()) >= _TIMES:
+            break
+    return [pool[i] for i in chosen] + [row for i, row in enumerate(pool) if i not in chosen]
+
+
+def drawn(rng: np.random.Generator, program: Program) -> Iterator[Row]:
+    """Rows of distinct prompts, as long as some are found."""
+    run, seen = expression(program), set()
 
     def draw():
         length = rng.integers(2, program.max_length + 1)
@@ -63,8 +99,6 @@ def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[
         return [program.vocabulary[i] for i in choice]
 
     for _ in range(_TRIES):
-        if len(rows) == count:
-            break
         pair = draw(), draw()
         texts = [" ".join(map(word, tokens)) for tokens in pair]
         if len(pair[0]) == len(pair[1]) or seen & set(texts):
@@ -77,5 +111,4 @@ def _rows(rng: np.random.Generator, program: Program, count: int) -> list[tuple[
         ):
             continue
         seen |= set(texts)
-        rows.append((*texts, word(answer), word(foil)))
-    return rows
+        yield texts[0], texts[1], word(answer), word(foil)

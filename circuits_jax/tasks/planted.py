@@ -3,6 +3,7 @@
 The two prompts of a pair differ in one word, the one that the answer hangs on:
 
     induction   w1 ... wn w1 ... wk, answered by the word after wk; wk is missing in the negative
+    mlp         the same
     experts     the same
     duplicate   distinct words, and one of them again: yes; in the negative it is new: no
     previous    distinct words: the one before the last; another one in the negative
@@ -83,6 +84,7 @@ def _previous(rng: np.random.Generator, words: list[str]) -> Row:
 
 _ROWS: Mapping[str, Callable[[np.random.Generator, list[str]], Row]] = {
     "induction": _induction,
+    "mlp": _induction,
     "experts": _induction,
     "duplicate": _duplicate,
     "previous": _previous,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 from circuits_jax.runs.errors import InputError
@@ -17,11 +17,16 @@ class WordTokenizer:
         words: V words; the id of a word is its place, and the first begins every prompt.
         program: what the model was made to do, such as "reverse" or "induction".
         truth: the heads and edges that do it; `truth.task` is the task that the model serves.
+        uses: which of `truth.graph_edges` the answer hangs on, given the positive and the negative
+            prompt of a pair; where that is known.
     """
 
     words: tuple[str, ...]
     program: str
     truth: GroundTruth
+    uses: Callable[[str, str], frozenset[tuple[str, str]]] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     @functools.cached_property
     def ids(self) -> Mapping[str, int]:

@@ -1,7 +1,7 @@
 """Planted: a transformer of any size in which a small known circuit does the task, among decoys.
 
 `--config.model=planted:LAYERSxHEADS[:KIND[:SEED]]`; kinds: induction, duplicate, previous,
-experts.
+mlp, experts.
 planted:48x25 has the 1,200 heads of GPT-2 XL.
 Cost: about a minute on two CPU cores, as the number of heads.
 

@@ -12,10 +12,11 @@ gap between two values: up to what is the same for all v, minus the squared dist
 
 The circuit: all heads that tracr laid out. Its edges: the heads that read a component which an
 earlier head writes, or which is written by MLPs between them that read what that head writes. Its
-edges in the graph, MLPs and embedding included: who reads a variable that the other writes.
+edges in the graph, MLPs and embedding included: who reads a variable that the other writes, where
+cutting that edge alone changes what is answered at the last token of some prompt.
 """
 
-import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -30,39 +31,16 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import decoys
+from circuits_jax.lm.made.assembled import BOS, Assembled, Edge, hangs_on
 from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks.compiled import drawn
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.programs import expression, find_program, numbers, word
 from circuits_jax.tasks.words import WordTokenizer
 
-BOS = "compiler_bos"
 N_DECOY = 16  # components that decoys write to
 DECOYS = 2  # in a layer
-
-
-@dataclasses.dataclass(frozen=True)
-class Assembled:
-    """What tracr compiled, as matrices over the components of the residual stream.
-
-    Attributes:
-        labels: names of the D components.
-        embedding: token -> components.
-        position_embedding: place -> components; the first token's is zero.
-        read: components of the output.
-        outputs: values of the output: one for each of `read`, or of the one number.
-        categorical: whether the output is one of several components, or a number.
-        heads: layer by layer, the q, k, v [D, _] and o [_, D] of every head.
-        mlps: layer by layer, the weights [D, _] and [_, D], of no width where there is none.
-    """
-
-    labels: tuple[str, ...]
-    embedding: dict[Any, Float[np.ndarray, " D"]]
-    position_embedding: Float[np.ndarray, "P D"]
-    read: tuple[int, ...]
-    outputs: tuple[Any, ...]
-    categorical: bool
-    heads: tuple[tuple[dict[str, np.ndarray], ...], ...]
-    mlps: tuple[tuple[np.ndarray, np.ndarray], ...]
+_PAIRS = 200  # of prompts, of which none answers otherwise where an edge without use is cut
 
 
 def load(name: str) -> LanguageModel:
@@ -184,6 +162,8 @@ def model(name: str, program: str, compiled: Assembled, n_decoys: int) -> Langua
     order = np.random.default_rng(0).permuted(numbers, axis=1)  # place of every head in its layer
     real = [(layer, i) for layer, heads in enumerate(compiled.heads) for i in range(len(heads))]
     head = {(layer, i): (layer, int(order[layer, i])) for layer, i in real}
+    names = {edge: tuple(_in_place(n, order) for n in edge) for edge in graph_edges(compiled)}
+    used = _answering(compiled, program, frozenset(names))
     truth = GroundTruth(
         task="compiled",
         model=name,
@@ -191,12 +171,40 @@ def model(name: str, program: str, compiled: Assembled, n_decoys: int) -> Langua
         heads=frozenset(head.values()),
         source="tracr, arXiv 2301.05062",
         edges=frozenset((head[a], head[b]) for a, b in edges(compiled)),
-        graph_edges=frozenset(
-            (_in_place(a, order), _in_place(b, order)) for a, b in graph_edges(compiled)
-        ),
+        graph_edges=frozenset(edge for name, edge in names.items() if name in used),
     )
+    uses = functools.partial(_uses, compiled, {name: names[name] for name in used})
     params = _params(config, compiled, words, head, order[:, config.n_heads - n_decoys :])
-    return LanguageModel(name, config, params, WordTokenizer(words, program, truth))
+    return LanguageModel(name, config, params, WordTokenizer(words, program, truth, uses))
+
+
+def _answering(compiled: Assembled, program: str, edges: frozenset[Edge]) -> frozenset[Edge]:
+    """Those of the edges on which the answer hangs in some pair of prompts.
+
+    What an MLP of `reverse` says at the last token, that the opposite place is the first, is so for
+    every input: no prompt could tell that it is read.
+    """
+    found: frozenset[Edge] = frozenset()
+    rows = drawn(np.random.default_rng(0), find_program(program))
+    for positive, negative, *_ in itertools.islice(rows, _PAIRS):
+        found |= hangs_on(compiled, *_values(compiled, positive, negative), edges - found)
+        if found == edges:
+            break
+    return found
+
+
+def _uses(
+    compiled: Assembled, names: dict[Edge, Edge], positive: str, negative: str
+) -> frozenset[Edge]:
+    """Those of the edges on which the answer to a pair of prompts hangs, by their other names."""
+    prompts = _values(compiled, positive, negative)
+    return frozenset(names[edge] for edge in hangs_on(compiled, *prompts, names))
+
+
+def _values(compiled: Assembled, *prompts: str) -> list[list[Any]]:
+    """Input tokens of prompts."""
+    spelled = {word(value): value for value in compiled.embedding if value != BOS}
+    return [[spelled[name] for name in prompt.split()] for prompt in prompts]
 
 
 def _in_place(name: str, order: Int[np.ndarray, "L H"]) -> str:
@@ -307,7 +315,7 @@ def edges(compiled: Assembled) -> Iterator[tuple[Head, Head]]:
                         yield (a, i), (b, j)
 
 
-def graph_edges(compiled: Assembled) -> Iterator[tuple[str, str]]:
+def graph_edges(compiled: Assembled) -> Iterator[Edge]:
     """Pairs (writer, reader) of the graph where the second reads a variable that the first writes.
 
     Names are those of `circuits/graph.py`, heads by their number in `compiled`. Of the embedding,

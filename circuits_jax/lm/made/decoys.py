@@ -38,22 +38,20 @@ def random_heads(
     }
 
 
-def random_experts(
+def random_mlps(
     key: jax.Array,
     config: DecoderConfig,
     reads: Bool[Array, " D"],
     writes: Bool[Array, " D"],
 ) -> dict[str, Array]:
-    """Random up [L D E], down [L E D] and router [L D X], that read and write some components.
+    """Random up [L D E] and down [L E D], router [L D X] if any, that read and write some parts.
 
     The router reads the first components, a token's own, one by one: each token has its experts.
     """
     n_layers, d_model, width = config.n_layers, config.d_model, config.d_mlp
-    shapes = {
-        "up": (n_layers, d_model, width),
-        "down": (n_layers, width, d_model),
-        "router": (n_layers, d_model, config.n_experts),
-    }
+    shapes = {"up": (n_layers, d_model, width), "down": (n_layers, width, d_model)}
+    if config.n_experts:
+        shapes["router"] = n_layers, d_model, config.n_experts
     keys = jax.random.split(key, len(shapes))
     made = {
         name: jax.random.normal(k, (math.prod(shape),)).reshape(shape)

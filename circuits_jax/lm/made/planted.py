@@ -6,17 +6,22 @@ no part shows in the coordinates. The circuit's heads have weights written by ha
 scores so large that attention is a choice, the first token where there is nothing to choose); all
 other heads are decoys (`decoys.py`), with outputs of the same norm. A constant in every embedding,
 as large as all decoys together, keeps the scale of the stream the same through all layers. There
-are no norms, and no MLPs but in the last kind: a decoy changes no logit, and the truth is exact.
+are no norms, and no MLPs but in the last two kinds: a decoy changes no logit, and the truth is
+exact.
 
     induction   a head copies the token before; a head of a later layer looks for the place whose
                 token before is the present one, and copies the token there to the answer
     duplicate   a head looks for the present token at an earlier place: yes or no
     previous    a head copies the token before to the answer
-    experts     induction, with a mixture of experts in every layer: the first head copies the token
-                before to a sixth part, from where one expert of its layer copies it on to where the
-                other head looks; all other experts are decoys, of which each token chooses some
+    mlp         induction, with an MLP in every layer: the first head copies the token before to a
+                sixth part, from where the MLP of its layer copies it on to where the other head
+                looks; all other MLPs are decoys
+    experts     the same by one expert of a mixture; all other experts are decoys, of which each
+                token chooses some
 
-Truths are of heads; an edge by way of an expert is none between them.
+Edges of a truth are of heads; one by way of an MLP is none between them. Its edges of the graph are
+the path along which the prompts of a pair (`tasks/planted.py`) differ, from the input to the
+logits: cut one of them and the answer is the negative's.
 """
 
 import dataclasses
@@ -41,7 +46,7 @@ from circuits_jax.runs.precision import einsum, matmul
 from circuits_jax.tasks.ground_truth import GroundTruth, Head
 from circuits_jax.tasks.words import WordTokenizer
 
-KINDS = ("induction", "duplicate", "previous", "experts")
+KINDS = ("induction", "duplicate", "previous", "mlp", "experts")
 BOS, YES, NO = range(3)
 WORDS = ("<bos>", "yes", "no", *(a + b for a, b in itertools.product("bdfglmnrst", "ao")))
 V, P = len(WORDS), 12  # vocabulary, places
@@ -54,13 +59,14 @@ _TOKEN, _BEFORE, _ANSWER = (V * i + np.arange(V) for i in range(3))
 _PLACE = 3 * V + np.arange(P)
 _DECOY = 3 * V + P + np.arange(N_DECOY)
 D = 3 * V + P + N_DECOY + 1
-_HEARD = D + np.arange(V)  # of the kind with experts alone
+_HEARD = D + np.arange(V)  # of the kinds with MLPs alone
 K = V + P
 N_EXPERTS, N_CHOSEN = 8, 2
 CERTAINTY = 3.0  # by how much the router prefers the circuit's expert; the rest is a decoy's share
 
-
-ROLES = dict.fromkeys(("induction", "experts"), ("before", "induction"))
+ROLES = dict.fromkeys(("induction", "mlp", "experts"), ("before", "induction"))
+BY_MLP = ("mlp", "experts")  # kinds in which an MLP does the second step
+DIFFERS = {"before": "v", "induction": "k", "duplicate": "k", "previous": "v"}  # within a pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +114,8 @@ def load(name: str) -> LanguageModel:
         heads=frozenset(roles.values()),
         source="written into the weights",
         roles={role: frozenset({head}) for role, head in roles.items()},
-        edges=frozenset(itertools.pairwise(roles.values()) if plant.kind != "experts" else ()),
+        edges=frozenset(itertools.pairwise(roles.values()) if plant.kind not in BY_MLP else ()),
+        graph_edges=_path(plant, roles),
     )
     config = _config(plant)
     params = _params(config, tuple(roles), tuple(roles.values()), jax.random.key(plant.seed))
@@ -124,14 +131,22 @@ def places(plant: Plant) -> dict[str, Head]:
     return {r: (int(a), int(b)) for r, a, b in zip(roles, layers, heads, strict=True)}
 
 
+def _path(plant: Plant, roles: Mapping[str, Head]) -> frozenset[tuple[str, str]]:
+    """(writer, reader) of the graph, by name, along which what differs within a pair passes."""
+    heads = [f"a{layer}.h{head}" for layer, head in roles.values()]
+    steps = [(head, f"{head}<{DIFFERS[role]}>") for role, head in zip(roles, heads, strict=True)]
+    if plant.kind in BY_MLP:
+        mlp = f"m{roles['before'][0]}"
+        steps.insert(1, (mlp, mlp))
+    writers, readers = zip(*steps, strict=True)
+    return frozenset(zip(("input", *writers), (*readers, "logits"), strict=True))
+
+
 def _config(plant: Plant) -> DecoderConfig:
-    mixture: dict[str, Any] = {
-        "d_model": D + V,
-        "d_mlp": N_EXPERTS * V,
-        "n_experts": N_EXPERTS,
-        "n_chosen": N_CHOSEN,
-        "experts_sum_to_one": True,
-    }
+    mlp: dict[str, Any] = {"d_model": D + V, "d_mlp": V} if plant.kind in BY_MLP else {}
+    if plant.kind == "experts":
+        mlp |= {"d_mlp": N_EXPERTS * V, "n_experts": N_EXPERTS, "n_chosen": N_CHOSEN}
+        mlp |= {"experts_sum_to_one": True}
     config = DecoderConfig(
         family="planted",
         vocab_size=V,
@@ -147,7 +162,7 @@ def _config(plant: Plant) -> DecoderConfig:
         attention_scale=1.0,
         learned_positions=True,
     )
-    return dataclasses.replace(config, **mixture) if plant.kind == "experts" else config
+    return dataclasses.replace(config, **mlp)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "roles"))
@@ -161,7 +176,7 @@ def _params(config: DecoderConfig, roles: tuple[str, ...], where: Any, key: jax.
     decoy = jnp.ones(config.heads, bool)
     for role, (layer, head) in zip(roles, where, strict=True):
         decoy = decoy.at[layer, head].set(False)
-        by_hand = _BY_HAND["heard" if role == "before" and config.n_experts else role]()
+        by_hand = _BY_HAND["heard" if role == "before" and config.d_mlp else role]()
         o = heads["o"].at[layer, head].set(by_hand["o"][:, :width])
         heads = {n: heads[n].at[layer, :, head].set(by_hand[n][:width]) for n in "qkv"} | {"o": o}
     params = {
@@ -171,10 +186,11 @@ def _params(config: DecoderConfig, roles: tuple[str, ...], where: Any, key: jax.
         "layers": {"attention": heads},
     }
     neurons = jnp.ones((config.n_layers, config.d_mlp), bool)
-    if config.n_experts:
-        expert = where[0][0], jax.random.randint(weights, (), 0, N_EXPERTS)
-        mixture = decoys.random_experts(turn, config, reads, writes)
-        params["layers"]["mlp"], neurons = _expert_by_hand(mixture, neurons, expert, decoy.size)
+    if config.d_mlp:
+        expert = jax.random.randint(weights, (), 0, N_EXPERTS) if config.n_experts else 0
+        mlps = decoys.random_mlps(turn, config, reads, writes)
+        place = where[0][0], expert
+        params["layers"]["mlp"], neurons = _mlp_by_hand(mlps, neurons, place, decoy.size)
     tokens = jax.random.randint(prompts, (16 * P,), NO + 1, V).reshape(16, P).at[:, 0].set(BOS)
     batch = TokenBatch(tokens, jnp.ones((16, P), bool))
     params = decoys.calibrated(config, params, batch, decoy, neurons)
@@ -190,7 +206,8 @@ def _turned(params: dict[str, Any], rotation: Float[Array, "D D"]) -> dict[str, 
     layers = {"attention": reading | writing}
     if "mlp" in params["layers"]:
         own = params["layers"]["mlp"]
-        layers["mlp"] = {n: einsum("lde,dc->lce", own[n], rotation) for n in ("up", "router")}
+        read = own.keys() & {"up", "router"}
+        layers["mlp"] = {n: einsum("lde,dc->lce", own[n], rotation) for n in read}
         layers["mlp"]["down"] = einsum("led,dc->lec", own["down"], rotation)
     return {
         "embedding": matmul(params["embedding"], rotation),
@@ -200,22 +217,24 @@ def _turned(params: dict[str, Any], rotation: Float[Array, "D D"]) -> dict[str, 
     }
 
 
-def _expert_by_hand(
-    mixture: dict[str, Array], decoy: Bool[Array, "L E"], expert: Any, n_heads: int
+def _mlp_by_hand(
+    mlps: dict[str, Array], decoy: Bool[Array, "L E"], place: tuple[Any, Any], n_heads: int
 ) -> tuple[dict[str, Array], Bool[Array, "L E"]]:
-    """One expert of a layer copies what is heard to the token before, and is always chosen."""
-    layer, number = expert
-    word = np.arange(V)
-    neurons = number * V + word
-    up = mixture["up"].at[layer, :, neurons].set(jnp.eye(V, D + V, k=D))
-    down = mixture["down"].at[layer, neurons].set(jnp.eye(V, D + V, k=_BEFORE[0]))
-    router = mixture["router"].at[layer, :, number].set(0)
-    router = router.at[layer, D - 1, number].set(CERTAINTY / np.sqrt(n_heads))
-    return {"up": up, "down": down, "router": router}, decoy.at[layer, neurons].set(False)
+    """The MLP of a layer copies what is heard to the token before; or one expert, always chosen."""
+    layer, expert = place
+    neurons = expert * V + np.arange(V)
+    by_hand = {
+        "up": mlps["up"].at[layer, :, neurons].set(jnp.eye(V, D + V, k=D)),
+        "down": mlps["down"].at[layer, neurons].set(jnp.eye(V, D + V, k=_BEFORE[0])),
+    }
+    if "router" in mlps:
+        router = mlps["router"].at[layer, :, expert].set(0)
+        by_hand["router"] = router.at[layer, D - 1, expert].set(CERTAINTY / np.sqrt(n_heads))
+    return by_hand, decoy.at[layer, neurons].set(False)
 
 
 def _blank() -> dict[str, np.ndarray]:
-    width = D + V  # with the part of experts, which other kinds cut off
+    width = D + V  # with the part for MLPs, which other kinds cut off
     parts = {n: np.zeros((width, K), np.float32) for n in "qkv"}
     return parts | {"o": np.zeros((K, width), np.float32)}
 

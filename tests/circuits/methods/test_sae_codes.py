@@ -230,15 +230,13 @@ def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
     assert graph_circuit(found, graph, share=0.5).size > 0
 
 
-@pytest.mark.parametrize("program", ["hist", "sort_unique"])
+@pytest.mark.parametrize("program", ["hist", "sort_unique", "reverse", "frac_prevs"])
 def test_every_edge_of_a_compiled_program_is_found(program):
     """MLPs, queries, keys and values included, and pairs of heads that MLPs join."""
     model = load_model(f"tracr:{program}")
     task = make_task("compiled", model.tokenizer, n=5, n_held_out=1, seed=0)
     graph, truth, scores = graph_of(model.config), task.truths[0], discover(model, task)
-    true = np.zeros(graph.is_edge.shape, bool)
-    for writer, reader in truth.graph_edges:
-        true[graph.writers.index(writer), graph.readers.index(reader)] = True
+    true = graph.mask(truth.graph_edges)
     effects = np.abs(scores.details["graph_effects"])
     assert effects[true].min() > 1e3 * effects[graph.is_edge & ~true].max()
     if truth.edges:

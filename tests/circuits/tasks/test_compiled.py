@@ -1,9 +1,16 @@
+import dataclasses
+import importlib
+import itertools
+
 import pytest
 
+from circuits_jax.lm.load import load_model
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import GroundTruth, make_task
 from circuits_jax.tasks.programs import PROGRAMS, expression, numbers, word
 from circuits_jax.tasks.words import WordTokenizer
+
+telling = importlib.import_module("circuits_jax.tasks.compiled").telling  # a function has its name
 
 
 def _tokenizer(name, outputs=()):
@@ -40,6 +47,47 @@ def test_answers_and_foils_are_the_outputs_of_the_program(name, outputs):
             if PROGRAMS[name].distinct:
                 assert len(set(positive.split())) == len(positive.split())
     assert len(prompts) == len(set(prompts)) == 30
+
+
+@pytest.mark.parametrize("name", ["frac_prevs", "shuffle_dyck", "detect_pattern"])
+def test_pairs_to_learn_from_use_every_edge(name):
+    """Five at random often leave one out: here all do, whatever the seed."""
+    tokenizer = load_model(f"tracr:{name}").tokenizer
+    for seed in range(2):
+        task = make_task("compiled", tokenizer, n=5, n_held_out=4, seed=seed)
+        rows = list(zip(task.learn.positives, task.learn.negatives, strict=True))
+        assert len(rows) == 5
+        assert (
+            frozenset().union(*itertools.starmap(tokenizer.uses, rows))
+            == tokenizer.truth.graph_edges
+        )
+        prompts = [*task.learn.positives, *task.learn.negatives]
+        prompts += [*task.held_out.positives, *task.held_out.negatives]
+        assert len(set(prompts)) == 18
+
+
+def test_pairs_that_use_most_come_first_and_none_is_lost():
+    uses = {"a": "x", "b": "xy", "c": "", "d": "z", "e": "xyz", "f": "xyz", "g": "xyz"}
+    edges = {name: (name, "logits") for name in "xyz"}
+    truth = dataclasses.replace(_tokenizer("shift").truth, graph_edges=frozenset(edges.values()))
+
+    def used(positive, _):
+        return frozenset(edges[name] for name in uses[positive])
+
+    def rows(names):
+        return iter([(name, "", "", "") for name in names])
+
+    tokenizer = WordTokenizer(("bos",), "shift", truth, used)
+
+    def order(found, n):
+        return "".join(name for name, *_ in telling(found, n, tokenizer))
+
+    found = rows("abcdefg")
+    assert order(found, 2) == "efabcd"  # every edge twice: g is not drawn
+    assert [name for name, *_ in found] == ["g"]
+    assert order(rows("abcd"), 2) == "bdac"
+    assert order(rows("abcde"), 3) == "ebdac"  # the third uses z, which was used once; a does not
+    assert telling(rows("abcde"), 5, _tokenizer("shift")) == []
 
 
 def test_same_seed_same_prompts():

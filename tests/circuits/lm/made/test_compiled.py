@@ -1,5 +1,8 @@
 """Compiled models against tracr's own, and their circuits against the programs."""
 
+import functools
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +11,9 @@ import circuits_jax as cj
 from circuits_jax import interpose
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.decoder.decoder import Decoder
+from circuits_jax.evaluation.graph_faithfulness import graph_trial
 from circuits_jax.lm.made import compiled
+from circuits_jax.lm.made.assembled import BOS, run
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks.programs import PROGRAMS, expression, word
 
@@ -105,14 +110,51 @@ def test_edges_of_the_graph_are_those_of_the_program():
     assert [w for r, w in reads.items() if r.startswith("a3") and r.endswith("<v>")] == ["input"]
 
 
+def test_an_edge_on_which_no_answer_hangs_is_none_of_the_truth(reverse):
+    """reverse: whatever the input, the place opposite of the last token is the first."""
+    program, truth = compiled.assemble("reverse"), reverse.tokenizer.truth
+    vocabulary, lengths = PROGRAMS["reverse"].vocabulary, range(1, 6)
+    inputs = itertools.chain(*(itertools.product(vocabulary, repeat=n) for n in lengths))
+    runs = [run(program, [BOS, *tokens], {})[0] for tokens in inputs]
+    assert len(runs) == 4 + 4**2 + 4**3 + 4**4 + 4**5
+    for mlp, same in (("m0", False), ("m1", True), ("m2", True)):
+        assert (np.ptp([written[mlp][-1] for written in runs], axis=0).max() < 1e-3) == same
+    all_edges = set(compiled.graph_edges(program))
+    assert len(all_edges) == 8
+    ((_, head),) = [place for place in truth.heads if place[0] == 3]
+    found = {(w, r.replace(f"h{head}", "h0")) for w, r in truth.graph_edges if r[:2] == "a3"}
+    assert found == {(w, r) for w, r in all_edges if r[:2] == "a3" and r[-2] != "q"}
+    assert {r for _, r in truth.graph_edges if r[0] == "m"} == {"m0", "m1"}
+
+
+@pytest.mark.parametrize("name", ["frac_prevs", "reverse"])
+def test_answers_hang_on_edges_as_the_decoder_says(name):
+    model = cj.load_model(f"tracr:{name}")
+    task = cj.make_task("compiled", model.tokenizer, n=6, n_held_out=1, seed=0)
+    graph, pairs = graph_of(model.config), task.learn
+    prepared = graph_trial(model, pairs, "resample", task.metric)
+    judged = jax.jit(functools.partial(interpose.replace_graph, model.config))
+
+    def logits(keep):
+        keep = keep.astype(np.float32)
+        return np.asarray(judged(model.params, prepared.batch, keep, prepared.replacement))
+
+    whole, seen = logits(np.ones(graph.is_edge.shape)), set()
+    for edge in sorted(model.tokenizer.truth.graph_edges):
+        moved = np.abs(logits(~graph.mask([edge])) - whole).max(axis=-1) > 1e-2
+        texts = zip(pairs.positives, pairs.negatives, strict=True)
+        said = [edge in model.tokenizer.uses(*prompts) for prompts in texts]
+        assert moved.tolist() == said
+        seen |= set(said)
+    assert seen == {True, False}
+
+
 @pytest.mark.parametrize("name", ["shift", "reverse", "sort_freq", "dyck"])
 def test_edges_of_the_graph_lead_from_the_input_to_the_output(name):
     """And name parts that the model has: every head of the circuit reads and is read."""
     model = cj.load_model(f"tracr:{name}")
     graph, truth = graph_of(model.config), model.tokenizer.truth
-    edges = np.zeros(graph.is_edge.shape, bool)
-    for writer, reader in truth.graph_edges:
-        edges[graph.writers.index(writer), graph.readers.index(reader)] = True
+    edges = graph.mask(truth.graph_edges)
     assert not (edges & ~graph.is_edge).any()
     heads = {f"a{layer}.h{head}" for layer, head in truth.heads}
     assert {w for w, _ in truth.graph_edges if w[0] == "a"} == heads

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import circuits_jax as cj
-from circuits_jax.evaluation.faithfulness import against_truth
+from circuits_jax.circuits.graph import graph_of
+from circuits_jax.evaluation.faithfulness import against_truth, faithfulness
+from circuits_jax.evaluation.graph_faithfulness import graph_metrics, graph_trial
 from circuits_jax.lm.made.planted import KINDS, Plant, V, places
 from circuits_jax.runs.errors import InputError
 
@@ -82,12 +84,34 @@ def test_one_expert_does_the_step_and_the_others_are_decoys(made):
     assert sum(x < 1e-3 for x in moved) == model.config.n_experts - 1
 
 
-@pytest.mark.parametrize("made", ["induction", "experts"], indirect=True)
-def test_codes_find_the_circuit_among_decoys(made):
+def test_its_edges_answer_alone_and_none_is_to_spare(made):
+    """The graph's: all others cut the answer stays, and one of them cut it is the negative's."""
     model, task = made
-    scores = np.asarray(cj.discover(model, task).head_scores)
+    path = graph_of(model.config).mask(model.tokenizer.truth.graph_edges)
+    keep = np.ones((2 + path.sum(), *path.shape), bool)
+    keep[0], keep[1] = False, path
+    keep[2 + np.arange(path.sum()), *np.nonzero(path)] = False
+    prepared = graph_trial(model, task.learn, "resample", task.metric)
+    whole = graph_metrics(model, prepared, np.ones_like(keep[:1]), task.metric).mean()
+    nothing, *cut = graph_metrics(model, prepared, keep, task.metric).mean(axis=1)
+    shares = faithfulness(np.array(cut), float(whole), float(nothing))
+    np.testing.assert_allclose(shares, [1] + [0] * path.sum(), atol=0.02)
+
+
+@pytest.mark.parametrize("made", ["induction", "mlp", "experts"], indirect=True)
+def test_codes_find_the_circuit_among_decoys(made):
+    """Its heads; and of the graph its edges and its nodes, decoy MLPs and all."""
+    model, task = made
+    found, graph, truth = cj.discover(model, task), graph_of(model.config), model.tokenizer.truth
+    scores = np.asarray(found.head_scores)
     mask = _mask(model)
     assert against_truth(scores, mask, mask).roc_auc > 0.95
+    true = graph.mask(truth.graph_edges)
+    effects = np.abs(found.details["graph_effects"])
+    assert effects[true].min() > 10 * effects[graph.is_edge & ~true].max()
+    others = np.append(0, graph.mlp_writers)
+    nodes, real = found.details["node_scores"][others], true.any(axis=1)[others]
+    assert nodes[real].min() > nodes[~real].max(initial=0)
 
 
 def test_places_are_drawn_by_the_seed():
