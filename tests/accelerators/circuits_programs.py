@@ -15,11 +15,16 @@ from circuits_jax.capture import head_outputs
 from circuits_jax.capture.ablation import Trial
 from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.capture.head_outputs import GraphReading
+from circuits_jax.capture.node_passes import chosen, pair_views
 from circuits_jax.circuits.graph import graph_of
+from circuits_jax.codes import sae
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, initial_params
 from circuits_jax.evaluation import graph_faithfulness, masked_passes
+from circuits_jax.evaluation.captured import CapturedOutputs
 from circuits_jax.evaluation.graph_faithfulness import GraphTrial
+from circuits_jax.evaluation.node_views import N_SOURCES, N_TOKENS, read_from
+from circuits_jax.evaluation.stability import resampled_scores
 from circuits_jax.interpose import Rules
 from circuits_jax.lm.placement import shardings
 from circuits_jax.methods import edges
@@ -156,6 +161,22 @@ def programs(
         reading = read_graph(params, tokens, mask)
         return _graph_coded(reading, begun, settings, widths, graph)
 
+    def view(params, tokens, mask, answers):
+        one = ForkedBatch(tokens, mask, n_ending=tokens.shape[1] // 2)
+        looked_at = chosen(config, np.arange(1, h + 2))  # all of a layer
+        given = one, looked_at, read_from(graph), answers
+        return pair_views(config, params, *given, N_TOKENS, N_SOURCES)
+
+    def bootstrapped(x, scale, rows, *leaves):
+        captured = CapturedOutputs(x, scale, config.heads, d)
+        seed = np.zeros(len(rows), int)
+        return resampled_scores(sae.SaeParams(*leaves), captured, seed, rows, settings)
+
+    codes, rank = settings.n_codes, min(pairs, k, d)
+    axes = (rank, codes), (codes,), (codes, rank), (rank,)
+    trained = [array(1, 1, layers * h, *shape) for shape in axes]
+    captured = array(layers * h, 2 * pairs, rank), array(layers * h)
+    one_pair = array(1, 2 * tokens, kind=jnp.int32), array(1, 2 * tokens, kind=bool)
     passed = array(pairs, *graph.is_edge.shape)
     reading = array(pairs, layers, h, d), array(pairs, layers + 1, 1, d), passed
 
@@ -195,6 +216,12 @@ def programs(
         "codes: from what is read to scores": Program(code, reading, True, seldom),
         "codes: from tokens to scores": Program(
             tokens_to_scores, (params, *both(tokens + ending)), True, seldom
+        ),
+        "codes: bootstrap": Program(
+            bootstrapped, (*captured, array(20, pairs, kind=jnp.int32), *trained), True, seldom
+        ),
+        "nodes of a pair": Program(
+            view, (params, *one_pair, array(2, config.vocab_size)), True, (h, layers * h)
         ),
         "attribution": Program(attribute, given, True, seldom),
         "exact patching": Program(patch, given, True, seldom),
