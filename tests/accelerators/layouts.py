@@ -45,6 +45,13 @@ def arguments(library: str, folder: pathlib.Path) -> list[str]:
     ]
 
 
+def free_port() -> int:
+    """Where a coordinator can listen."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def launch(
     library: str, folder: pathlib.Path, workdir: pathlib.Path, processes: int = 1, devices: int = 1
 ) -> list[subprocess.Popen]:
@@ -56,10 +63,7 @@ def launch(
     }
     command = [sys.executable, "-m", f"{library}.main", *arguments(library, folder)]
     command += [f"--compilation_cache_dir={folder}/cache", f"--workdir={workdir}"]
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    where = f"--coordinator_address=localhost:{port}", f"--num_processes={processes}"
+    where = f"--coordinator_address=localhost:{free_port()}", f"--num_processes={processes}"
     each = [[*where, f"--process_id={i}"] if processes > 1 else [] for i in range(processes)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
