@@ -126,7 +126,7 @@ def read_outputs(
     """
     batches = split(forked(model, pairs), max(batch_size // 2, 1))
     rows = [_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
-    return rows[0] if len(rows) == 1 else jnp.concatenate(rows)[: len(pairs)]
+    return _joined(rows, len(pairs))
 
 
 @struct.dataclass
@@ -153,10 +153,20 @@ def read_graph(
     read_weight: float = 0.65,
     batch_size: int = 32,
 ) -> GraphReading:
-    """`read_outputs`, of MLPs and the embedding too, and what passes through every edge."""
+    """`read_outputs`, of MLPs and the embedding too, and what passes through every edge.
+
+    Not yet computed, and so not checked, on return.
+    """
     batches = split(forked(model, pairs), max(batch_size // 2, 1))
     rows = [_graph_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: len(pairs)], *rows)
+    return _joined(rows, len(pairs))
+
+
+def _joined(rows: list[Any], n: int) -> Any:
+    """The first `n` rows of all batches; one batch as it is, for which there is no program."""
+    if len(rows) == 1:
+        return rows[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *rows)
 
 
 def forked(model: LanguageModel, pairs: PromptPairs) -> ForkedBatch:

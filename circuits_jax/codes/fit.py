@@ -10,7 +10,8 @@ import math
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from flax import struct
+from jaxtyping import Array, Float, Int
 
 from circuits_jax.codes import sae
 from circuits_jax.runs import mesh
@@ -47,14 +48,13 @@ def fit(
     Raises:
         InputError: a loss is not finite.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    shape, arguments = _arguments(rng, x.shape, config, settings, d_model, n_seeds)
-    params, losses = mesh.gather(_fit(x, *arguments), *shape)
-    _check_losses(np.asarray(losses))
+    items = starts(key, x.shape, config, settings, n_seeds=n_seeds)
+    params, losses = _fit(x, items, config, d_model or x.shape[-1])
+    check_losses(np.asarray(losses))
     return params, losses
 
 
-def _check_losses(losses: Float[np.ndarray, "S P G steps"]) -> None:
+def check_losses(losses: Float[np.ndarray, "S P G steps"]) -> None:
     """Refuse codes of a training that broke: they would all say that nothing is active."""
     if not np.isfinite(losses).all():
         seed, setting, head, step = np.argwhere(~np.isfinite(losses))[0]
@@ -64,46 +64,62 @@ def _check_losses(losses: Float[np.ndarray, "S P G steps"]) -> None:
         )
 
 
-def compile_ahead(
-    x: jax.ShapeDtypeStruct,
+@struct.dataclass
+class Items:
+    """S x P x G autoencoders to be trained, in this order: all that `trained` takes but rows.
+
+    Attributes:
+        starts: leaves of `SaeParams`.
+        settings: leaves of `Settings`.
+        head: whose rows each sees.
+        axes: (S, P, G).
+    """
+
+    starts: list[Float[np.ndarray | Array, "SPG ..."]]
+    settings: list[Float[np.ndarray | Array, " SPG"]]
+    head: Int[np.ndarray | Array, " SPG"]
+    axes: tuple[int, int, int] = struct.field(pytree_node=False)
+
+
+def starts(
+    key: jax.Array,
+    x_shape: tuple[int, int, int],
     config: sae.SaeConfig,
     settings: sae.Settings | None = None,
     *,
-    d_model: int | None = None,
     n_seeds: int = 1,
-) -> None:
-    """Compile what `fit` runs, before there is an x.
-
-    For while a device is busy with what x is made of. Once compiled, it takes a millisecond.
-    """
-    rng = np.random.default_rng(0)  # any start: no key, which a busy device would have to make
-    _, arguments = _arguments(rng, x.shape, config, settings, d_model, n_seeds)
-    _fit.lower(x, *arguments).compile()
-
-
-def _arguments(rng, x_shape, config, settings, d_model, n_seeds):
-    """(S, P, G), and what `_fit` takes after x."""
+) -> Items:
+    """What `fit` draws for rows of a shape; on the host, so drawn before a device is busy."""
     settings = settings or sae.Settings()
     values = np.broadcast_arrays(*map(np.atleast_1d, jax.tree.leaves(settings)))
-    shape = (n_seeds, len(values[0]), x_shape[0])
-    seed, setting, head = np.unravel_index(np.arange(math.prod(shape)), shape)
-    starts = sae.init_leaves(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
-    starts = [leaf[seed, head] for leaf in starts]
-    leaves = [value[setting].astype(np.float32) for value in values]
-    items = jax.device_put((starts, leaves, head.astype(np.int32)))
-    return shape, (items, config, d_model or x_shape[-1])
+    axes = (n_seeds, len(values[0]), x_shape[0])
+    seed, setting, head = np.unravel_index(np.arange(math.prod(axes)), axes)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    leaves = sae.init_leaves(rng, x_shape[-1], config, (n_seeds, x_shape[0]))
+    return Items(
+        [leaf[seed, head] for leaf in leaves],
+        [value[setting].astype(np.float32) for value in values],
+        head.astype(np.int32),
+        axes,
+    )
 
 
-@functools.partial(jax.jit, static_argnames=("config", "d_model"))
-def _fit(x, items, config, d_model):
-    """All autoencoders as items: leaves of their starts and of their settings, and their heads."""
+def trained(
+    x: Float[Array, "G N R"], items: Items, config: sae.SaeConfig, d_model: int
+) -> tuple[sae.SaeParams, Float[Array, "S P G steps"]]:
+    """What `fit` returns, for use under `jit`; nothing is checked."""
 
     def train(item, x):
         start, settings, head = item
         start, settings = sae.SaeParams(*start), sae.Settings(*settings)
         return sae.train(start, x[head], settings, config, d_model)
 
-    return mesh.spread(train, items, x, _at_once(x, len(items[-1]), config))
+    each = items.starts, items.settings, items.head
+    at_once = _at_once(x, len(items.head), config)
+    return mesh.joined(mesh.spread(train, each, x, at_once), *items.axes)
+
+
+_fit = jax.jit(trained, static_argnames=("config", "d_model"))
 
 
 def _at_once(x: Float[Array, "G N R"], n_items: int, config: sae.SaeConfig) -> int | None:

@@ -23,7 +23,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from circuits_jax.runs.precision import matmul
+from circuits_jax.runs.precision import einsum, matmul
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,17 +160,22 @@ def code(h: Float[Array, "*N F"]) -> Int[Array, "*N"]:
 
 
 def isometric_basis(
-    x: Float[np.ndarray, "*heads N D"], width: int
-) -> Float[np.ndarray, "*heads N R"]:
+    x: Float[Array | np.ndarray, "*heads N D"], width: int
+) -> Float[Array, "*heads N R"]:
     """Coordinates of the rows of x in an orthonormal basis of their span, R = `width` numbers each.
 
     Inner products of rows, and so every loss whose parameters lie in the span, are kept exactly
     where width >= the rank of x (at most N, and for a head's outputs at most K). Adam, the unit
     norms and the random start see R dimensions in place of D, so the training runs differ.
 
-    Computed from the Gram matrix: columns are its scaled eigenvectors, largest first. By the host,
-    which is done with matrices as small as these before an accelerator has begun.
+    Computed from the Gram matrix: columns are its scaled eigenvectors, largest first. Which of its
+    two directions an eigenvector has is rounding's choice, and would be another on every device;
+    here it is that of the earlier rows, whose weights 1, 1/2, 1/3, ... no pair of rows that differ
+    by their sign alone can cancel.
     """
-    values, vectors = np.linalg.eigh(x @ x.swapaxes(-1, -2))
+    gram = einsum("...nd,...md->...nm", x, x)
+    vectors, values = jax.lax.linalg.eigh(gram, symmetrize_input=False)
     order = slice(None, -width - 1, -1)
-    return vectors[..., order] * np.sqrt(np.maximum(values[..., None, order], 0))
+    coordinates = vectors[..., order] * jnp.sqrt(jnp.maximum(values[..., None, order], 0))
+    towards = einsum("n,...nr->...r", 1 / jnp.arange(1.0, x.shape[-2] + 1), coordinates)
+    return coordinates * jnp.where(towards < 0, -1, 1)[..., None, :]

@@ -153,8 +153,10 @@ def view_nodes(
         row = [jax.tree.map(lambda x, i=i: x[i : i + 1], side) for side in sides]
         batch = fork(stacked(row), row[0].tokens.shape[1])
         given = batch, places, read_from(graph), counted[i], n_tokens, n_sources
-        views.append(devices.fetched(pair_views(model.config, model.params, *given)))
-    found = _joined(views, [jax.tree.map(lambda x: x[: len(pairs)], side) for side in sides])
+        views.append(pair_views(model.config, model.params, *given))
+    found = _joined(
+        devices.fetched(views), [jax.tree.map(lambda x: x[: len(pairs)], side) for side in sides]
+    )
     for name, values in found.items():
         if not np.isfinite(values).all():
             told = model.first_not_finite([*pairs.positives, *pairs.negatives])

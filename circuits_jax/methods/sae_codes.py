@@ -27,18 +27,21 @@ mean square:
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax.capture.head_outputs import paired_outputs, read_graph, read_outputs
+from circuits_jax.capture.head_outputs import GraphReading, paired_outputs, read_graph, read_outputs
 from circuits_jax.circuits.circuit import Scores
-from circuits_jax.circuits.graph import graph_of, head_edges
+from circuits_jax.circuits.graph import Graph, graph_of, head_edges
 from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs import devices
 from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
@@ -115,6 +118,23 @@ PUBLISHED = SaeCodes(
 )
 
 
+@struct.dataclass
+class Coded:
+    """What the autoencoders of some nodes, L layers of H, say: scores as `scored` gives them.
+
+    Attributes:
+        losses: before every step, of every autoencoder.
+        finite: whether all rows were; others count as 0 here.
+    """
+
+    head_scores: Float[Array | np.ndarray, "L H"]
+    edge_scores: Float[Array | np.ndarray, "G G"]
+    codes: Int[Array | np.ndarray, "B G"]
+    strengths: Float[Array | np.ndarray, "B G"]
+    losses: Float[Array | np.ndarray, "steps A"]
+    finite: Bool[Array | np.ndarray, ""]
+
+
 def sae_codes(
     model: LanguageModel, task: Task, key: jax.Array, options: SaeCodes | None = None
 ) -> Scores:
@@ -135,86 +155,122 @@ def sae_codes(
         embedding as of heads, in the order of `graph.Graph`.
     """
     options = options or SaeCodes()
-    pairs = task.learn
-    if options.edges == "passes" and options.position == "peak":
+    pairs, width = task.learn, model.config.head_width
+    if options.position != "peak":
+        return score_outputs(key, paired_outputs(model, pairs, options.position), options, width)
+    if options.edges == "passes":
         return _graph_scores(model, pairs, key, options)
-    if options.position == "peak":
-        moved = read_outputs(model, pairs, read_weight=options.read_weight)
-        # Not waited for yet: there is something to compile meanwhile.
-        n_pairs, *rest = moved.shape
-        compile_fit((2 * n_pairs, *rest), options, model.config.head_width)
-        rows = checked_differences(model, pairs, moved)
-        return score_outputs(key, rows, options, model.config.head_width)
-    outputs = paired_outputs(model, pairs, options.position)
-    return score_outputs(key, outputs, options, model.config.head_width)
+    rows = paired_differences(read_outputs(model, pairs, read_weight=options.read_weight))
+    return score_outputs(key, rows, options, width, functools.partial(_broken, model, pairs))
 
 
-def compile_fit(shape: tuple[int, ...], options: SaeCodes, head_width: int) -> None:
-    """Compile the training on outputs of a shape [B *heads D]."""
-    x = jax.ShapeDtypeStruct(input_shape(shape, options, head_width), jnp.float32)
-    fit.compile_ahead(x, options.sae_config, options.settings, d_model=shape[-1])
+def _broken(model: LanguageModel, pairs: PromptPairs) -> str:
+    """Why what is read is not finite: the sentence says where in the model that begins."""
+    return (
+        model.first_not_finite([*pairs.positives, *pairs.negatives])
+        or "what is read of the heads is not finite, though all that they say is"
+    )
 
 
 def _graph_scores(
     model: LanguageModel, pairs: PromptPairs, key: jax.Array, options: SaeCodes
 ) -> Scores:
     """Scores of all nodes and edges of the graph; of heads, those of the method without it."""
-    graph = graph_of(model.config)
-    reading = read_graph(model, pairs, read_weight=options.read_weight)
-    widths = model.config.head_width, model.config.d_model
-    # Not waited for yet: there is something to compile meanwhile.
-    for x, width in zip((reading.heads, reading.others), widths, strict=True):
-        compile_fit((2 * x.shape[0], *x.shape[1:]), options, width)
-    rows = [checked_differences(model, pairs, x) for x in (reading.heads, reading.others)]
     keys = key, jax.random.fold_in(key, 1)
-    heads, others = (
-        score_outputs(k, x, options, width) for k, x, width in zip(keys, rows, widths, strict=True)
-    )
-    told = np.zeros((len(pairs), len(graph.writers)), bool)  # apart, by their codes
-    scores = np.zeros(len(graph.writers), np.float32)
-    of_others = np.append(0, graph.mlp_writers)
-    for found, writers in ((heads, graph.head_writers), (others, of_others)):
-        told[:, writers] = np.not_equal(*np.split(np.asarray(found.details["codes"]), 2))
-        scores[writers] = np.ravel(found.head_scores)
-    passes = np.asarray(reading.passes) * told[:, :, None] * graph.is_edge
-    effects = np.sign(np.mean(passes, axis=0)) * np.mean(np.abs(passes), axis=0)
-    edges = carried(np.abs(head_edges(graph, effects)), np.asarray(heads.edge_scores))
-    details = {**heads.details, "graph_effects": effects, "node_scores": scores}
-    return Scores(heads.head_scores, edges, details)
+    reading = read_graph(model, pairs, read_weight=options.read_weight)
+    shapes = ((2 * x.shape[0], *x.shape[1:]) for x in (reading.heads, reading.others))
+    widths = model.config.head_width, model.config.d_model
+    items = [starts(*one, options, width) for *one, width in zip(keys, shapes, widths, strict=True)]
+    # What is read is not waited for: there is something to compile meanwhile.
+    graph = graph_of(model.config)
+    found = _graph_coded(reading, items, _of_program(options), widths, graph)
+    (heads, others), effects, nodes, edges = devices.fetched(found)
+    broken = functools.partial(_broken, model, pairs)
+    scores, _ = (checked(one, options, broken) for one in (heads, others))
+    details = {**scores.details, "graph_effects": effects, "node_scores": nodes}
+    return Scores(scores.head_scores, edges, details)
 
 
-def carried(
-    passes: Float[np.ndarray, "G G"], together: Float[np.ndarray, "G G"]
-) -> Float[np.ndarray, "G G"]:
+@functools.partial(jax.jit, static_argnames=("options", "widths", "graph"))
+def _graph_coded(
+    reading: GraphReading,
+    items: Sequence[fit.Items],
+    options: SaeCodes,
+    widths: tuple[int, int],
+    graph: Graph,
+) -> tuple[list[Coded], Float[Array, "writers readers"], Float[Array, " writers"], Array]:
+    """From what is read to codes of heads, codes of others, and scores of all edges and nodes."""
+    both = zip((reading.heads, reading.others), items, widths, strict=True)
+    found = [coded(paired_differences(x), start, options, width) for x, start, width in both]
+    # From heads first, then the embedding and MLPs, to the order of the graph.
+    order = np.argsort(np.concatenate([graph.head_writers, [0], graph.mlp_writers]))
+    nodes = jnp.concatenate([jnp.ravel(one.head_scores) for one in found])[order]
+    codes_of_all = jnp.concatenate([one.codes for one in found], axis=1)[:, order]
+    told = jnp.not_equal(*jnp.split(codes_of_all, 2))  # apart, by their codes
+    passes = reading.passes * told[:, :, None] * graph.is_edge[None]
+    effects = jnp.sign(jnp.mean(passes, axis=0)) * jnp.mean(jnp.abs(passes), axis=0)
+    edges = carried(jnp.abs(head_edges(graph, effects)), found[0].edge_scores)
+    return found, effects, nodes, edges
+
+
+def carried(passes: Float[Array, "G G"], together: Float[Array, "G G"]) -> Float[Array, "G G"]:
     """Scores of pairs of heads: what passes, and where nothing does, what codes say together.
 
     The latter a thousandth as much, so that pairs which MLPs alone join come after all others.
     """
-    unit = np.max(passes, initial=0) / np.maximum(np.max(together, initial=0), 1e-30)
-    return passes + 1e-3 * (unit or 1) * together
+    unit = jnp.max(passes, initial=0) / jnp.maximum(jnp.max(together, initial=0), 1e-30)
+    return passes + 1e-3 * jnp.where(unit > 0, unit, 1) * together
+
+
+@jax.jit
+def paired_differences(moved: Float[Array, "B L H D"]) -> Float[Array, "B2 L H D"]:
+    """Half of each movement for the positive prompt, and minus that for the negative."""
+    half = moved / 2
+    return jnp.concatenate([half, -half])
 
 
 def checked_differences(
     model: LanguageModel, pairs: PromptPairs, moved: Float[Array, "B L H D"]
-) -> Float[np.ndarray, "B2 L H D"]:
+) -> Float[Array, "B2 L H D"]:
     """`paired_differences` of what `read_outputs` gave for the pairs.
 
     Raises:
         InputError: a movement is not finite; the sentence says where in the model that begins.
     """
     rows = paired_differences(moved)
-    if not np.isfinite(rows).all():
-        raise InputError(
-            model.first_not_finite([*pairs.positives, *pairs.negatives])
-            or "what is read of the heads is not finite, though all that they say is"
-        )
+    if not jnp.isfinite(rows).all():
+        raise InputError(_broken(model, pairs))
     return rows
 
 
-def paired_differences(moved: Float[Array, "B L H D"]) -> Float[np.ndarray, "B2 L H D"]:
-    """Half of each movement for the positive prompt, and minus that for the negative."""
-    half = np.asarray(moved) / 2
-    return np.concatenate([half, -half])
+def coded(
+    outputs: Float[Array, "B L H D"], items: fit.Items, options: SaeCodes, head_width: int
+) -> Coded:
+    """From rows to codes and scores, for use under `jit`: no host, and so no check, in between."""
+    _, *heads, d_model = outputs.shape
+    finite = jnp.isfinite(outputs)
+    x, scale = inputs(jnp.where(finite, outputs, 0), options, head_width)
+    params, losses = fit.trained(x, items, options.sae_config, d_model)
+    found = scored(params, x, scale, tuple(heads), options)
+    return Coded(*found, losses[0, 0].T, finite.all())
+
+
+_coded = jax.jit(coded, static_argnames=("options", "head_width"))
+
+
+def checked(found: Coded, options: SaeCodes, broken: Callable[[], str]) -> Scores:
+    """Scores of what the host was told.
+
+    Raises:
+        InputError: a row is not finite, `broken` says why; or a loss is not.
+    """
+    if not found.finite:
+        raise InputError(broken())
+    fit.check_losses(found.losses.T[None, None])
+    details = {"codes": found.codes, "strengths": found.strengths, "losses": found.losses}
+    if options.softmax != "none":
+        details["noise"] = np.float32(0)  # a small share is no rounding: all heads share a sum of 1
+    return Scores(found.head_scores, found.edge_scores, details)
 
 
 def score_outputs(
@@ -222,21 +278,30 @@ def score_outputs(
     outputs: Float[Array | np.ndarray, "B L H D"],
     options: SaeCodes,
     head_width: int,
+    broken: Callable[[], str] = lambda: "an output of a head is not finite",
 ) -> Scores:
     """Scores from the rows of B / 2 positive prompts and then of their B / 2 negative ones.
 
-    `head_width` is K, which bounds the rank of a head's outputs.
+    `head_width` is K, which bounds the rank of a head's outputs; `broken` says why one is not
+    finite.
     """
-    _, *heads, d_model = outputs.shape
-    x, scale = inputs(outputs, options, head_width)
-    params, losses = fit.fit(key, x, options.sae_config, options.settings, d_model=d_model)
-    head_scores, edge_scores, code, strength = scored(params, x, scale, tuple(heads), options)
-    details = {"codes": code, "strengths": strength, "losses": np.asarray(losses)[0, 0].T}
-    if options.softmax != "none":
-        details["noise"] = np.float32(0)  # a small share is no rounding: all heads share a sum of 1
-    return Scores(head_scores, edge_scores, details)
+    items = starts(key, outputs.shape, options, head_width)
+    found = _coded(outputs, items, _of_program(options), head_width)
+    return checked(devices.fetched(found), options, broken)
 
 
+def starts(key: jax.Array, shape: tuple[int, ...], options: SaeCodes, head_width: int) -> fit.Items:
+    """The autoencoders of outputs of a shape [B *heads D], before training."""
+    x_shape = input_shape(shape, options, head_width)
+    return fit.starts(key, x_shape, options.sae_config, options.settings)
+
+
+def _of_program(options: SaeCodes) -> SaeCodes:
+    """The options without what a program takes as a number, so that it is one for all of them."""
+    return dataclasses.replace(options, l1=0.0, learning_rate=1.0, read_weight=0.0)
+
+
+@functools.partial(jax.jit, static_argnames=("options", "head_width"))
 def inputs(
     outputs: Float[Array | np.ndarray, "B *heads D"], options: SaeCodes, head_width: int
 ) -> tuple[Float[Array, "_ N R"], Float[Array, " _"]]:
@@ -245,15 +310,14 @@ def inputs(
     [G, B, R], each head in units of its own root mean square over rows and components; or
     [1, G B, D] for a shared autoencoder, as it is, in units of 1.
     """
-    x = np.asarray(outputs).reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
+    x = outputs.reshape(outputs.shape[0], -1, outputs.shape[-1]).swapaxes(0, 1)
     if options.shared:
-        return jax.device_put((x.reshape(1, -1, x.shape[-1]), np.ones(1, np.float32)))
-    scale = np.sqrt(np.maximum(np.mean(np.square(x, dtype=np.float64), axis=(1, 2)), 1e-30))
-    scale = scale.astype(np.float32)
+        return x.reshape(1, -1, x.shape[-1]), jnp.ones(1)
+    scale = jnp.sqrt(jnp.maximum(jnp.mean(jnp.square(x), axis=(1, 2)), 1e-30))
     x = x / scale[:, None, None]
     if options.basis == "isometric":
         x = sae.isometric_basis(x, input_shape(outputs.shape, options, head_width)[-1])
-    return jax.device_put((x, scale))
+    return x, scale
 
 
 def input_shape(shape: tuple[int, ...], options: SaeCodes, head_width: int) -> tuple[int, int, int]:

@@ -84,16 +84,16 @@ def placed(tree: T, sharding: NamedSharding) -> T:
 
 
 def fetched(tree: T) -> T:
-    """Arrays on the host, whole in every process; all processes ask at once."""
+    """Arrays on the host, whole in every process, all told at once; all processes ask at once."""
 
-    def one(v):
+    def whole(v):
         if not isinstance(v, jax.Array) or v.is_fully_addressable or v.is_fully_replicated:
-            return np.asarray(v)
+            return v
         from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.process_allgather(v, tiled=True))
+        return multihost_utils.process_allgather(v, tiled=True)
 
-    return jax.tree.map(one, tree)
+    return jax.tree.map(np.asarray, jax.device_get(jax.tree.map(whole, tree)))
 
 
 def agreed(value: bool) -> bool:

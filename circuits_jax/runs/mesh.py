@@ -1,7 +1,8 @@
 """Spreading a leading axis along `data` of the mesh; one device is the mesh of size one.
 
-Items are computed apart and gathered by the host, so along `data` no program has a collective in
-it: devices need not wait for one another. A model that is split along `model` stays so.
+Items are computed apart, and devices need not wait for one another: along `data` no program has a
+collective in it but where all items are joined, at once, by the host (`gather`) or in the program
+that goes on with them (`joined`). A model that is split along `model` stays so.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from circuits_jax.runs import devices, passes
 from circuits_jax.runs.devices import DATA
@@ -23,7 +24,8 @@ def spread(
 ) -> Any:
     """`function(item, constants)` for every item of the leading axis, along `data`.
 
-    Call it last in a `jit`-compiled function, and `gather` what that returns.
+    Call it last in a `jit`-compiled function and `gather` what that returns, or go on with what is
+    `joined`.
 
     Args:
         function: written for one item.
@@ -70,3 +72,14 @@ def gather(tree: T, *axes: int) -> T:
         return jax.device_put(devices.fetched(v)[:n].reshape(*axes, *v.shape[1:]))
 
     return jax.tree.map(whole, tree)
+
+
+def joined(tree: T, *axes: int) -> T:
+    """`gather` within the program that `spread` is part of: whole on every device, for all."""
+    n, whole = math.prod(axes), NamedSharding(devices.mesh(), devices.WHOLE)
+
+    def one(v):
+        v = jax.lax.with_sharding_constraint(v, whole)
+        return v[:n].reshape(*axes, *v.shape[1:])
+
+    return jax.tree.map(one, tree)

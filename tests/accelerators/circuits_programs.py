@@ -14,12 +14,17 @@ from circuits_jax import interpose
 from circuits_jax.capture import head_outputs
 from circuits_jax.capture.ablation import Trial
 from circuits_jax.capture.forked import ForkedBatch
+from circuits_jax.capture.head_outputs import GraphReading
+from circuits_jax.capture.node_passes import chosen, pair_views
 from circuits_jax.circuits.graph import graph_of
-from circuits_jax.codes import fit, sae
+from circuits_jax.codes import sae
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, initial_params
 from circuits_jax.evaluation import graph_faithfulness, masked_passes
+from circuits_jax.evaluation.captured import CapturedOutputs
 from circuits_jax.evaluation.graph_faithfulness import GraphTrial
+from circuits_jax.evaluation.node_views import N_SOURCES, N_TOKENS, read_from
+from circuits_jax.evaluation.stability import resampled_scores
 from circuits_jax.interpose import Rules
 from circuits_jax.lm.placement import shardings
 from circuits_jax.methods import edges
@@ -27,8 +32,7 @@ from circuits_jax.methods.attribution import Attribution
 from circuits_jax.methods.attribution import _effects as attributed
 from circuits_jax.methods.exact_patching import _patched_change
 from circuits_jax.methods.relp import Relp
-from circuits_jax.methods.sae_codes import SaeCodes
-from circuits_jax.methods.sae_codes import scored as scored_codes
+from circuits_jax.methods.sae_codes import SaeCodes, _graph_coded, starts
 from circuits_jax.runs import devices
 from circuits_jax.tasks.base import Targets
 from tests.accelerators.program import Program
@@ -118,13 +122,11 @@ def programs(
     batch = both(tokens)
     targets = (*both(1), *both(1))
     trial = (*batch, *targets, replacement)
-    heads = layers * h
-    rank = min(pairs, k, d)
     settings = SaeCodes()
     graph = graph_of(config)
     points = edges.positive_point(graph)
     relp = Rules(norms=True, activations=True, gates=True, attention=Relp().attention)
-    seldom = (h, heads, pairs)
+    seldom = (h, layers * h, pairs)
     wide = dataclasses.replace(config, n_kv_heads=h)
 
     ending = tokens // 2
@@ -144,18 +146,39 @@ def programs(
     def prepared(tokens, mask, *rest):
         return Trial(TokenBatch(tokens, mask), Targets(*rest[:4]), rest[4])
 
-    def train(x):
-        _, arguments = fit._arguments(
-            np.random.default_rng(0), x.shape, settings.sae_config, settings.settings, d, 1
+    widths = config.head_width, d
+    begun = [
+        starts(jax.random.key(0), shape, settings, width)
+        for shape, width in zip(
+            ((2 * pairs, layers, h, d), (2 * pairs, layers + 1, 1, d)), widths, strict=True
         )
-        return fit._fit(x, *arguments)
+    ]
 
-    def scored(x, scale, *params):
-        return scored_codes(sae.SaeParams(*params), x, scale, config.heads, settings)
+    def code(*reading):
+        return _graph_coded(GraphReading(*reading), begun, settings, widths, graph)
 
-    codes = settings.n_codes
-    axes = ((rank, codes), (codes,), (codes, rank), (rank,))
-    trained = [array(1, 1, heads, *shape) for shape in axes]
+    def tokens_to_scores(params, tokens, mask):
+        reading = read_graph(params, tokens, mask)
+        return _graph_coded(reading, begun, settings, widths, graph)
+
+    def view(params, tokens, mask, answers):
+        one = ForkedBatch(tokens, mask, n_ending=tokens.shape[1] // 2)
+        looked_at = chosen(config, np.arange(1, h + 2))  # all of a layer
+        given = one, looked_at, read_from(graph), answers
+        return pair_views(config, params, *given, N_TOKENS, N_SOURCES)
+
+    def bootstrapped(x, scale, rows, *leaves):
+        captured = CapturedOutputs(x, scale, config.heads, d)
+        seed = np.zeros(len(rows), int)
+        return resampled_scores(sae.SaeParams(*leaves), captured, seed, rows, settings)
+
+    codes, rank = settings.n_codes, min(pairs, k, d)
+    axes = (rank, codes), (codes,), (codes, rank), (rank,)
+    trained = [array(1, 1, layers * h, *shape) for shape in axes]
+    captured = array(layers * h, 2 * pairs, rank), array(layers * h)
+    one_pair = array(1, 2 * tokens, kind=jnp.int32), array(1, 2 * tokens, kind=bool)
+    passed = array(pairs, *graph.is_edge.shape)
+    reading = array(pairs, layers, h, d), array(pairs, layers + 1, 1, d), passed
 
     def effects(rules):
         def run(params, *leaves):
@@ -190,9 +213,15 @@ def programs(
         "codes: reading the graph": Program(
             read_graph, (params, *both(tokens + ending)), True, seldom
         ),
-        "codes: autoencoders": Program(train, (array(heads, 2 * pairs, rank),), True, seldom),
-        "codes: scores": Program(
-            scored, (array(heads, 2 * pairs, rank), array(heads), *trained), True, ()
+        "codes: from what is read to scores": Program(code, reading, True, seldom),
+        "codes: from tokens to scores": Program(
+            tokens_to_scores, (params, *both(tokens + ending)), True, seldom
+        ),
+        "codes: bootstrap": Program(
+            bootstrapped, (*captured, array(20, pairs, kind=jnp.int32), *trained), True, seldom
+        ),
+        "nodes of a pair": Program(
+            view, (params, *one_pair, array(2, config.vocab_size)), True, (h, layers * h)
         ),
         "attribution": Program(attribute, given, True, seldom),
         "exact patching": Program(patch, given, True, seldom),

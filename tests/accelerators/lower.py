@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--topology", action="append", help="such as v5e:2x2, v5p:2x2x2")
     parser.add_argument("--mesh", default="", help="data:N,model:N; all along data by default")
     parser.add_argument("--model", action="append", help="GPT-2 XL, Llama 8B, alexnet, stage 1 ...")
-    parser.add_argument("--only", default="", help="a part of the programs' names")
+    parser.add_argument("--only", action="append", help="a part of the programs' names")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--runs", type=int, default=10)
@@ -96,7 +96,7 @@ def main() -> None:
         vision.use(mesh)
         for model in models:
             for name, program in tables(model, options).items():
-                if options.only in name:
+                if any(part in name for part in options.only or [""]):
                     print(row(f"{model}, {name}, {topology}", program, len(chips)), flush=True)
 
 

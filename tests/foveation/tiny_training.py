@@ -1,11 +1,10 @@
 """A network, data and set-up that train in a second; as a script, a training that can be killed.
 
-    python -m tests.foveation.tiny_training WORKDIR COMPILATION_CACHE
+    python -m tests.foveation.tiny_training WORKDIR COMPILATION_CACHE [HOST:PORT PROCESSES ID]
 
 prints the number of each step as it is done.
 """
 
-import pathlib
 import sys
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from foveation_jax.data.labelled import LabelledImages
+from foveation_jax.runs import devices
 from foveation_jax.training import loop
 from foveation_jax.training.optimiser import Recipe
 from foveation_jax.training.step import Setup
@@ -62,7 +62,9 @@ def batch(seed=0):
     return tuple(np.stack([part] * RUNS) for part in (chosen.images, chosen.labels))
 
 
-def main(workdir, cache):
+def main(workdir, cache, *among):
+    if among:
+        jax.distributed.initialize(among[0], *map(int, among[1:]))
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     run_steps = loop.run_steps
@@ -73,8 +75,8 @@ def main(workdir, cache):
             yield step, state
 
     loop.run_steps = announced
-    path = pathlib.Path(workdir)
-    loop.train(setup(), "reference", images(), images(12, 1), path, KEEPING)
+    with devices.folder_of_this_process(workdir) as path:
+        loop.train(setup(), "reference", images(), images(12, 1), path, KEEPING)
 
 
 if __name__ == "__main__":

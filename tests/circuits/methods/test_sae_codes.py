@@ -83,7 +83,7 @@ def test_shapes_and_details(scores):
 
 
 def test_scores_are_read_off_the_codes(outputs, scores):
-    code, strength = scores.details["codes"], scores.details["strengths"]
+    code, strength = (jnp.asarray(scores.details[name]) for name in ("codes", "strengths"))
     halves = code[:B], code[B:]
     np.testing.assert_allclose(
         scores.head_scores.reshape(-1), codes.evidence(*halves, strength[:B]), rtol=1e-5
@@ -119,7 +119,7 @@ def test_heads_are_as_strong_as_they_move(outputs, scores):
 def test_published_options_count_codes_of_one_shared_autoencoder(raw):
     options = dataclasses.replace(PUBLISHED, **FAST)
     found = score_outputs(KEY, raw, options, D)
-    code = found.details["codes"]
+    code = jnp.asarray(found.details["codes"])
     wanted = codes.unique(code[:B], code[B:]).reshape(L, H)
     np.testing.assert_array_equal(found.head_scores, wanted)
     pairs = codes.directed(codes.unique_pairs(code[:B], code[B:]), (L, H))
@@ -245,6 +245,28 @@ def test_every_edge_of_a_compiled_program_is_found(program):
         for (a, i), (b, j) in truth.edges:
             real[a * n + i, b * n + j] = True
         assert pairs[real].min() > 10 * pairs[~real].max()
+
+
+def test_two_programs_lead_from_tokens_to_scores(model):
+    """That nothing passes through the host in either is seen where they are lowered, as one."""
+    found, task = [], tiny.task(n=2)
+    head_outputs(model, task.learn.positives)  # tokens are laid out
+    key = keys.stream(0, "method")
+    jax.random.fold_in(key, 1)
+
+    def heard(event, seconds, fun_name="", **_):
+        if event.endswith("backend_compile_duration"):
+            found.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        sae_codes(model, task, key, SaeCodes(**FAST | {"steps": 7}))
+        made = [name for name in found if name != "jit(concatenate)"]  # of the two prompts
+        assert made == ["jit(_graph_at_peak)", "jit(_graph_coded)"]
+        sae_codes(model, task, key, SaeCodes(**FAST | {"steps": 7}, l1=0.3, read_weight=0.1))
+        assert len(found) == 2 + found.count("jit(concatenate)")  # numbers are no part of them
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 def test_identical_prompts_of_a_pair_are_no_evidence(model):
