@@ -35,7 +35,7 @@ from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Performance
-from circuits_jax.methods import METHODS, method_options
+from circuits_jax.methods import configured, members, method_of
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
 from circuits_jax.runs import files, keys
@@ -139,8 +139,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.circuit.path is {path!r}, which is no file of a circuit")
         return check_all(config, JUDGED_LIMITS, "config.")
     check_values(config, experiment(""))
-    method_options(config.method)  # its name, before the section of that name is read
-    method_options(config.method, **config[config.method])
+    members(config.method)  # its name, before the section of that name is read
+    configured(config.method, config)
     check_fields(config)
     check_all(config, LIMITS, "config.")
 
@@ -151,8 +151,8 @@ def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
     if found:
         scores = load_scores(workdir / "scores.npz")
     else:
-        options = method_options(config.method, **config[config.method])
-        scores = METHODS[config.method].run(model, task, key, options)
+        options = configured(config.method, config)
+        scores = method_of(config.method).run(model, task, key, options)
     if "losses" in scores.details:
         losses = np.asarray(scores.details["losses"]).mean(axis=1)
         steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
@@ -179,7 +179,7 @@ def bootstrapped(
         return stability.load(workdir / "stability.npz")
     if config.job == "judge":
         return None
-    options = method_options(config.method, **config[config.method])
+    options = configured(config.method, config)
     if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
         return None
     given = {"size": circuit.size, "measured": measured, **config.stability}

@@ -29,7 +29,7 @@ from circuits_jax.evaluation.faithfulness import (
 from circuits_jax.evaluation.node_views import NodeViews
 from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
-from circuits_jax.methods import METHODS
+from circuits_jax.methods import METHODS, Ensemble
 from circuits_jax.report import figures, node_panel, page
 from circuits_jax.report.graph_figure import graph_figure
 from circuits_jax.runs import files
@@ -111,16 +111,12 @@ def render(results: Results) -> str:
 def recipe(results: Results) -> str:
     """Code that gives the circuit again, and its evaluation."""
     config, circuit = results.config, results.circuit
-    method, seed = config.get("method", ""), config.get("seed", 0)
+    seed = config.get("seed", 0)
     task = {"seed": seed} | {
         name: value
         for name, value in config.get("task", {}).items()
         if value is not None and name not in ("name", "path_sha256")
     }
-    known = METHODS[method].options if method in METHODS else None
-    defaults = files.plain(dataclasses.asdict(known)) if known else {}
-    given = config.get(method, {})
-    changed = {n: given[n] for n in defaults if given.get(n, defaults[n]) != defaults[n]}
     loaded = {n: config[n] for n in ("dtype", "adapter") if config.get(n) not in (None, "float32")}
     if config.get("job") == "judge":
         path = _arguments([config["circuit"]["path"]])
@@ -128,7 +124,7 @@ def recipe(results: Results) -> str:
         if "given" not in circuit.rule:
             found.append(f"circuit = circuit.circuit({_arguments([], circuit.rule)})")
     else:
-        chosen = _arguments([method], {"seed": seed} | changed)
+        chosen = _arguments([config["method"]], {"seed": seed} | _options_given(config))
         found = [
             f"scores = cj.discover(model, task, {chosen})",
             f"circuit = scores.circuit({_arguments([], circuit.rule)})",
@@ -143,6 +139,20 @@ def recipe(results: Results) -> str:
             f"print(cj.evaluate(model, task, circuit, {seed}))",
         ]
     )
+
+
+def _options_given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the config's method, or methods, that are not as they are by default."""
+    names, combine = config["method"].split("+"), config.get("ensemble", {}).get("combine")
+    given = {}
+    for name in names:
+        defaults = files.plain(dataclasses.asdict(METHODS[name].options))
+        own = config.get(name, {})
+        given[name] = {n: own[n] for n, v in defaults.items() if own.get(n, v) != v}
+    if len(names) == 1:
+        return given[names[0]]
+    given = {name: own for name, own in given.items() if own}
+    return given if combine == Ensemble().combine else given | {"combine": combine}
 
 
 def _arguments(values: Sequence[Any], named: Mapping[str, Any] | None = None) -> str:
