@@ -29,7 +29,7 @@ from circuits_jax.evaluation.faithfulness import (
     evaluation_from_json,
 )
 from circuits_jax.evaluation.graph_faithfulness import evaluate_graph, told
-from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
+from circuits_jax.evaluation.node_views import NodeViews, load_node_views, named, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
@@ -267,10 +267,12 @@ def found_graph(workdir: Workdir) -> dict[str, Any] | None:
 
 
 def viewed(workdir: Workdir, model: LanguageModel, task: Task, circuit: Circuit) -> NodeViews:
-    """What the circuit's nodes do with the prompts, found in the workdir or looked at."""
+    """What the circuit's heads and its graph's MLPs do with the prompts, found or looked at."""
     if workdir.has("nodes.npz"):
         return load_node_views(workdir / "nodes.npz")
-    views = view_nodes(model, task, circuit)
+    graph = found_graph(workdir) or {"nodes": []}
+    mlps = [node for node in graph["nodes"] if node.startswith("m")]
+    views = view_nodes(model, task, [*named(circuit), *mlps])
     views.save(workdir / "nodes.npz")
     return views
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from circuits_jax.circuits.circuit import Circuit, Scores, best_first
+from circuits_jax.circuits.graph import Graph
 from circuits_jax.evaluation import graph_faithfulness
 from circuits_jax.evaluation.faithfulness import (
     Evaluation,
@@ -208,7 +209,8 @@ def _context(results: Results) -> dict[str, Any]:
         "ablations": ABLATIONS,
         "truths": [truth for truth in task.truths if truth.name in evaluation.truths],
         "heads": heads,
-        "records": [head.record() for head in heads],
+        "records": [head.record() for head in heads] + (mlps := _mlps(results)),
+        "mlps": mlps,
         "views": node_panel.packed(results.views, results.token_strings) if results.views else "",
         "graph_data": node_panel.deflated(_graph_data(results, curve, graph)),
         "best": best_first(circuit.head_scores)[0],
@@ -228,6 +230,7 @@ def _context(results: Results) -> dict[str, Any]:
         "recipe": recipe(results),
         "circuit_link": _json_link(circuit),
         "has_codes": _has_codes(results.scores),
+        "has_spans": "span_scores" in results.scores.details,
         "pairs": _pairs(task.learn, results.token_strings),
         "held_out": _pairs(task.held_out, results.token_strings),
     }
@@ -278,11 +281,14 @@ class Head:
     sources: list[tuple[int, str]]
     targets: list[tuple[int, str]]
     codes: list[tuple[str, int, str, float]]
+    spans: list[tuple[str, str, float]] = dataclasses.field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What the script shows when the head is selected."""
         names = "name", "node", "layer", "head", "heat", "tip", "score", "rank", "inside"
-        return {name: getattr(self, name) for name in (*names, "sources", "targets", "codes")}
+        return {
+            name: getattr(self, name) for name in (*names, "sources", "targets", "codes", "spans")
+        }
 
 
 def _heads(results: Results) -> list[Head]:
@@ -300,6 +306,7 @@ def _heads(results: Results) -> list[Head]:
     ranks, inside = figures.ranks(circuit.head_scores), circuit.heads.reshape(-1)
     edge_scores = np.asarray(results.scores.edge_scores)
     codes = _codes(results.scores) if _has_codes(results.scores) else [[]] * n
+    spans = _spans(results.scores) if "span_scores" in results.scores.details else [[]] * n
     return [
         Head(
             number=g,
@@ -318,8 +325,41 @@ def _heads(results: Results) -> list[Head]:
             sources=_strongest(edge_scores[:, g]),
             targets=_strongest(edge_scores[g]),
             codes=codes[g],
+            spans=spans[g],
         )
         for g in range(n)
+    ]
+
+
+def _mlps(results: Results) -> list[dict[str, Any]]:
+    """Records as those of heads, of the MLPs in the circuit of the whole graph.
+
+    Their score is that of the method where it scores MLPs, else how much passes from them.
+    """
+    details, record = results.scores.details, results.graph
+    if not record or "graph_effects" not in details:
+        return []
+    graph = Graph(record["n_layers"], record["n_heads"], record["parallel"])
+    effects = np.asarray(details["graph_effects"])
+    names = [node for node in record["nodes"] if node.startswith("m")]
+    writers = {name: number for number, name in enumerate(graph.writers)}
+    scores = details.get("node_scores", np.abs(effects.sum(axis=1)))
+    known = [graph.writers[w] for w in graph.head_writers] + names  # in the order of the records
+    places = [writers[name] for name in known]
+    onward = np.zeros((len(writers), len(graph.nodes)), np.float32)
+    np.add.at(onward.T, graph.reader_nodes, effects.T)
+    return [
+        {
+            "name": name,
+            "node": name,
+            "layer": int(name[1:]),
+            "score": figures.number(float(scores[writers[name]])),
+            "sources": _strongest(np.abs(onward[places, writers[name]])),
+            "targets": _strongest(np.abs(onward[writers[name], places])),
+            "codes": [],
+            "spans": [],
+        }
+        for name in names
     ]
 
 
@@ -327,6 +367,20 @@ def _strongest(edge_scores: np.ndarray) -> list[tuple[int, str]]:
     """Heads at the other end of the strongest edges, with the edges' scores."""
     best = best_first(edge_scores)[:N_NEIGHBOURS]
     return [(int(g), figures.number(float(edge_scores[g]))) for g in best if edge_scores[g] > 0]
+
+
+def _spans(scores: Scores) -> list[list[tuple[str, str, float]]]:
+    """For every head: spans by name, its score there, and that as a share of its largest."""
+    names, found = scores.details["span_names"], np.asarray(scores.details["span_scores"])
+    columns = found.reshape(len(names), -1).T
+    tops = np.maximum(columns.max(axis=1, keepdims=True), 1e-30)
+    return [
+        [(str(name), figures.number(float(x)), round(float(share), 3)) for name, x, share in row]
+        for row in (
+            zip(names, column, shares, strict=True)
+            for column, shares in zip(columns, columns / tops, strict=True)
+        )
+    ]
 
 
 def _has_codes(scores: Scores) -> bool:

@@ -62,6 +62,7 @@ function faithAt(n) {
   return `keep about ${fixed(below[1] + share * (above[1] - below[1]))}: ${fixed(below[1])} at ${below[0]}, ${fixed(above[1])} at ${above[0]}`;
 }
 function drawPin() {
+  byId("pin").hidden = !isHead(selected);
   byId("pin").setAttribute("aria-pressed", pinned.has(selected));
   byId("pin").textContent = pinned.has(selected) ? "unpin" : "pin";
 }

@@ -359,3 +359,18 @@ def test_negative_scores_have_a_colour_of_their_own():
     )
     cells = page.find(kind="cell")
     assert ["negative" in cell["class"] for cell in cells] == [True] * 4 + [False] * 4
+
+
+def test_scores_by_span_of_a_head():
+    results = make_results((2, 3))
+    by_span = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    spans = {"span_names": np.array(["next", "<last>"]), "span_scores": by_span}
+    scores = results.scores.replace(details=results.scores.details | spans)
+    page = Page(circuit_page.render(dataclasses.replace(results, scores=scores)))
+    assert page.balanced
+    record = page.records()[4]
+    assert record["spans"] == [["next", "4", 0.4], ["<last>", "10", 1.0]]
+    best = np.argmax(results.circuit.head_scores)
+    shown = page.find(id="spans")[0]["text"].split()
+    assert shown == ["next", str(best), "<last>", str(6 + best)]
+    assert not Page(circuit_page.render(results)).find(id="spans")
