@@ -297,7 +297,7 @@ def circuit_scores(
         different, back = np.unique(masks, axis=0, return_inverse=True)
         values, divergence = masked_metrics(
             model,
-            trial(model, task.held_out, ablation, task.metric),
+            trial(model, task.held_out, ablation, task.metric).filled(),
             different,
             task.metric,
             config.masks_at_once,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from circuits_jax.circuits.circuit import Circuit, Scores, best_first
+from circuits_jax.circuits.circuit import NOISE, Circuit, Scores, best_first
 from circuits_jax.circuits.graph import Graph
 from circuits_jax.evaluation import graph_faithfulness
 from circuits_jax.evaluation.faithfulness import (
@@ -370,16 +370,17 @@ def _strongest(edge_scores: np.ndarray) -> list[tuple[int, str]]:
 
 
 def _spans(scores: Scores) -> list[list[tuple[str, str, float]]]:
-    """For every head: spans by name, its score there, and that as a share of its largest."""
+    """For every head: the spans in which it has a score, and that as a share of its largest."""
     names, found = scores.details["span_names"], np.asarray(scores.details["span_scores"])
     columns = found.reshape(len(names), -1).T
     tops = np.maximum(columns.max(axis=1, keepdims=True), 1e-30)
     return [
-        [(str(name), figures.number(float(x)), round(float(share), 3)) for name, x, share in row]
-        for row in (
-            zip(names, column, shares, strict=True)
-            for column, shares in zip(columns, columns / tops, strict=True)
-        )
+        [
+            (str(name), figures.number(float(x)), round(float(share), 3))
+            for name, x, share in zip(names, column, column / top, strict=True)
+            if x > NOISE * top
+        ]
+        for column, (top,) in zip(columns, tops, strict=True)
     ]
 
 

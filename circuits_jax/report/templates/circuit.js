@@ -34,7 +34,9 @@ function neighbours(id, ends) {
 }
 
 function drawSpans(spans) {
-  byId("spans")?.replaceChildren(...spans.flatMap(([name, score, share]) => {
+  if (!byId("spans")) return;
+  byId("spans").parentElement.hidden = !spans.length;
+  byId("spans").replaceChildren(...spans.flatMap(([name, score, share]) => {
     const span = htmlNode("span", { className: "span" }, htmlNode("b", { textContent: name }), ` ${score}`);
     span.style.setProperty("--share", share);
     return [span, " "];
@@ -45,7 +47,8 @@ function select(g) {
   selected = g;
   const record = records[g];
   for (const told of all(".chosen")) told.textContent = record.name;
-  for (const id of ["name", "score", "rank"]) byId(id).textContent = record[id] ?? "\u2013";
+  for (const id of ["name", "score", "rank"]) byId(id).textContent = record[id] ?? "";
+  byId("rank").parentElement.hidden = !isHead(g);
   byId("kind").textContent = isHead(g) ? "Head" : "MLP";
   byId("inside").textContent = isHead(g) ? (record.inside ? "in the circuit" : "not in the circuit") : "in the circuit of the whole graph";
   neighbours("sources", record.sources);
@@ -63,6 +66,7 @@ function select(g) {
     bar.lastElementChild.textContent = strength;
   }
   drawPin();
+  drawGroups();
   drawGraph();
   drawViews();
 }
@@ -71,13 +75,25 @@ function choose(g) {
   remember();
 }
 
-// #head=20.0 and #head=20.0&pair=2 open a head, by the name on the page or by the node's own.
-const remember = () => history.replaceState(null, "", `#head=${records[selected].name}${pair ? `&pair=${pair + 1}` : ""}`);
+// #head=20.0&pair=2&groups=movers:20.0,21.1|others:3.0 opens a head (or an MLP), by the name on the page or by the
+// node's own, and groups heads.
+const remember = () => {
+  const told = groupNames().map((name) => `${name}:${[...groups.keys()].filter((g) => groups.get(g) === name).map((g) => records[g].name)}`);
+  const rest = [pair ? `&pair=${pair + 1}` : "", told.length ? `&groups=${told.map(encodeURIComponent).join("|")}` : ""];
+  history.replaceState(null, "", `#head=${records[selected].name}${rest.join("")}`);
+};
 function openPermalink() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const name = asked.get("head");
   pair = Math.max(0, (+asked.get("pair") || 1) - 1);
-  const g = records.findIndex((record) => name === record.name || name === record.node);
+  const find = (name) => records.findIndex((record) => name === record.name || name === record.node);
+  const g = find(name);
+  groups.clear();
+  for (const told of (asked.get("groups") ?? "").split("|").filter(Boolean)) {
+    const [own, heads = ""] = told.split(":");
+    for (const head of heads.split(",").map(find).filter(isHead)) groups.set(head, own);
+  }
+  drawGraph(true);
   select(g < 0 ? selected : g);
   if (g >= 0) byId("nodes").scrollIntoView();
 }
