@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.stats import rankdata
 
 from circuits_jax.circuits.circuit import Scores, above_noise
 from circuits_jax.runs.checks import check_all
@@ -84,8 +83,11 @@ def _counted(
 
 
 def _ranks(scores: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:
-    ranks = rankdata(scores).reshape(scores.shape) / max(scores.size, 1)
-    return np.where(scores > 0, ranks, 0).astype(np.float32)
+    """As shares of the number of scores; equal ones have the mean of their ranks, and 0 has 0."""
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    shares = ranks[place].reshape(scores.shape) / max(scores.size, 1)
+    return np.where(scores > 0, shares, 0).astype(np.float32)
 
 
 def _together(scores: Sequence[Float[np.ndarray, "*S"]], combine: Combine):
