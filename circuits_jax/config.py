@@ -7,9 +7,11 @@ import ml_collections
 from ml_collections import config_dict
 
 from circuits_jax.evaluation.faithfulness import EvaluationOptions
-from circuits_jax.methods import METHODS
+from circuits_jax.methods import METHODS, Ensemble
 
 COSTLY = ("acdc", "cdt", "subnetwork_probing")  # many passes: asked for by name
+# Compared by default: cheap, and with a backward pass at five points.
+ENSEMBLES = ("sae_codes+attribution", "sae_codes+attribution_ig")
 
 
 def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
@@ -19,7 +21,8 @@ def experiment(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     `task` (name, n, n_held_out, chat and the options of that task; n_held_out None is 10, or of the
     lines of a file all that do not learn); `circuit` (fraction of all heads, size, or threshold);
     `stability` (n bootstraps, 0 for none, and n_seeds of the autoencoders; of methods with codes);
-    `evaluate`; and for each method a section of its own name with its options.
+    `evaluate`; and for each method a section of its own name with its options. `method` may be
+    several, joined with +; `ensemble.combine` says how these are one.
     """
     evaluate = dataclasses.asdict(EvaluationOptions())
     stability = {"n": 100, "n_seeds": 5}
@@ -38,7 +41,7 @@ def judgement(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     config = _config(
         "judge", task, _any_options() | task_options, method="given", evaluate=evaluate
     ).unlock()
-    for name in METHODS:
+    for name in (*METHODS, "ensemble"):
         del config[name]
     config.circuit.path = ""
     return config.lock()
@@ -52,7 +55,7 @@ def comparison(task: str, **task_options: Any) -> ml_collections.ConfigDict:
     `masks_at_once`, circuits judged in one forward pass. `task` has the options of all tasks; those
     that stay None are the task's own to choose.
     """
-    methods = tuple(name for name in METHODS if name not in COSTLY)
+    methods = (*(name for name in METHODS if name not in COSTLY), *ENSEMBLES)
     return _config(
         "compare",
         task,
@@ -135,6 +138,7 @@ def _config(
             },
             **fields,
             **{name: dataclasses.asdict(method.options) for name, method in METHODS.items()},
+            "ensemble": {"combine": Ensemble().combine},
         }
     )
     return config.lock()

@@ -15,7 +15,8 @@ whoever found it. Fields that are often set:
     --config.task.path=FILE     a file of JSON lines, for custom.py
     --config.method=sae_codes   or sae_codes_published, exact_patching, attribution,
                                 attribution_ig, eap, eap_ig, relp, acdc, hisp, cdt,
-                                subnetwork_probing, mean_difference, random
+                                subnetwork_probing, mean_difference, random, or
+                                several together, such as sae_codes+attribution
     --config.seed=0             of prompts and autoencoders
     --config.circuit.size=68    heads in the circuit; or .fraction=0.25, or .threshold
 

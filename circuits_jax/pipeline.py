@@ -29,13 +29,13 @@ from circuits_jax.evaluation.faithfulness import (
     evaluation_from_json,
 )
 from circuits_jax.evaluation.graph_faithfulness import evaluate_graph, told
-from circuits_jax.evaluation.node_views import NodeViews, load_node_views, view_nodes
+from circuits_jax.evaluation.node_views import NodeViews, load_node_views, named, view_nodes
 from circuits_jax.evaluation.track import shown
 from circuits_jax.jobs.common import begun, check_fields, cut
 from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Performance
-from circuits_jax.methods import METHODS, method_options
+from circuits_jax.methods import configured, members, method_of
 from circuits_jax.methods.sae_codes import SaeCodes
 from circuits_jax.report import circuit_page
 from circuits_jax.runs import files, keys
@@ -139,8 +139,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise InputError(f"config.circuit.path is {path!r}, which is no file of a circuit")
         return check_all(config, JUDGED_LIMITS, "config.")
     check_values(config, experiment(""))
-    method_options(config.method)  # its name, before the section of that name is read
-    method_options(config.method, **config[config.method])
+    members(config.method)  # its name, before the section of that name is read
+    configured(config.method, config)
     check_fields(config)
     check_all(config, LIMITS, "config.")
 
@@ -151,8 +151,8 @@ def score(workdir: Workdir, config, model, task, key: jax.Array) -> Scores:
     if found:
         scores = load_scores(workdir / "scores.npz")
     else:
-        options = method_options(config.method, **config[config.method])
-        scores = METHODS[config.method].run(model, task, key, options)
+        options = configured(config.method, config)
+        scores = method_of(config.method).run(model, task, key, options)
     if "losses" in scores.details:
         losses = np.asarray(scores.details["losses"]).mean(axis=1)
         steps = sorted({*range(0, len(losses), 50), len(losses) - 1})
@@ -179,7 +179,7 @@ def bootstrapped(
         return stability.load(workdir / "stability.npz")
     if config.job == "judge":
         return None
-    options = method_options(config.method, **config[config.method])
+    options = configured(config.method, config)
     if not (isinstance(options, SaeCodes) and config.stability.n and circuit.size):
         return None
     given = {"size": circuit.size, "measured": measured, **config.stability}
@@ -267,10 +267,12 @@ def found_graph(workdir: Workdir) -> dict[str, Any] | None:
 
 
 def viewed(workdir: Workdir, model: LanguageModel, task: Task, circuit: Circuit) -> NodeViews:
-    """What the circuit's nodes do with the prompts, found in the workdir or looked at."""
+    """What the circuit's heads and its graph's MLPs do with the prompts, found or looked at."""
     if workdir.has("nodes.npz"):
         return load_node_views(workdir / "nodes.npz")
-    views = view_nodes(model, task, circuit)
+    graph = found_graph(workdir) or {"nodes": []}
+    mlps = [node for node in graph["nodes"] if node.startswith("m")]
+    views = view_nodes(model, task, [*named(circuit), *mlps])
     views.save(workdir / "nodes.npz")
     return views
 

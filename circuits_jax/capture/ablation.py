@@ -33,6 +33,15 @@ class Trial:
     targets: Targets
     replacement: Float[Array, " L #B #T H K"]
 
+    def filled(self) -> "Trial":
+        """The same with a replacement at every prompt and token.
+
+        So of one shape whatever the ablation is: one compiled program judges by all of them.
+        """
+        n_layers, _, _, *head = self.replacement.shape
+        shape = n_layers, *self.batch.tokens.shape, *head
+        return dataclasses.replace(self, replacement=jnp.broadcast_to(self.replacement, shape))
+
 
 def sides(model: LanguageModel, pairs: PromptPairs) -> tuple[TokenBatch, TokenBatch]:
     """Positives and negatives, aligned, each followed by the answers and foils of the pair."""

@@ -129,6 +129,27 @@ def read_outputs(
     return _joined(rows, len(pairs))
 
 
+def read_spans(
+    model: LanguageModel,
+    pairs: PromptPairs,
+    inside: Bool[Array | np.ndarray, "S B T"],
+    *,
+    read_weight: float = 0.65,
+    batch_size: int = 32,
+) -> Float[Array, "S B L H D"]:
+    """`read_outputs` at the peak inside of each of S spans; 0 where a prompt has no token of it.
+
+    `inside` is of the columns of `tokenize_pairs` with padding on the left. Over spans, the largest
+    is what `read_outputs` gives.
+    """
+    both = forked(model, pairs), jnp.swapaxes(inside, 0, 1)
+    rows = [
+        _at_spans(model.config, model.params, *part, read_weight)
+        for part in split(both, max(batch_size // 2, 1))
+    ]
+    return jnp.concatenate(rows, axis=1)[:, : len(pairs)]
+
+
 @struct.dataclass
 class GraphReading:
     """How all that writes moves where that matters most, and what passes between nodes.
@@ -191,6 +212,21 @@ def _at_peak(
 
 
 @functools.partial(jax.jit, static_argnames="config")
+def _at_spans(
+    config: DecoderConfig,
+    params: Any,
+    batch: ForkedBatch,
+    inside: Bool[Array, "B S T"],
+    read_weight: float | Float[Array, ""],
+) -> Float[Array, "S B L H D"]:
+    """`read_spans` of one batch."""
+    flow = slope_attribution.flows(config, params, batch)
+    endings = jnp.swapaxes(inside[..., -batch.n_ending :], 0, 1)[..., None]
+    moved = jax.vmap(lambda here: _moved(flow, _total(flow), read_weight, here))(endings)
+    return jax.vmap(_project, (0, None))(moved, params["layers"]["attention"]["o"])
+
+
+@functools.partial(jax.jit, static_argnames="config")
 def _graph_at_peak(
     config: DecoderConfig,
     params: Any,
@@ -215,10 +251,14 @@ def _moved(
     flow: slope_attribution.Flow,
     total: Float[Array, "1 B 1 1"],
     read_weight: float | Float[Array, ""],
+    inside: Bool[Array, "B Q 1"] | bool = True,
 ) -> Float[Array, "L B H K"]:
-    """The movement at the token where it matters most, with the length of what matters there."""
+    """The movement at the token where it matters most, with the length of what matters there.
+
+    Of the tokens that are `inside`.
+    """
     share = jnp.abs(flow.read) / total
-    matters = share**read_weight * flow.distance ** (1 - read_weight)
+    matters = jnp.where(inside, share**read_weight * flow.distance ** (1 - read_weight), 0)
     peak = jnp.argmax(matters, axis=2, keepdims=True)
 
     def at_peak(x):

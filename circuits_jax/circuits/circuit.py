@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,20 @@ class Scores:
         edges = top(candidates, min(n_edges, edge_scores.size)) & real
         return Circuit(heads, edges, head_scores, edge_scores, rule)
 
+    def ranked_spans(self, size: int | None = None) -> list[tuple[int, int, str]]:
+        """(layer, head, span) of the `size` best of them, best first; none that says nothing.
+
+        Raises:
+            InputError: the method was not asked for spans.
+        """
+        if "span_scores" not in self.details:
+            raise InputError("these scores are not by token span; give the method spans='changed'")
+        scores = np.asarray(self.details["span_scores"])
+        names, real = self.details["span_names"], above_noise(scores).reshape(-1)
+        places = (np.unravel_index(i, scores.shape) for i in best_first(scores) if real[i])
+        found = [(int(layer), int(head), str(names[s])) for s, layer, head in places]
+        return found[:size]
+
     def __repr__(self) -> str:
         shape = " x ".join(map(str, np.shape(self.head_scores)))
         best = ""
@@ -247,6 +261,14 @@ class Scores:
             best = "; strongest: " + ", ".join(f"{a}.{b} {flat[a, b]:.3g}" for a, b in order)
         details = f"; details: {', '.join(self.details)}" if self.details else ""
         return f"Scores({shape} heads{best}{details})"
+
+
+def span_details(
+    names: Sequence[str], effects: Float[Array | np.ndarray, "S L H"]
+) -> dict[str, Any]:
+    """The details of scores by token span, of signed effects or of sizes."""
+    scores = np.abs(np.asarray(effects))
+    return {"span_names": np.array(names, str), "span_effects": effects, "span_scores": scores}
 
 
 def above_noise(

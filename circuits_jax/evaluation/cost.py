@@ -12,16 +12,17 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.methods import METHODS
+from circuits_jax.methods import method_of
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.passes import tally
 from circuits_jax.tasks import Task
@@ -54,6 +55,13 @@ def measured(
     if cold < warm_limit:
         scores, warm, _ = _timed(call)
     return scores, Cost(cold, warm, float(passes[0]), float(passes[1]), megabytes)
+
+
+def summed(costs: Sequence[Cost]) -> Cost:
+    """Of methods run one after the other: memory is that of the one that takes most."""
+    fields = [dataclasses.asdict(one) for one in costs]
+    total = {name: sum(one[name] for one in fields) for name in fields[0]}
+    return Cost(**total | {"megabytes": float(np.max([one.megabytes for one in costs]))})
 
 
 def _timed(call: Callable[[], Scores]) -> tuple[Scores, float, float]:
@@ -123,7 +131,7 @@ def passes(method: str, options: Any, model: LanguageModel, task: Task) -> tuple
     learn = task.learn[:1]
     with tally() as found:
         try:
-            scores = METHODS[method].run(
+            scores = method_of(method).run(
                 counted, dataclasses.replace(task, learn=learn), jax.random.key(0), options
             )
         except InputError:

@@ -381,7 +381,8 @@ class _Judge:
 
     @functools.cached_property
     def prepared(self) -> Trial:
-        return trial(self.model, self.task.held_out, self.ablation, self.task.metric)
+        found = trial(self.model, self.task.held_out, self.ablation, self.task.metric)
+        return found.filled() if len(self.options.ablations) > 1 else found
 
     def own(self) -> dict[str, Any]:
         """At the circuit's own size; the metric with all heads and with none."""

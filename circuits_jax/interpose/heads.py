@@ -79,18 +79,20 @@ def replace(
     config: DecoderConfig,
     params: Any,
     batch: TokenBatch,
-    keep: Float[Array, "L H"],
+    keep: Float[Array, "L *tokens H"],
     replacement: Float[Array, " L #B #T H K"],
 ) -> Float[Array, "B *Q V"]:
     """Logits after the last token, with heads replaced where `keep` is 0.
 
     `keep` may lie between 0 and 1, and gradients flow through it. All ones give the plain forward
-    pass. `vmap` over `keep` judges many circuits at once.
+    pass. `vmap` over `keep` judges many circuits at once. It is of heads, [L H], or of heads at
+    tokens, [L B T H].
     """
 
     def rewrite(module, call, *args):
         z = call(*args)
-        kept = module.get_variable("interventions", "keep")[None, None, :, None]
+        kept = module.get_variable("interventions", "keep")
+        kept = jnp.expand_dims(kept, (*range(3 - kept.ndim), -1))  # [B T H 1], or 1 1 H 1
         other = module.get_variable("interventions", "replacement")
         return kept.astype(z.dtype) * z + (1 - kept).astype(z.dtype) * other.astype(z.dtype)
 

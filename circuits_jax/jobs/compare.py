@@ -26,9 +26,9 @@ from absl import logging
 
 from circuits_jax.capture.ablation import trial
 from circuits_jax.circuits.circuit import Scores, load_scores
-from circuits_jax.config import comparison
+from circuits_jax.config import ENSEMBLES, comparison
 from circuits_jax.evaluation.agreement import Agreement, against_exact
-from circuits_jax.evaluation.cost import Cost, measured, passes
+from circuits_jax.evaluation.cost import Cost, measured, passes, summed
 from circuits_jax.evaluation.cpr_cmd import SIZES, area_masks, cmd, cpr
 from circuits_jax.evaluation.faithfulness import against_truth, faithfulness, warnings_of
 from circuits_jax.evaluation.masked_passes import masked_metrics
@@ -38,7 +38,7 @@ from circuits_jax.jobs.workdir import Workdir, open_workdir
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Interval
-from circuits_jax.methods import METHODS, method_options
+from circuits_jax.methods import METHODS, combined, configured, members, method_of
 from circuits_jax.report import compare_page
 from circuits_jax.runs import files, keys
 from circuits_jax.runs.checks import Range, check_allowed
@@ -168,15 +168,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     """
     check_values(config, comparison(""))
     for method in config.methods:
-        method_options(method)
-        method_options(method, **config[method])
+        configured(method, config)
     check_fields(config)
     check_allowed("config.masks_at_once", config.masks_at_once, Range(1))
 
 
 def methods_of(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     """The methods that the config names; every one where it names none."""
-    return tuple(config.methods) or tuple(METHODS)
+    return tuple(config.methods) or (*METHODS, *ENSEMBLES)
 
 
 def known(model: LanguageModel, task: Task) -> list[GroundTruth]:
@@ -198,16 +197,27 @@ def reference(workdir: Workdir, model: LanguageModel, task: Task) -> np.ndarray:
 def score(
     workdir: Workdir, config: ml_collections.ConfigDict, model: LanguageModel, task: Task, name: str
 ) -> None:
-    """A method's scores and what they cost, where they are not in the workdir."""
+    """A method's scores and what they cost, where they are not in the workdir.
+
+    Of several together, the scores of each are made first, and their costs add up.
+    """
     own = Workdir(workdir / name, workdir.config, {})
     if own.has("scores.npz") and own.has("cost.json"):
         return
-    options, key = method_options(name, **config[name]), keys.stream(config.seed, "method")
-    scores, cost = measured(
-        lambda: METHODS[name].run(model, task, key, options),
-        passes(name, options, model, task),
-        config.warm_limit,
-    )
+    names, options = members(name), configured(name, config)
+    if len(names) > 1:
+        folders = [workdir / one for one in names]
+        for one in names:
+            score(workdir, config, model, task, one)
+        scores = combined([load_scores(f / "scores.npz") for f in folders], options.combine)
+        cost = summed([_cost(f / "cost.json") for f in folders])
+    else:
+        key = keys.stream(config.seed, "method")
+        scores, cost = measured(
+            lambda: method_of(name).run(model, task, key, options),
+            passes(name, options, model, task),
+            config.warm_limit,
+        )
     scores.save(own / "scores.npz")
     files.write_json(own / "cost.json", dataclasses.asdict(cost))
 
@@ -231,10 +241,14 @@ def row(
         exact=against_exact(scores, effects, gap),
         **against_known(scores, known(model, task)),
         **circuit_scores(config, model, task, scores),
-        cost=Cost(**files.numbers(files.read_json(own / "cost.json"))),
+        cost=_cost(own / "cost.json"),
     )
     files.write_json(own / "row.json", dataclasses.asdict(found))
     return found
+
+
+def _cost(path: Path) -> Cost:
+    return Cost(**files.numbers(files.read_json(path)))
 
 
 def _row_from_json(record: dict[str, Any]) -> Row:
@@ -283,7 +297,7 @@ def circuit_scores(
         different, back = np.unique(masks, axis=0, return_inverse=True)
         values, divergence = masked_metrics(
             model,
-            trial(model, task.held_out, ablation, task.metric),
+            trial(model, task.held_out, ablation, task.metric).filled(),
             different,
             task.metric,
             config.masks_at_once,

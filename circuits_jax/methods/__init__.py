@@ -1,6 +1,7 @@
 """Methods that find circuits, behind one interface: (model, task, key, options) -> Scores.
 
-All scores have one sign: higher = in the circuit.
+All scores have one sign: higher = in the circuit. So they can be combined: the method a+b, such as
+sae_codes+attribution, is of the methods a and b together (`ensemble.py`).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from circuits_jax.methods.acdc import Acdc, acdc
 from circuits_jax.methods.attribution import INTEGRATED, Attribution, attribution
 from circuits_jax.methods.cdt import Cdt, cdt
 from circuits_jax.methods.eap import Eap, EapIg, eap, eap_ig
+from circuits_jax.methods.ensemble import Ensemble, combined
 from circuits_jax.methods.exact_patching import ExactPatching, exact_patching
 from circuits_jax.methods.hisp import Hisp, hisp
 from circuits_jax.methods.mean_difference import MeanDifference, mean_difference
@@ -72,21 +74,76 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+def ensemble(model: LanguageModel, task: Task, key: jax.Array, options: Ensemble) -> Scores:
+    """Scores of several methods together; each has the key that it has alone."""
+    found = [METHODS[name].run(model, task, key, own) for name, own in options.members]
+    return combined(found, options.combine)
+
+
+def members(method: str) -> tuple[str, ...]:
+    """The names of the methods that a name joins with +; of one method, its own.
+
+    Raises:
+        InputError: no such method, or one twice.
+    """
+    errors.check_kind("method", method, str, "whose options are given by name, such as l1=0.02")
+    names = tuple(method.split("+"))
+    for name in names:
+        if name not in METHODS:
+            raise InputError(unknown_name("method", name, METHODS))
+        if names.count(name) > 1:
+            raise InputError(f"the method {method!r} has {name} twice; each counts once")
+    return names
+
+
+def method_of(name: str) -> Method:
+    """A method by its name, or several by theirs, joined with +.
+
+    Raises:
+        InputError: no such method, or one twice.
+    """
+    names = members(name)
+    if len(names) == 1:
+        return METHODS[name]
+    return Method(ensemble, Ensemble(tuple((one, METHODS[one].options) for one in names)))
+
+
 def method_options(method: str, **changes: Any) -> Any:
     """The options of a method with some fields changed.
+
+    Those of several methods joined with + are `combine`, and by the name of each a mapping with
+    what is changed of its own.
 
     Raises:
         InputError: no such method, or no such option.
     """
-    errors.check_kind("method", method, str, "whose options are given by name, such as l1=0.02")
-    if method not in METHODS:
-        raise InputError(unknown_name("method", method, METHODS))
-    options = METHODS[method].options
-    known = [field.name for field in dataclasses.fields(options)]
+    options = method_of(method).options
+    if isinstance(options, Ensemble):
+        names, own = members(method), []
+        for one in names:
+            given = changes.pop(one, {})
+            errors.check_kind(one, given, Mapping, "of its options, such as dict(steps=5)")
+            own.append((one, method_options(one, **given)))
+        known = ["combine", *names]
+        options = dataclasses.replace(options, members=tuple(own))
+    else:
+        known = [field.name for field in dataclasses.fields(options)]
     for name in changes:
         if name not in known:
             raise InputError(unknown_name(f"option of method {method}", name, known))
     return dataclasses.replace(options, **changes)
+
+
+def configured(method: str, config: Any) -> Any:
+    """The options of a method that a config gives, in sections by the names of methods.
+
+    Raises:
+        InputError: no such method, or an option that is not allowed.
+    """
+    names = members(method)
+    if len(names) == 1:
+        return method_options(method, **config[method])
+    return method_options(method, **config["ensemble"], **{one: {**config[one]} for one in names})
 
 
 def discover(
@@ -104,7 +161,7 @@ def discover(
     Args:
         model: a loaded model.
         task: what `make_task` makes; or its name, for `n` pairs drawn with `seed`.
-        method: a name in `METHODS`.
+        method: a name in `METHODS`, or several joined with +.
         n: pairs to learn from, where `task` is a name.
         seed: of everything random in the method; the same one gives what the command gives.
         key: of the method, in place of that of the seed.
@@ -128,6 +185,6 @@ def discover(
     errors.check_kind("task", task, Task, "as make_task gives it, or the name of one")
     key = keys.stream(seed if key is None else key, "method")
     measured = performance.measure(model, task, ("learn",))
-    scores = METHODS[method].run(model, task, key, settings)
+    scores = method_of(method).run(model, task, key, settings)
     task_warning.warn([*performance.doubts(measured), *performance.remarks(measured)])
     return scores

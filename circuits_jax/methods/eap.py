@@ -14,12 +14,19 @@ gradient by its mean over `steps` points, i / steps for i = 1 ... steps, of a li
                   (The authors' code averages over the lines of all groups; here each edge has the
                   line of its own writer.)
 
+    descent       the embeddings leave the positive's, each step along the steepest descent of
+                  |p - p(negative)|^2, with p the prediction after the last token (GradPath; Zhang
+                  et al., arXiv 2502.06852): a straight line may lead through points at which
+                  nothing changes any more. A step is 1 / steps as long as the line, which is our
+                  choice; there is no completeness.
+
 Whatever the variant, a writer's effects summed over all its readers are its own attribution: that
 is the head's effect.
 
 Cost: two forward passes; then two forward passes, of which one is layer by layer on the way back,
 and a backward pass over the positives for `eap`, `steps` times that for `inputs`, (2 L + 1) `steps`
-times for `activations`. Do not read much into single edges of
+times for `activations`; for `descent` as for `inputs`, and each step as much again, and a pass over
+the negatives. Do not read much into single edges of
 deep models: they are first-order in a steep function. Exact path patching
 (`exact_patching` with edges="path") tells.
 """
@@ -38,7 +45,7 @@ from circuits_jax.methods.edges import Points, distances, edge_effects, positive
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task
 
-Variant = Literal["inputs", "activations"]
+Variant = Literal["inputs", "activations", "descent"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,8 @@ class EapIg(Eap):
     """Options of `eap_ig`.
 
     Attributes:
-        variant: what moves along the line (see the module): `inputs` or `activations`.
+        variant: what moves, and where to (see the module): `inputs` or `activations` along a line,
+            or inputs by `descent`.
         steps: points of the line.
     """
 
@@ -95,15 +103,19 @@ def eap(model: LanguageModel, task: Task, key: jax.Array, options: Eap | None = 
 def eap_ig(
     model: LanguageModel, task: Task, key: jax.Array, options: EapIg | None = None
 ) -> Scores:
-    """`eap` with gradients averaged along a line; arguments and result as there."""
+    """`eap` with gradients averaged along a path; arguments and result as there."""
     options = options or EapIg()
-    line = {"inputs": inputs_line, "activations": activations_lines}[options.variant]
+    line = activations_lines if options.variant == "activations" else inputs_line
     points = line(graph_of(model.config), options.steps, task.metric)
-    return _scores(model, task, points, options)
+    return _scores(model, task, points, options, options.variant == "descent")
 
 
-def _scores(model: LanguageModel, task: Task, points: Points, options: Eap) -> Scores:
-    effects = edge_effects(model, task.learn, task.metric, points, Rules(), options.prompts_at_once)
+def _scores(
+    model: LanguageModel, task: Task, points: Points, options: Eap, descent: bool = False
+) -> Scores:
+    effects = edge_effects(
+        model, task.learn, task.metric, points, Rules(), options.prompts_at_once, descent
+    )
     return scores_of(graph_of(model.config), effects)
 
 

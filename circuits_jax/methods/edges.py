@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import goals, sides
@@ -42,6 +42,9 @@ from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs import mesh
 from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Targets, metric_values
+from circuits_jax.tasks.base import next_logits
+
+NOTHING = 1e-30  # a slope of no direction
 
 
 def product_edges(head_scores: Float[Array, "L H"]) -> Float[Array, "G G"]:
@@ -100,15 +103,17 @@ def edge_effects(
     points: Points,
     rules: Rules,
     prompts_at_once: int,
+    descent: bool = False,
 ) -> Float[Array, "writers readers"]:
     """First-order drop of the metric by edge, mean over pairs; prompts are spread over devices.
 
-    Tokens without a partner in the other prompt of the pair do not move (`lm/alignment.py`).
+    With `descent`, the embedding of the points is on that path (`descended`). Tokens without a
+    partner in the other prompt of the pair do not move (`lm/alignment.py`).
     """
     config, params = ungrouped(model.config, model.params)
     goal = goals(model, pairs, metric)
     effects = _effects(
-        config, params, *sides(model, pairs), goal, points, metric, rules, prompts_at_once
+        config, params, *sides(model, pairs), goal, points, metric, rules, prompts_at_once, descent
     )
     return jnp.mean(mesh.gather(effects, len(pairs)), axis=0)
 
@@ -137,15 +142,29 @@ def ungrouped(config: DecoderConfig, params: Any) -> tuple[DecoderConfig, Any]:
     return dataclasses.replace(config, n_kv_heads=config.n_heads), params | {"layers": layers}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "rules", "prompts_at_once"))
-def _effects(config, params, positives, negatives, targets, points, metric, rules, prompts_at_once):
+@functools.partial(
+    jax.jit, static_argnames=("config", "metric", "rules", "prompts_at_once", "descent")
+)
+def _effects(
+    config,
+    params,
+    positives,
+    negatives,
+    targets,
+    points,
+    metric,
+    rules,
+    prompts_at_once,
+    descent=False,
+):
     """Effects for every prompt, before they are gathered."""
     rows, structure = jax.tree.flatten((positives, negatives, targets))
 
     def of_one_prompt(rows, constants):
         params, points = constants
         positive, negative, target = jax.tree.unflatten(structure, [x[None] for x in rows])
-        return _effects_of(config, params, points, positive, negative, target, metric, rules)
+        of_prompt = positive, negative, target
+        return _effects_of(config, params, points, *of_prompt, metric, rules, descent)
 
     return mesh.spread(of_one_prompt, rows, (params, points), prompts_at_once)
 
@@ -159,6 +178,7 @@ def _effects_of(
     targets: Targets,
     metric: str,
     rules: Rules,
+    descent: bool,
 ) -> Float[Array, "writers readers"]:
     """Effects of all edges on the sum of the metric over prompts."""
     graph = graph_of(config)
@@ -179,8 +199,12 @@ def _effects_of(
     moved = jax.tree.map(where_partnered, moved)
     differences = _differences(config, params, rules, positive, moved)
 
-    def at_point(total, point):
-        start = positive.embedding - _share(point.embedding, moved.embedding)
+    def on_the_line(distance):
+        return positive.embedding - _share(distance, moved.embedding)
+
+    def at_point(total, at):
+        point, start = at
+        start = on_the_line(point.embedding) if start is None else start
         shift = Written(
             -jax.vmap(_share)(point.heads, moved.written.z),
             -jax.vmap(_share)(point.mlps, moved.written.mlp),
@@ -189,8 +213,61 @@ def _effects_of(
             reads = functools.partial(_contracted, config, params, positives, targets, metric)
             return total + point.rows[:, None] * reads(start, shift, differences), None
 
+    starts = None
+    if descent:
+        ends = (positives, positive.embedding), (negatives, negative.embedding)
+        steps = len(points.embedding)
+        starts = descended(config, params, *ends, moved.embedding, partnered, steps)
+        starts = starts[1:] if metric == "kl" else starts[:-1]  # which is flat where it begins
     total = jnp.zeros(graph.is_edge.shape)
-    return jax.lax.scan(at_point, total, points)[0] * graph.is_edge
+    return jax.lax.scan(at_point, total, (points, starts))[0] * graph.is_edge
+
+
+def descended(
+    config: DecoderConfig,
+    params: Any,
+    positive: tuple[TokenBatch, Float[Array, "B T D"]],
+    negative: tuple[TokenBatch, Float[Array, "B T D"]],
+    moved: Float[Array, "B T D"],
+    partnered: Bool[Array, "B T 1"],
+    steps: int,
+) -> Float[Array, "P B T D"]:
+    """Embeddings on the way down from the positive's to where the negative's prediction is made.
+
+    Args:
+        config: the decoder's settings.
+        params: its parameters.
+        positive: the prompts, and their embedding.
+        negative: the same.
+        moved: what the embeddings differ by: a step has 1 / steps of its length, prompt by prompt.
+        partnered: tokens that move.
+        steps: P - 1; the first point is the positive's.
+    """
+
+    def predicted(batch, embedding):
+        def layer(stream, at):
+            return interpose.run_layer(config, params, batch, at, stream)[0], None
+
+        numbers = jnp.arange(config.n_layers)
+        last, _ = jax.lax.scan(jax.checkpoint(layer), embedding, numbers)
+        logits = next_logits(interpose.final_logits(config, params, batch, last))
+        return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+
+    goal = predicted(*negative)
+
+    def distance(embedding):
+        return jnp.sum(jnp.square(predicted(positive[0], embedding) - goal))
+
+    def length(x):
+        return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True))
+
+    def step(embedding, _):
+        slope = jnp.where(partnered, jax.grad(distance)(embedding), 0)
+        unit = slope / jnp.maximum(length(slope), NOTHING)
+        return embedding - length(moved) / steps * unit.astype(embedding.dtype), embedding
+
+    last, points = jax.lax.scan(step, positive[1], None, length=steps)
+    return jnp.concatenate([points, last[None]])
 
 
 def _share(share: Float[Array, ""], x: Float[Array, "..."]) -> Float[Array, "..."]:

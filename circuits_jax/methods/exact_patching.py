@@ -13,6 +13,7 @@ negative name movers do; both kinds are part of the circuit, so the score is the
 
 With positions="each", every head is also replaced at one token of the prompt at a time, counted
 from the last; at those of an answer it is replaced with all others only.
+With spans, at all tokens of each span of a prompt (`tasks/spans.py`), which then are no sum.
 With edges="path", the edges that the heads' effects suggest are patched exactly (`path_patching`);
 else they are no more than products of their ends.
 
@@ -29,18 +30,20 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import Trial, goals, trial
-from circuits_jax.circuits.circuit import Scores, best_first
+from circuits_jax.circuits.circuit import Scores, best_first, span_details
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.spans import spans_of
 from circuits_jax.methods.edges import product_edges
 from circuits_jax.methods.path_patching import path_change
 from circuits_jax.runs import mesh
 from circuits_jax.runs.checks import Range, check_all
 from circuits_jax.tasks import Task, metric_values
+from circuits_jax.tasks.spans import check_schema
 
 Direction = Literal["noising", "denoising"]
 Positions = Literal["all", "each"]
@@ -54,6 +57,8 @@ class ExactPatching:
     Attributes:
         direction: `noising` (negative into positive) or `denoising` (positive into negative).
         positions: replace a head at `all` tokens only, or at `each` token alone as well.
+        spans: replace a head in each span of tokens as well: `changed`, `slots` or templates;
+            "" for no spans.
         edges: score edges by the `product` of their heads' scores, or the `n_edges` best of these
             by exact `path` patching and others by 0.
         n_edges: how many edges are patched.
@@ -66,11 +71,13 @@ class ExactPatching:
 
     direction: Direction = "noising"
     positions: Positions = "all"
+    spans: str = ""
     edges: Edges = "product"
     n_edges: int = 200
     heads_at_once: int = 16
 
     def __post_init__(self):
+        check_schema(self.spans)
         check_all(self, dict.fromkeys(("n_edges", "heads_at_once"), Range(1)))
 
 
@@ -89,8 +96,9 @@ def exact_patching(
         Scores, in units of the metric, with `details`: `effects` [L, H], signed (see the module).
         0 where the two prompts of every pair are the same. With positions="each" also
         `position_effects` [T, L, H], by columns of the aligned prompts, of which the last row is
-        every prompt's last token. With edges="path" also `edges` [n_edges, 2], the (g, g') that
-        were patched, their signed `edge_effects` [G, G], and `direct_effects` [L, H] on the logits.
+        every prompt's last token. With spans those of `circuit.span_details`. With edges="path"
+        also `edges` [n_edges, 2], the (g, g') that were patched, their signed `edge_effects`
+        [G, G], and `direct_effects` [L, H] on the logits.
     """
     options = options or ExactPatching()
     pairs = task.learn
@@ -100,13 +108,26 @@ def exact_patching(
     prepared = trial(model, pairs, "resample", task.metric)
     prepared = dataclasses.replace(prepared, targets=goals(model, task.learn, task.metric))
     model_and_task = model.config, model.params, prepared, task.metric
-    effects, *by_position = sign * patched_change(
-        *model_and_task, options.heads_at_once, options.positions
-    )
+    shape, names = prepared.batch.mask.shape, ()
+    where = np.ones((1, *shape), bool)
+    if options.positions == "each":
+        from_last = np.arange(shape[1])[None] - np.asarray(prepared.batch.last)[:, None]
+        asked = np.arange(1 - shape[1], 1)[:, None, None]
+        where = np.concatenate([where, from_last[None] == asked])
+    if options.spans:
+        sides = model.tokenize_pairs(pairs.positives, pairs.negatives)
+        sides = sides[::-1] if options.direction == "denoising" else sides
+        spans = spans_of(model, task, options.spans, sides)
+        names, inside = spans.names, spans.inside(shape[1])
+        where = np.concatenate([where, inside])
+    changes = patched_change(*model_and_task, options.heads_at_once, jnp.asarray(where))
+    effects, *others = sign * changes
     head_scores = jnp.abs(effects)
     edge_scores, details = product_edges(head_scores), {"effects": effects}
     if options.positions == "each":
-        details["position_effects"] = jnp.stack(by_position)
+        details["position_effects"] = jnp.stack(others[: shape[1]])
+    if options.spans:
+        details |= span_details(names, jnp.stack(others[-len(names) :]))
     if options.edges == "path":
         edge_scores, paths = _path_scores(model_and_task, edge_scores, sign, options)
         details |= paths
@@ -133,44 +154,38 @@ def patched_change(
     trial: Trial,
     metric: str,
     heads_at_once: int,
-    positions: Positions = "all",
+    where: Bool[Array, "P B T"],
 ) -> Float[Array, "P L H"]:
     """Mean change of the metric when one head alone takes its replacement, for every head.
 
-    The first row is for replacement at all tokens; with `each`, T more are for one token each,
-    aligned at the last. One compiled program: the heads of a layer are spread over the devices,
-    layer by layer.
+    Each row is for replacement at the tokens that `where` has true in its row. One compiled
+    program: the heads of a layer are spread over the devices, layer by layer.
     """
-    change = _patched_change(config, params, trial, metric, heads_at_once, positions)
+    change = _patched_change(config, params, trial, metric, heads_at_once, where)
     return mesh.gather(change, config.n_heads).transpose(2, 1, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once", "positions"))
-def _patched_change(config, params, trial, metric, heads_at_once, positions):
-    """`patched_change` by head, layer and position, before it is gathered."""
+@functools.partial(jax.jit, static_argnames=("config", "metric", "heads_at_once"))
+def _patched_change(config, params, trial, metric, heads_at_once, where):
+    """`patched_change` by head, layer and row, before it is gathered."""
     logits, streams = interpose.residual_streams(config, params, trial.batch)
     whole = metric_values(logits, trial.targets, metric)
-    tokens = jnp.ones((1, *trial.batch.mask.shape), bool)
-    if positions == "each":
-        from_last = jnp.arange(tokens.shape[2])[None] - trial.batch.last[:, None]
-        asked = jnp.arange(1 - tokens.shape[2], 1)
-        tokens = jnp.concatenate([tokens, from_last[None] == asked[:, None, None]])
 
     def patch_layers(head, constants):
-        params, trial, whole, streams, tokens = constants
+        params, trial, whole, streams, where = constants
 
         def patch(layer):  # the same for all heads that share a pass, so lower layers are skipped
             replacement = trial.replacement[layer][:, :, head]
 
-            def at(where):
+            def at(tokens):
                 logits = interpose.resume(
-                    config, params, trial.batch, layer, streams[layer], head, replacement, where
+                    config, params, trial.batch, layer, streams[layer], head, replacement, tokens
                 )
                 return jnp.mean(metric_values(logits, trial.targets, metric) - whole)
 
-            return jax.lax.map(at, tokens)
+            return jax.lax.map(at, where)
 
         return jax.lax.map(patch, jnp.arange(config.n_layers))
 
-    constants = (params, trial, whole, streams, tokens)
+    constants = (params, trial, whole, streams, where)
     return mesh.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)

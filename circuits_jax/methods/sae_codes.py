@@ -28,7 +28,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +36,24 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax.capture.head_outputs import GraphReading, paired_outputs, read_graph, read_outputs
-from circuits_jax.circuits.circuit import Scores
+from circuits_jax.capture.head_outputs import (
+    GraphReading,
+    paired_outputs,
+    read_graph,
+    read_outputs,
+    read_spans,
+)
+from circuits_jax.circuits.circuit import Scores, span_details
 from circuits_jax.circuits.graph import Graph, graph_of, head_edges
 from circuits_jax.codes import codes, fit, sae
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.lm.spans import spans_of
 from circuits_jax.runs import devices
 from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Task
+from circuits_jax.tasks.spans import check_schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,9 @@ class SaeCodes:
         edges: what passes along them, `passes`, for all edges of the graph, whose MLPs and
             embedding have codes of their own; or how strong the codes of two heads are `together`,
             which is all that there is where outputs are encoded that are not at their `peak`.
+        spans: score heads by token span too, each encoded at its peak inside the span: `changed`,
+            `slots` or templates (`tasks/spans.py`); "" for no spans. One pass and one fit a span
+            more.
         softmax: over heads of a `layer`, of `all` layers, or `none`.
         n_codes, activation, k, steps, l1, learning_rate: see `sae.SaeConfig` and `sae.Settings`.
 
@@ -79,6 +90,7 @@ class SaeCodes:
     score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
     n_edges: int = 100
     edges: Literal["passes", "together"] = "passes"
+    spans: str = ""
     softmax: Literal["none", "layer", "all"] = "none"
     n_codes: int = 16
     activation: Literal["relu", "topk"] = "topk"
@@ -93,6 +105,12 @@ class SaeCodes:
         check_all(self, limits)
         if self.activation == "topk":
             check_allowed("k", self.k, Range(1, self.n_codes))
+        check_schema(self.spans)
+        if self.spans and self.position != "peak":
+            raise InputError(
+                f"spans is {self.spans!r} with position {self.position!r}; allowed with spans is "
+                "position='peak', which is looked for inside each"
+            )
 
     @property
     def sae_config(self) -> sae.SaeConfig:
@@ -152,10 +170,21 @@ def sae_codes(
         `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders]; with a
         softmax, `noise` (see `Scores`). Where edges are what passes, also `graph_effects` [writers,
         readers], signed, in units of p+ - p-, and `node_scores` [writers], of MLPs and the
-        embedding as of heads, in the order of `graph.Graph`.
+        embedding as of heads, in the order of `graph.Graph`. With spans, the details of
+        `circuit.span_details`.
     """
     options = options or SaeCodes()
-    pairs, width = task.learn, model.config.head_width
+    scores = _scores_of_heads(model, task.learn, key, options)
+    if not options.spans:
+        return scores
+    return scores.replace(details=scores.details | _by_span(model, task, key, options))
+
+
+def _scores_of_heads(
+    model: LanguageModel, pairs: PromptPairs, key: jax.Array, options: SaeCodes
+) -> Scores:
+    """`sae_codes` without spans."""
+    width = model.config.head_width
     if options.position != "peak":
         return score_outputs(key, paired_outputs(model, pairs, options.position), options, width)
     if options.edges == "passes":
@@ -170,6 +199,19 @@ def _broken(model: LanguageModel, pairs: PromptPairs) -> str:
         model.first_not_finite([*pairs.positives, *pairs.negatives])
         or "what is read of the heads is not finite, though all that they say is"
     )
+
+
+def _by_span(model: LanguageModel, task: Task, key: jax.Array, options: SaeCodes) -> dict[str, Any]:
+    """Details by token span: in each, heads are scored as they are over all tokens."""
+    pairs, width = task.learn, model.config.head_width
+    sides = model.tokenize_pairs(pairs.positives, pairs.negatives, side="left")
+    spans = spans_of(model, task, options.spans, sides)
+    inside = spans.inside(sides[0].tokens.shape[1])
+    moved = read_spans(model, pairs, inside, read_weight=options.read_weight)
+    broken = functools.partial(_broken, model, pairs)
+    rows = [paired_differences(one) for one in moved]
+    found = [score_outputs(key, one, options, width, broken).head_scores for one in rows]
+    return span_details(spans.names, np.stack(found))
 
 
 def _graph_scores(
@@ -298,7 +340,7 @@ def starts(key: jax.Array, shape: tuple[int, ...], options: SaeCodes, head_width
 
 def _of_program(options: SaeCodes) -> SaeCodes:
     """The options without what a program takes as a number, so that it is one for all of them."""
-    return dataclasses.replace(options, l1=0.0, learning_rate=1.0, read_weight=0.0)
+    return dataclasses.replace(options, l1=0.0, learning_rate=1.0, read_weight=0.0, spans="")
 
 
 @functools.partial(jax.jit, static_argnames=("options", "head_width"))

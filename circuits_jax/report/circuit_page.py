@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from circuits_jax.circuits.circuit import Circuit, Scores, best_first
+from circuits_jax.circuits.circuit import NOISE, Circuit, Scores, best_first
+from circuits_jax.circuits.graph import Graph
 from circuits_jax.evaluation import graph_faithfulness
 from circuits_jax.evaluation.faithfulness import (
     Evaluation,
@@ -29,7 +30,7 @@ from circuits_jax.evaluation.faithfulness import (
 from circuits_jax.evaluation.node_views import NodeViews
 from circuits_jax.evaluation.stability import Stability
 from circuits_jax.lm.performance import labelled
-from circuits_jax.methods import METHODS
+from circuits_jax.methods import METHODS, Ensemble
 from circuits_jax.report import figures, node_panel, page
 from circuits_jax.report.graph_figure import graph_figure
 from circuits_jax.runs import files
@@ -111,16 +112,12 @@ def render(results: Results) -> str:
 def recipe(results: Results) -> str:
     """Code that gives the circuit again, and its evaluation."""
     config, circuit = results.config, results.circuit
-    method, seed = config.get("method", ""), config.get("seed", 0)
+    seed = config.get("seed", 0)
     task = {"seed": seed} | {
         name: value
         for name, value in config.get("task", {}).items()
         if value is not None and name not in ("name", "path_sha256")
     }
-    known = METHODS[method].options if method in METHODS else None
-    defaults = files.plain(dataclasses.asdict(known)) if known else {}
-    given = config.get(method, {})
-    changed = {n: given[n] for n in defaults if given.get(n, defaults[n]) != defaults[n]}
     loaded = {n: config[n] for n in ("dtype", "adapter") if config.get(n) not in (None, "float32")}
     if config.get("job") == "judge":
         path = _arguments([config["circuit"]["path"]])
@@ -128,7 +125,7 @@ def recipe(results: Results) -> str:
         if "given" not in circuit.rule:
             found.append(f"circuit = circuit.circuit({_arguments([], circuit.rule)})")
     else:
-        chosen = _arguments([method], {"seed": seed} | changed)
+        chosen = _arguments([config["method"]], {"seed": seed} | _options_given(config))
         found = [
             f"scores = cj.discover(model, task, {chosen})",
             f"circuit = scores.circuit({_arguments([], circuit.rule)})",
@@ -143,6 +140,20 @@ def recipe(results: Results) -> str:
             f"print(cj.evaluate(model, task, circuit, {seed}))",
         ]
     )
+
+
+def _options_given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the config's method, or methods, that are not as they are by default."""
+    names, combine = config["method"].split("+"), config.get("ensemble", {}).get("combine")
+    given = {}
+    for name in names:
+        defaults = files.plain(dataclasses.asdict(METHODS[name].options))
+        own = config.get(name, {})
+        given[name] = {n: own[n] for n, v in defaults.items() if own.get(n, v) != v}
+    if len(names) == 1:
+        return given[names[0]]
+    given = {name: own for name, own in given.items() if own}
+    return given if combine == Ensemble().combine else given | {"combine": combine}
 
 
 def _arguments(values: Sequence[Any], named: Mapping[str, Any] | None = None) -> str:
@@ -198,7 +209,8 @@ def _context(results: Results) -> dict[str, Any]:
         "ablations": ABLATIONS,
         "truths": [truth for truth in task.truths if truth.name in evaluation.truths],
         "heads": heads,
-        "records": [head.record() for head in heads],
+        "records": [head.record() for head in heads] + (mlps := _mlps(results)),
+        "mlps": mlps,
         "views": node_panel.packed(results.views, results.token_strings) if results.views else "",
         "graph_data": node_panel.deflated(_graph_data(results, curve, graph)),
         "best": best_first(circuit.head_scores)[0],
@@ -218,6 +230,7 @@ def _context(results: Results) -> dict[str, Any]:
         "recipe": recipe(results),
         "circuit_link": _json_link(circuit),
         "has_codes": _has_codes(results.scores),
+        "has_spans": "span_scores" in results.scores.details,
         "pairs": _pairs(task.learn, results.token_strings),
         "held_out": _pairs(task.held_out, results.token_strings),
     }
@@ -268,11 +281,14 @@ class Head:
     sources: list[tuple[int, str]]
     targets: list[tuple[int, str]]
     codes: list[tuple[str, int, str, float]]
+    spans: list[tuple[str, str, float]] = dataclasses.field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """What the script shows when the head is selected."""
         names = "name", "node", "layer", "head", "heat", "tip", "score", "rank", "inside"
-        return {name: getattr(self, name) for name in (*names, "sources", "targets", "codes")}
+        return {
+            name: getattr(self, name) for name in (*names, "sources", "targets", "codes", "spans")
+        }
 
 
 def _heads(results: Results) -> list[Head]:
@@ -290,6 +306,7 @@ def _heads(results: Results) -> list[Head]:
     ranks, inside = figures.ranks(circuit.head_scores), circuit.heads.reshape(-1)
     edge_scores = np.asarray(results.scores.edge_scores)
     codes = _codes(results.scores) if _has_codes(results.scores) else [[]] * n
+    spans = _spans(results.scores) if "span_scores" in results.scores.details else [[]] * n
     return [
         Head(
             number=g,
@@ -308,8 +325,41 @@ def _heads(results: Results) -> list[Head]:
             sources=_strongest(edge_scores[:, g]),
             targets=_strongest(edge_scores[g]),
             codes=codes[g],
+            spans=spans[g],
         )
         for g in range(n)
+    ]
+
+
+def _mlps(results: Results) -> list[dict[str, Any]]:
+    """Records as those of heads, of the MLPs in the circuit of the whole graph.
+
+    Their score is that of the method where it scores MLPs, else how much passes from them.
+    """
+    details, record = results.scores.details, results.graph
+    if not record or "graph_effects" not in details:
+        return []
+    graph = Graph(record["n_layers"], record["n_heads"], record["parallel"])
+    effects = np.asarray(details["graph_effects"])
+    names = [node for node in record["nodes"] if node.startswith("m")]
+    writers = {name: number for number, name in enumerate(graph.writers)}
+    scores = details.get("node_scores", np.abs(effects.sum(axis=1)))
+    known = [graph.writers[w] for w in graph.head_writers] + names  # in the order of the records
+    places = [writers[name] for name in known]
+    onward = np.zeros((len(writers), len(graph.nodes)), np.float32)
+    np.add.at(onward.T, graph.reader_nodes, effects.T)
+    return [
+        {
+            "name": name,
+            "node": name,
+            "layer": int(name[1:]),
+            "score": figures.number(float(scores[writers[name]])),
+            "sources": _strongest(np.abs(onward[places, writers[name]])),
+            "targets": _strongest(np.abs(onward[writers[name], places])),
+            "codes": [],
+            "spans": [],
+        }
+        for name in names
     ]
 
 
@@ -317,6 +367,21 @@ def _strongest(edge_scores: np.ndarray) -> list[tuple[int, str]]:
     """Heads at the other end of the strongest edges, with the edges' scores."""
     best = best_first(edge_scores)[:N_NEIGHBOURS]
     return [(int(g), figures.number(float(edge_scores[g]))) for g in best if edge_scores[g] > 0]
+
+
+def _spans(scores: Scores) -> list[list[tuple[str, str, float]]]:
+    """For every head: the spans in which it has a score, and that as a share of its largest."""
+    names, found = scores.details["span_names"], np.asarray(scores.details["span_scores"])
+    columns = found.reshape(len(names), -1).T
+    tops = np.maximum(columns.max(axis=1, keepdims=True), 1e-30)
+    return [
+        [
+            (str(name), figures.number(float(x)), round(float(share), 3))
+            for name, x, share in zip(names, column, column / top, strict=True)
+            if x > NOISE * top
+        ]
+        for column, (top,) in zip(columns, tops, strict=True)
+    ]
 
 
 def _has_codes(scores: Scores) -> bool:

@@ -192,8 +192,8 @@ def programs(
         return attributed(config, params, prepared(*trial), "logit_diff", Attribution())
 
     def patch(params, *trial):
-        given = config, params, prepared(*trial), "logit_diff"
-        return _patched_change(*given, 16, "all")
+        everywhere = jnp.ones((1, pairs, tokens), bool)
+        return _patched_change(config, params, prepared(*trial), "logit_diff", 16, everywhere)
 
     def judge(params, keep, *trial):
         return masked_passes._metric_under(config, params, prepared(*trial), keep, "logit_diff", 4)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from circuits_jax.config import experiment
+from circuits_jax.evaluation.node_views import load_node_views
 from tests.circuits import tiny
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "circuits"
@@ -146,6 +147,15 @@ def test_scores_and_circuit(finished):
     )
     best = np.argsort(-scores["head_scores"], axis=None, kind="stable")[:SIZE]
     assert [row["layer"] * H + row["head"] for row in circuit["heads"]] == best.tolist()
+
+
+def test_nodes_that_are_looked_at(finished):
+    """The circuit's heads, best first, and the MLPs of its graph."""
+    workdir, _ = finished
+    record = json.loads((workdir / "circuit.json").read_text())
+    heads = [f"a{row['layer']}.h{row['head']}" for row in record["heads"]]
+    mlps = [node for node in record["graph"]["nodes"] if node.startswith("m")]
+    assert list(load_node_views(workdir / "nodes.npz").nodes) == [*heads, *mlps]
 
 
 def test_evaluation_metrics_and_record(finished):

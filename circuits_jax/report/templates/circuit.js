@@ -1,5 +1,6 @@
 const records = JSON.parse(document.getElementById("records").textContent);
-const byRank = records.map((_, g) => g).sort((a, b) => records[a].rank - records[b].rank);
+const isHead = (g) => records[g]?.rank != null; // the others are MLPs
+const byRank = records.map((_, g) => g).filter(isHead).sort((a, b) => records[a].rank - records[b].rank);
 const perLayer = +byId("map").dataset.heads;
 let selected = byRank[0];
 
@@ -32,19 +33,32 @@ function neighbours(id, ends) {
   byId(id).replaceChildren(...(parts.length ? parts : ["none"]));
 }
 
+function drawSpans(spans) {
+  if (!byId("spans")) return;
+  byId("spans").parentElement.hidden = !spans.length;
+  byId("spans").replaceChildren(...spans.flatMap(([name, score, share]) => {
+    const span = htmlNode("span", { className: "span" }, htmlNode("b", { textContent: name }), ` ${score}`);
+    span.style.setProperty("--share", share);
+    return [span, " "];
+  }));
+}
+
 function select(g) {
   selected = g;
   const record = records[g];
   for (const told of all(".chosen")) told.textContent = record.name;
-  for (const id of ["name", "score", "rank"]) byId(id).textContent = record[id];
-  byId("inside").textContent = record.inside ? "in the circuit" : "not in the circuit";
+  for (const id of ["name", "score", "rank"]) byId(id).textContent = record[id] ?? "";
+  byId("rank").parentElement.hidden = !isHead(g);
+  byId("kind").textContent = isHead(g) ? "Head" : "MLP";
+  byId("inside").textContent = isHead(g) ? (record.inside ? "in the circuit" : "not in the circuit") : "in the circuit of the whole graph";
   neighbours("sources", record.sources);
   neighbours("targets", record.targets);
+  drawSpans(record.spans);
   for (const node of all("svg [data-g]")) node.classList.toggle("selected", +node.dataset.g === g);
   for (const edge of all(".edge"))
     edge.classList.toggle("touched", +edge.dataset.a === g || +edge.dataset.b === g);
   for (const chip of all("[data-i]")) {
-    const [name, hue, strength, share] = record.codes[+chip.dataset.i];
+    const [name, hue, strength, share] = record.codes[+chip.dataset.i] ?? ["\u2013", 0, "", 0];
     const bar = chip.parentElement.nextElementSibling;
     chip.textContent = name;
     chip.className = `hue-${hue}`;
@@ -52,6 +66,7 @@ function select(g) {
     bar.lastElementChild.textContent = strength;
   }
   drawPin();
+  drawGroups();
   drawGraph();
   drawViews();
 }
@@ -60,19 +75,35 @@ function choose(g) {
   remember();
 }
 
-// #head=20.0 and #head=20.0&pair=2 open a head, by the name on the page or by the node's own.
-const remember = () => history.replaceState(null, "", `#head=${records[selected].name}${pair ? `&pair=${pair + 1}` : ""}`);
+// #head=20.0&pair=2&groups=movers:20.0,21.1|others:3.0 opens a head (or an MLP), by the name on the page or by the
+// node's own, and groups heads.
+const remember = () => {
+  const told = groupNames().map((name) => `${name}:${[...groups.keys()].filter((g) => groups.get(g) === name).map((g) => records[g].name)}`);
+  const rest = [pair ? `&pair=${pair + 1}` : "", told.length ? `&groups=${told.map(encodeURIComponent).join("|")}` : ""];
+  history.replaceState(null, "", `#head=${records[selected].name}${rest.join("")}`);
+};
 function openPermalink() {
   const asked = new URLSearchParams(location.hash.slice(1));
   const name = asked.get("head");
   pair = Math.max(0, (+asked.get("pair") || 1) - 1);
-  const g = records.findIndex((record) => name === record.name || name === record.node);
+  const find = (name) => records.findIndex((record) => name === record.name || name === record.node);
+  const g = find(name);
+  groups.clear();
+  for (const told of (asked.get("groups") ?? "").split("|").filter(Boolean)) {
+    const [own, heads = ""] = told.split(":");
+    for (const head of heads.split(",").map(find).filter(isHead)) groups.set(head, own);
+  }
+  drawGraph(true);
   select(g < 0 ? selected : g);
   if (g >= 0) byId("nodes").scrollIntoView();
 }
 addEventListener("hashchange", () => { if (location.hash.startsWith("#head=")) openPermalink(); });
 
-const step = (by) => choose(byRank[Math.max(0, Math.min(byRank.length - 1, records[selected].rank - 1 + by))]);
+for (const point of all("#graph-of-all [data-tip]")) {
+  const g = records.findIndex((record) => point.dataset.tip.startsWith(`${record.node}:`));
+  if (g >= 0) point.dataset.g = g;
+}
+const step = (by) => choose(byRank[Math.max(0, Math.min(byRank.length - 1, (records[selected].rank ?? 1) - 1 + by))]);
 byId("better").onclick = () => step(-1);
 byId("worse").onclick = () => step(1);
 document.addEventListener("click", (event) => {
@@ -83,7 +114,7 @@ byId("map").addEventListener("keydown", (event) => {
   const move = { ArrowLeft: -perLayer, ArrowRight: perLayer, ArrowUp: -1, ArrowDown: 1 }[event.key];
   if (!move) return;
   event.preventDefault();
-  if (records[selected + move]) choose(selected + move);
+  if (isHead(selected) && isHead(selected + move)) choose(selected + move);
 });
 byId("search").addEventListener("input", (event) => {
   const asked = event.target.value.trim();

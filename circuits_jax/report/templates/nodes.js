@@ -50,13 +50,13 @@ function figureOf(record, view, side) {
   const code = record.codes[side * (record.codes.length / 2) + pair];
   if (code) caption.append("code ", htmlNode("span", { className: "code" }, htmlNode("b", { className: `hue-${code[1]}`, textContent: code[0] })), ` ${code[2]}`);
   const told = htmlNode("p", { className: "note read-off", textContent: "\u00a0" });
-  const svg = matrix(record, view, side, told);
+  const svg = view.pattern || !side ? matrix(record, view, side, told) : ""; // an MLP's bars are of the pair
   const adds = htmlNode("div", { className: "adds" },
     htmlNode("p", {}, "adds to the logit of the answer ", htmlNode("b", { textContent: signed(view.adds[prompt][0]) }), ", of the foil ", htmlNode("b", { textContent: signed(view.adds[prompt][1]) }), ` (all together ${signed(views.logits[prompt][0])} and ${signed(views.logits[prompt][1])})`),
     ...[["most to", view.most], ["takes most from", view.least]].map(([words, found]) =>
       htmlNode("p", { className: "note" }, `${words} `, ...found[prompt].flatMap(([text, value]) => [htmlNode("q", { textContent: text }), ` ${signed(value)} `]))));
   const figure = htmlNode("figure", {}, caption, htmlNode("div", { className: "scroll" }, svg), told, adds);
-  requestAnimationFrame(() => { if (svg.isConnected) offerFiles(svg); });
+  requestAnimationFrame(() => { if (svg && svg.isConnected) offerFiles(svg); });
   return figure;
 }
 

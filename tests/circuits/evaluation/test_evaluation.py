@@ -13,6 +13,7 @@ from scipy import stats
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import ABLATIONS, trial
 from circuits_jax.circuits.circuit import Scores
+from circuits_jax.evaluation import masked_passes
 from circuits_jax.evaluation.faithfulness import (
     ABLATED,
     EvaluationOptions,
@@ -464,3 +465,14 @@ def test_against_truth_at_the_ends():
     tied = against_truth(np.zeros((2, 2)), np.zeros((2, 2), bool), truth)
     assert (tied.roc_auc, tied.average_precision) == (0.5, 0.5)
     assert (tied.precision, tied.recall, tied.f1) == (0, 0, 0)
+
+
+def test_one_program_judges_by_all_ablations(model):
+    """Of heads, and of edges: compiling them takes longer than a small evaluation does."""
+    task = tiny.task(n=1, n_held_out=6)  # a shape of its own
+    programs = masked_passes._metrics_under, masked_passes._edge_metrics_under
+    before = [program._cache_size() for program in programs]
+    options = EvaluationOptions(curve=(), n_random=1)
+    found = evaluate(model, task, WITH_EDGES.circuit(size=6), options=options)
+    assert {j.ablation for j in found.judgements} == set(ABLATIONS)
+    assert [p._cache_size() - n for p, n in zip(programs, before, strict=True)] == [1, 1]

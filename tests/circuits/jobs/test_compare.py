@@ -25,7 +25,8 @@ from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
 
 L, H = 3, 4
-CHOSEN = ("exact_patching", "attribution", "mean_difference", "random")
+CHOSEN = ("exact_patching", "attribution", "mean_difference", "random", "attribution+random")
+SIGNED = ("exact_patching", "attribution", "attribution+random")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_agreement_is_with_exact_patching_of_the_held_out_pairs(finished, rows):
         found = against_exact(scores, exact, gap)
         assert rows[method]["pearson_exact"] == pytest.approx(found.pearson)
         assert rows[method]["spearman_exact"] == pytest.approx(found.spearman)
-        assert bool(details) == (method in ("exact_patching", "attribution"))
+        assert bool(details) == (method in SIGNED)
 
 
 def test_costs(rows):
@@ -80,6 +81,7 @@ def test_costs(rows):
         "attribution": (2, 1),
         "mean_difference": (2, 0),
         "random": (0, 0),
+        "attribution+random": (2, 1),
     }
     for row in rows.values():
         assert row["seconds_warm"] > 0
@@ -253,7 +255,7 @@ def test_a_pass_more_is_noticed(monkeypatch):
         return jax.jit(spread)(jnp.ones(options))
 
     for n in (1, 3):
-        monkeypatch.setitem(cost.METHODS, "more", SimpleNamespace(run=run))
+        monkeypatch.setattr(cost, "method_of", lambda _: SimpleNamespace(run=run))
         assert cost.passes("more", n, model, task) == pytest.approx((2 * n, 0))
 
 
@@ -302,12 +304,12 @@ def test_bad_configs(settings, tmp_path):
 def test_a_method_of_unknown_quality_is_left_out_of_the_figure(rows):
     cells = [dict(row) for row in rows.values()]
     cells[0]["auc_exact"] = None
-    for cell, auc in zip(cells, (None, float("nan"), 0.9, 0.5), strict=True):
+    for cell, auc in zip(cells, (None, float("nan"), 0.9, 0.5, 0.7), strict=True):
         cell["auc_exact"] = auc
     drawing = compare_page.quality_against_cost(cells, "auc_exact")
     for method in CHOSEN:
         assert (f">{method}</text>" in drawing) == (method in CHOSEN[2:])
-    assert drawing.count("<title>") == 2
+    assert drawing.count("<title>") == 3
 
 
 def test_json_is_whole(finished):

@@ -147,6 +147,49 @@ def test_activations_integrated_sum_to_replacing_the_group(model, task, integrat
     np.testing.assert_allclose(by_layer, whole - np.array(without), rtol=0.04, atol=0.02)
 
 
+def steepest(model, tokens, goal, shift, step=1e-4):
+    """Slope of |p - goal|^2 by the embedding of one prompt, moved by a shift: differences."""
+    both = step * np.eye(shift.size).reshape(-1, *shift.shape)
+    both = shift + np.concatenate([both, -both])
+    logits = reference.run(model, np.tile(tokens, (len(both), 1)), moved={"input": both})[1]
+    ends = np.square(reference.softmax(logits) - goal).sum(axis=-1)
+    return np.subtract(*np.split(ends, 2)).reshape(shift.shape) / (2 * step)
+
+
+def test_descent_is_that_of_a_plain_loop(model):
+    """Points by steepest descent, and edges' slopes there, all by differences of the reference."""
+    steps, task = 2, tiny.task(n=1)
+    sides = [
+        np.array([model.tokenizer(text).input_ids for text in prompts])
+        for prompts in (task.learn.positives, task.learn.negatives)
+    ]
+    (positive, _), (negative, logits) = (reference.run(model, tokens) for tokens in sides)
+    size = np.linalg.norm(positive["input"] - negative["input"]) / steps
+    shifts = [np.zeros_like(positive["input"])]
+    for _ in range(steps - 1):
+        down = steepest(model, sides[0], reference.softmax(logits), shifts[-1][0])
+        shifts.append(shifts[-1] - size * down / np.linalg.norm(down))
+    options = EapIg(variant="descent", steps=steps)
+    effects = np.asarray(eap_ig(model, task, KEY, options).details["graph_effects"])
+    largest = np.argsort(-np.abs(effects).ravel())[:6]
+    for w, r in np.stack(np.divmod(largest, effects.shape[1]), axis=1):
+        writer, reader = GRAPH.writers[w], GRAPH.readers[r]
+        direction = 1e-4 * (positive[writer] - negative[writer])
+        ends = [
+            [
+                logit_diff(
+                    reference.run(model, sides[0], {reader: end * direction}, {"input": shift})[1],
+                    task.learn,
+                ).mean()
+                for end in (1, -1)
+            ]
+            for shift in shifts
+        ]
+        wanted = -np.diff(ends, axis=1).mean() / 2e-4
+        np.testing.assert_allclose(effects[w, r], wanted, rtol=5e-3, atol=2e-4)
+    assert (effects[~GRAPH.is_edge] == 0).all()
+
+
 def test_lines_end_at_the_positive_prompt():
     for line in (inputs_line, activations_lines):
         points = line(GRAPH, 4)

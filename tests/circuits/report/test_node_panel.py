@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from circuits_jax.circuits.graph import Graph
+from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.evaluation.node_views import NodeViews, named
 from circuits_jax.report import circuit_page, node_panel
 from tests.circuits.report.test_report import Page, make_results
@@ -101,6 +102,16 @@ def with_views(shape=(2, 4), n=3, **sizes):
     results = make_results(shape, n=n)
     views = make_views([*named(results.circuit), "m0"], shape, n, **sizes)
     return dataclasses.replace(results, views=views, token_strings=results.token_strings | TEXTS)
+
+
+def with_graph(results):
+    """The results of a method that scores all edges of the graph."""
+    rng, graph = np.random.default_rng(3), Graph(*results.circuit.heads.shape)
+    effects = np.where(graph.is_edge, rng.standard_normal(graph.is_edge.shape), 0)
+    details = {"graph_effects": effects, "node_scores": np.arange(1.0, len(graph.writers) + 1)}
+    scores = results.scores.replace(details=results.scores.details | details)
+    record = graph_circuit(scores, graph, share=0.9).to_json() | {"judgements": []}
+    return dataclasses.replace(results, scores=scores, graph=record)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +232,67 @@ def test_a_head_that_was_not_looked_at_says_so(tmp_path):
     page = Page(drawn(tmp_path / "report.html", f"#head={outside}"))
     assert page.find(id="says")[0]["text"].startswith(f"{outside} was not looked at")
     assert not page.find(tag="svg", kind="attention")
+
+
+def test_an_mlp_opens_as_a_head_does(tmp_path):
+    """By a permalink; what it adds, how far it moves, and what it draws on are there."""
+    results = with_graph(with_views())
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    text = drawn(tmp_path / "report.html", "#head=m0")
+    page, views = Page(text), results.views
+    told = [page.find(id=name)[0]["text"] for name in ("kind", "name", "score", "rank")]
+    graph = Graph(2, 4)
+    assert told == ["MLP", "m0", str(1 + graph.writers.index("m0")), ""]
+    adds = views.direct[0, list(views.writers).index("m0")]
+    wanted = f"{adds[0]:+.2g}".replace("-", "\u2212")
+    assert wanted in page.find(id="says")[0]["text"]
+    assert len(page.find(tag="svg", kind="attention")) == 1  # bars of the pair, without a map
+    assert not page.find(kind="share")
+    (row,) = page.find(id="drawn")[0]["text"].split("prediction")[1:]
+    assert row.startswith("input")
+    effects = np.asarray(results.scores.details["graph_effects"])
+    heads = effects[1:5, graph.readers.index("m0")]
+    strongest = page.find(id="sources")[0]["text"].split()[0]
+    assert strongest == f"0.{np.argmax(np.abs(heads))}"
+    assert [b["text"] for b in page.find(tag="button") if b["text"] in ("m0", "m1")] == ["m0", "m1"]
+
+
+def test_the_whole_graphs_nodes_open_what_they_are(tmp_path):
+    (tmp_path / "report.html").write_text(circuit_page.render(with_graph(with_views())))
+    act = """
+      const points = [...all("#graph-of-all [data-tip]")];
+      const point = points.find((one) => one.dataset.tip.startsWith("m1:"));
+      point.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+      document.body.dataset.hash = location.hash;
+    """
+    page = Page(drawn(tmp_path / "report.html", then=act))
+    assert page.find(id="name")[0]["text"] == "m1"
+    assert page.find(tag="body")[0]["data-hash"] == "#head=m1"
+
+
+def test_heads_in_groups(tmp_path):
+    """By a name that is typed; the link has them, and what passes between groups adds up."""
+    results = with_views((3, 4))
+    (tmp_path / "report.html").write_text(circuit_page.render(results))
+    act = """
+      const typed = [[1, "early: one"], [2, "early  one"], [8, "late"], [9, "late"], [9, ""]];
+      for (const [g, name] of typed) {
+        select(g);
+        byId("group").value = name;
+        byId("group").onchange();
+      }
+      document.body.dataset.hash = location.hash;
+    """
+    page = Page(drawn(tmp_path / "report.html", then=act))
+    hash_ = page.find(tag="body")[0]["data-hash"]
+    assert hash_ == "#head=2.1&groups=early%20%20one%3A0.1%2C0.2|late%3A2.0"
+    (tmp_path / "again.html").write_text(circuit_page.render(results))
+    page = Page(drawn(tmp_path / "again.html", hash_))
+    passes = results.circuit.edge_scores[[1, 2], 8].sum()
+    told = page.find(id="groups")[0]["text"]
+    assert "".join(told.split()) == f"earlyone0.10.2\u2192{passes:.2g}tolatelate2.0"
+    grouped = {int(node["data-g"]) for node in page.find(kind="grouped")}
+    assert grouped == {1, 2, 8}
 
 
 def test_keys_read_a_pattern_off(tmp_path):

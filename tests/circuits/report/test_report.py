@@ -9,10 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import circuits_jax as cj
+from circuits_jax import config
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.evaluation.faithfulness import Evaluation, Judgement, TruthMetrics
+from circuits_jax.jobs import common
 from circuits_jax.lm.performance import Interval, Performance
+from circuits_jax.methods import configured, method_of
 from circuits_jax.report import circuit_page
+from circuits_jax.runs import keys
 from circuits_jax.tasks import GroundTruth, PromptPairs, Task
 
 
@@ -359,3 +364,50 @@ def test_negative_scores_have_a_colour_of_their_own():
     )
     cells = page.find(kind="cell")
     assert ["negative" in cell["class"] for cell in cells] == [True] * 4 + [False] * 4
+
+
+def test_scores_by_span_of_a_head():
+    results = make_results((2, 3))
+    by_span = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    spans = {"span_names": np.array(["next", "<last>"]), "span_scores": by_span}
+    scores = results.scores.replace(details=results.scores.details | spans)
+    page = Page(circuit_page.render(dataclasses.replace(results, scores=scores)))
+    assert page.balanced
+    record = page.records()[4]
+    assert record["spans"] == [["next", "4", 0.4], ["<last>", "10", 1.0]]
+    best = np.argmax(results.circuit.head_scores)
+    shown = page.find(id="spans")[0]["text"].split()
+    assert shown == ["next", str(best), "<last>", str(6 + best)]
+    assert page.records()[0]["spans"] == [["<last>", "6", 1.0]]
+    assert not Page(circuit_page.render(results)).find(id="spans")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("mean_difference", {"circuit.size": 5}),
+        ("random+mean_difference", {"circuit.threshold": 0.4, "ensemble.combine": "minimum"}),
+        ("sae_codes", {"sae_codes.spans": "changed", "sae_codes.steps": 9, "task.n": 2}),
+    ],
+)
+def test_the_code_on_the_page_gives_the_circuit_again(method, changes, monkeypatch):
+    """The snippet is run, as it stands; what it judges is what the command found."""
+    given = config.experiment("planted").unlock()
+    given.model, given.method = "planted:3x4", method
+    given.update_from_flattened_dict(changes)
+    model = cj.load_model(given.model)
+    task = common.task_of(given, model)
+    options, key = configured(method, given), keys.stream(given.seed, "method")
+    circuit = common.cut(method_of(method).run(model, task, key, options), given.circuit)
+    judged = []
+    monkeypatch.setattr(cj, "evaluate", lambda *args: judged.append(args))
+    results = dataclasses.replace(
+        make_results((3, 4)), config=given.to_dict(), task=task, circuit=circuit
+    )
+    exec(circuit_page.recipe(results), {})
+    ((_, found_task, found, seed),) = judged
+    assert found_task.learn == task.learn
+    assert seed == given.seed
+    np.testing.assert_array_equal(found.heads, circuit.heads)
+    np.testing.assert_array_equal(found.edges, circuit.edges)
+    np.testing.assert_array_equal(found.head_scores, circuit.head_scores)
