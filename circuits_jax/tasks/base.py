@@ -210,12 +210,7 @@ def metric_values(
       InputError: the metric is unknown, or no function that gives [B] numbers.
     """
     if ":" in metric:
-        preferred = own_metric(metric)(logits, targets)
-        if jnp.shape(preferred) != logits.shape[:1]:
-            raise InputError(
-                f"the metric {metric} gives an array of shape {list(jnp.shape(preferred))} for "
-                f"{len(logits)} prompts; needed is one number for each"
-            )
+        preferred = _by_own_metric(logits, targets, metric)
     elif metric in COMPARING:
         of_answers, of_foils = (COMPARING[metric](logits, targets, side) for side in SIDES)
         preferred = of_answers - of_foils
@@ -225,6 +220,26 @@ def metric_values(
         raise InputError(f"unknown metric {metric!r}; known metrics: {', '.join(METRICS)}")
     finite = (logits < jnp.inf).all(axis=range(1, logits.ndim))
     return jnp.where(finite, preferred, jnp.nan)
+
+
+def _by_own_metric(logits, targets: Targets, metric: str) -> Float[Array, " B"]:
+    """What a function of one's own gives, if that is a real number for each prompt."""
+    try:
+        preferred = own_metric(metric)(logits, targets)
+    except InputError:
+        raise
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise InputError(f"the metric {metric} ends with {type(error).__name__}: {said}") from error
+    kind = getattr(preferred, "dtype", type(preferred).__name__)
+    if not isinstance(preferred, jax.Array) or jnp.iscomplexobj(preferred):
+        raise InputError(f"the metric {metric} gives {kind}; needed is a real array of JAX")
+    if preferred.shape != logits.shape[:1]:
+        raise InputError(
+            f"the metric {metric} gives an array of shape {list(preferred.shape)} for "
+            f"{len(logits)} prompts; needed is one number for each"
+        )
+    return preferred.astype(logits.dtype)
 
 
 def answers_beat(
@@ -262,7 +277,7 @@ def own_metric(name: str) -> Callable[[Array, Targets], Array]:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except (Exception, SystemExit) as error:  # a module of one's own may do anything
         raise InputError(
             f"the metric {name!r} cannot be imported ({error}); allowed are "
             f"{', '.join(METRICS)}, or MODULE:FUNCTION of a module that Python finds"

@@ -128,6 +128,56 @@ def test_unknown_metric():
         metric_values(jnp.zeros((1, VOCABULARY)), target, "loss")
 
 
+OWN = """
+def raises(logits, targets):
+    raise KeyError("first\\nsecond")
+def on_the_host(logits, targets):
+    return float(logits.sum())
+def complex(logits, targets):
+    return logits[:, 0] + 1j
+def table(logits, targets):
+    return logits
+def nothing(logits, targets):
+    pass
+def right(logits, targets):
+    return logits[:, 0] > 0
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Functions of one's own, good and bad, and modules that cannot be imported."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_metrics.py").write_text(OWN)
+    (tmp_path / "broken_metrics.py").write_text("1 / 0")
+    (tmp_path / "leaving_metrics.py").write_text("raise SystemExit(3)")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own_metrics:raises", "ends with KeyError: 'first"),
+        ("own_metrics:on_the_host", "ends with ConcretizationTypeError: "),
+        ("own_metrics:complex", "gives complex64; needed is a real array"),
+        ("own_metrics:table", r"an array of shape \[1, 8\] for 1 prompts"),
+        ("own_metrics:nothing", "gives NoneType; needed is a real array"),
+        ("broken_metrics:any", "cannot be imported .division by zero"),
+        ("leaving_metrics:any", "cannot be imported .3"),
+        (".relative:any", "cannot be imported"),
+        ("own_metrics:__name__", "is a str, not a function"),
+    ],
+)
+def test_a_metric_of_ones_own_that_gives_no_number_is_named(own_module, name, said):
+    goal = targets(make_pairs([((1,), (2,))]))
+    measured = jax.jit(metric_values, static_argnames="metric")
+    with pytest.raises(InputError, match=said) as caught:
+        measured(jnp.ones((1, 8)), goal, name)
+    assert "\n" not in str(caught.value)
+    found = measured(jnp.ones((1, 8)), goal, "own_metrics:right")
+    assert found.tolist() == [1.0]
+    assert found.dtype == jnp.float32
+
+
 def test_pairs_of_different_number():
     with pytest.raises(InputError, match="equal in number, got 2, 1, 2 and 2"):
         PromptPairs(("a", "b"), ("c",), ((1,), (1,)), ((2,), (2,)))
