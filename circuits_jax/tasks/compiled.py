@@ -3,8 +3,8 @@
 For models compiled by tracr (arXiv 2301.05062), whose circuit is known exactly. The two prompts of
 a pair are two random inputs, whose lengths and last outputs differ: heads that count tokens have
 something else to say as well. Pairs to learn from are chosen, of the first that are drawn, such
-that every edge of the circuit matters to the answer of two of them, or of one, if that can be: a
-few pairs at random leave some without use.
+that every edge of the circuit matters to the answer of one of them, if that can be: a few pairs at
+random leave some without use.
 """
 
 import itertools
@@ -20,7 +20,6 @@ from circuits_jax.tasks.words import WordTokenizer, made_for
 
 _TRIES = 10_000
 _POOL = 32  # pairs among which those to learn from are chosen
-_TIMES = 2  # that pairs to learn from use each edge, if they can
 
 Row = tuple[str, str, str, str]  # positive, negative, answer, foil
 
@@ -65,26 +64,23 @@ def compiled(tokenizer: Tokenizer, *, n: int, n_held_out: int, seed: int) -> Tas
 
 
 def telling(rows: Iterator[Row], n: int, tokenizer: WordTokenizer) -> list[Row]:
-    """Rows taken from the front; first those, n at most, that use every edge, twice if they can.
+    """Rows taken from the front; first those, n at most, that together use the most edges.
 
-    No more rows are taken than that needs, nor more than the pool holds.
+    No more rows are taken than it takes to use every edge, nor more than the pool holds.
     """
     pool: list[Row] = []
     used: list[frozenset[tuple[str, str]]] = []
     if tokenizer.uses is None:
         return pool
-    edges, chosen = tokenizer.truth.graph_edges, []
+    chosen: list[int] = []
     for row in itertools.islice(rows, _POOL):
         pool.append(row)
         used.append(tokenizer.uses(*row[:2]))
-        chosen, times = [], dict.fromkeys(edges, 0)
-        while len(chosen) < min(n, len(pool)):
-            # an edge used once less counts for more than all the others
-            worth = [sum((len(edges) + 1.0) ** -times[edge] for edge in some) for some in used]
-            best = max(set(range(len(pool))) - set(chosen), key=lambda i: (worth[i], -i))
-            chosen.append(best)
-            times |= {edge: times[edge] + 1 for edge in used[best]}
-        if min(times.values()) >= _TIMES:
+        chosen, left = [], tokenizer.truth.graph_edges
+        while len(chosen) < n and any(left & some for some in used):
+            chosen.append(max(range(len(used)), key=lambda i: (len(left & used[i]), -i)))
+            left = left - used[chosen[-1]]
+        if not left:
             break
     return [pool[i] for i in chosen] + [row for i, row in enumerate(pool) if i not in chosen]
 

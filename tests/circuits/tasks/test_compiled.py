@@ -83,10 +83,10 @@ def test_pairs_that_use_most_come_first_and_none_is_lost():
         return "".join(name for name, *_ in telling(found, n, tokenizer))
 
     found = rows("abcdefg")
-    assert order(found, 2) == "efabcd"  # every edge twice: g is not drawn
-    assert [name for name, *_ in found] == ["g"]
-    assert order(rows("abcd"), 2) == "bdac"
-    assert order(rows("abcde"), 3) == "ebdac"  # the third uses z, which was used once; a does not
+    assert order(found, 2) == "bdac"  # that is enough: e, which uses all, is not drawn
+    assert [name for name, *_ in found] == ["e", "f", "g"]
+    assert order(rows("abcdef"), 1) == "eabcd"
+    assert order(rows("acb"), 3) == "bac"  # not all can be used
     assert telling(rows("abcde"), 5, _tokenizer("shift")) == []
 
 
