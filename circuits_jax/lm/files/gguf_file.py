@@ -19,7 +19,7 @@ from circuits_jax.runs.errors import InputError
 if TYPE_CHECKING:
     import gguf
 
-# A text or number of the header takes one or two reads; the largest vocabularies need 1.5 million.
+# A text or number of the header takes one or two reads, and so does an array of numbers.
 _MAX_READS = 2**22
 
 
@@ -128,5 +128,26 @@ def _bounded_reader(path: Path) -> "gguf.GGUFReader":
             if end > len(self.data):
                 raise ValueError(f"what it states ends at byte {end} of {len(self.data)}")
             return super()._get(offset, dtype, count, *order, **named)
+
+        def _get_field_parts(self, start: Any, raw_type: Any) -> Any:
+            """Arrays at once: read one by one, a vocabulary takes longer than the weights."""
+            kinds = gguf.GGUFValueType
+            if raw_type != kinds.ARRAY:
+                return super()._get_field_parts(start, raw_type)
+            kind, length = self._get(start, np.uint32), self._get(start + 4, np.uint64)
+            at, types = int(start) + 12, [kinds.ARRAY, kinds(kind[0])]
+            if number := self.gguf_scalar_to_np.get(types[-1]):
+                values = self._get(at, number, length[0])
+                return 12 + values.nbytes, [kind, length, values], [2], types
+            if types[-1] != kinds.STRING:
+                return super()._get_field_parts(start, raw_type)
+            view, texts = memoryview(self.data), []
+            for _ in range(int(length[0])):
+                begin = at + 8
+                at = begin + int.from_bytes(view[at:begin], "little")
+                if at > len(view):
+                    raise ValueError(f"a text that it states ends at byte {at} of {len(view)}")
+                texts.append(view[begin:at])
+            return at - start, [kind, length, *texts], list(range(2, 2 + len(texts))), types
 
     return BoundedReader(path)

@@ -145,3 +145,18 @@ def test_headers_without_an_end_are_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf_file, "_MAX_READS", 20)
     with pytest.raises(InputError, match="more than 20 parts"):
         open_gguf(write(tmp_path / "m.gguf"))
+
+
+def test_a_vocabulary_is_not_read_word_by_word(tmp_path, monkeypatch):
+    """It would take longer than the weights."""
+    words = [f"word {n}" for n in range(500)]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_array("llama.words", words)
+    writer.add_array("llama.flags", [n % 2 == 0 for n in range(500)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    monkeypatch.setattr(gguf_file, "_MAX_READS", 50)
+    found = open_gguf(tmp_path / "m.gguf").metadata
+    assert found["llama.words"] == words
+    assert found["llama.flags"] == [True, False] * 250
