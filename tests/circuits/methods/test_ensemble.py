@@ -59,7 +59,7 @@ def test_the_least_of_many_heads_counts_and_what_says_nothing_does_not():
     many = np.arange(n * n, dtype=np.float32).reshape(n, n) + 1e3
     many[0, 0] = 0
     found = combined([cj.Scores(many, NOTHING), cj.Scores(many, NOTHING)])
-    counted = above_noise(found.head_scores, found.details["noise"])
+    counted = above_noise(found.head_scores, float(found.details["noise"]))
     assert not counted[0, 0]
     assert counted.sum() == n * n - 1
 
