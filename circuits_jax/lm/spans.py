@@ -90,8 +90,8 @@ def _by_template(
     ends = [len(decode(ids[:n])) - before for n in range(len(ids) + 1)]
     numbers = []
     for start, end in itertools.pairwise(ends):
-        letters = range(max(start, 0), min(max(end, 1), len(prompt)))
-        letters = [i for i in letters if not prompt[i].isspace()] or [max(start, 0)]
+        own = range(max(start, 0), min(max(end, 1), len(prompt)))
+        letters = [i for i in own if not prompt[i].isspace()] or [max(start, 0)]
         found = [int(of_letter[i]) for i in letters]
         places = [n for n in found if n and not names[n].startswith("after ")]
         numbers.append((places or found)[0])

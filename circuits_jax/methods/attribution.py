@@ -130,9 +130,9 @@ def _effects(config, params, trial, metric, options, inside):
     points = (jnp.arange(1, options.steps + 1) - middle) / options.steps
     replacement = trial.replacement.swapaxes(0, 1)
     replacement = jnp.broadcast_to(replacement, (len(trial.batch.tokens), *replacement.shape[1:]))
-    prompts = (trial.batch, trial.targets, replacement)
+    prompts = [trial.batch, trial.targets, replacement]
     if inside is not None:
-        prompts += (inside.swapaxes(0, 1).astype(jnp.float32),)
+        prompts.append(inside.swapaxes(0, 1).astype(jnp.float32))
     shape = config.heads if inside is None else (len(inside), *config.heads)
     rows, structure = jax.tree.flatten(prompts)
 
@@ -143,7 +143,7 @@ def _effects(config, params, trial, metric, options, inside):
         )
 
         def value(keep):
-            if inside:  # of heads at tokens; every token is in one span, or is padding
+            if inside:  # then of heads at tokens; every token is in one span, or is padding
                 keep = einsum("slh,bst->lbth", keep, inside[0])
             logits = interpose.replace(config, params, batch, keep, replacement.swapaxes(0, 1))
             return metric_values(logits, targets, metric)[0]

@@ -74,12 +74,10 @@ def combined(found: Sequence[Scores], combine: Combine = "ranks") -> Scores:
     return Scores(head_scores, edges, details)
 
 
-def _counted(
-    scores: Float[Array | np.ndarray, "*S"], noise: float | None = None
-) -> Float[np.ndarray, "*S"]:
+def _counted(scores: Float[Array | np.ndarray, "*S"], noise: Any = None) -> Float[np.ndarray, "*S"]:
     """Scores, 0 where they say nothing."""
     scores = np.asarray(scores, np.float32)
-    return np.where(above_noise(scores, noise), scores, 0)
+    return np.where(above_noise(scores, None if noise is None else float(noise)), scores, 0)
 
 
 def _ranks(scores: Float[np.ndarray, "*S"]) -> Float[np.ndarray, "*S"]:

@@ -108,7 +108,7 @@ def exact_patching(
     prepared = trial(model, pairs, "resample", task.metric)
     prepared = dataclasses.replace(prepared, targets=goals(model, task.learn, task.metric))
     model_and_task = model.config, model.params, prepared, task.metric
-    shape, names = prepared.batch.mask.shape, ()
+    shape, names = prepared.batch.mask.shape, list[str]()
     where = np.ones((1, *shape), bool)
     if options.positions == "each":
         from_last = np.arange(shape[1])[None] - np.asarray(prepared.batch.last)[:, None]
@@ -118,8 +118,8 @@ def exact_patching(
         sides = model.tokenize_pairs(pairs.positives, pairs.negatives)
         sides = sides[::-1] if options.direction == "denoising" else sides
         spans = spans_of(model, task, options.spans, sides)
-        names, inside = spans.names, spans.inside(shape[1])
-        where = np.concatenate([where, inside])
+        names = list(spans.names)
+        where = np.concatenate([where, spans.inside(shape[1])])
     changes = patched_change(*model_and_task, options.heads_at_once, jnp.asarray(where))
     effects, *others = sign * changes
     head_scores = jnp.abs(effects)

@@ -177,7 +177,8 @@ def sae_codes(
     scores = _scores_of_heads(model, task.learn, key, options)
     if not options.spans:
         return scores
-    return scores.replace(details=scores.details | _by_span(model, task, key, options))
+    details = {**scores.details, **_by_span(model, task, key, options)}
+    return Scores(scores.head_scores, scores.edge_scores, details)
 
 
 def _scores_of_heads(

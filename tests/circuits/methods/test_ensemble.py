@@ -59,7 +59,7 @@ def test_the_least_of_many_heads_counts_and_what_says_nothing_does_not():
     many = np.arange(n * n, dtype=np.float32).reshape(n, n) + 1e3
     many[0, 0] = 0
     found = combined([cj.Scores(many, NOTHING), cj.Scores(many, NOTHING)])
-    counted = above_noise(found.head_scores, found.details["noise"])
+    counted = above_noise(found.head_scores, float(found.details["noise"]))
     assert not counted[0, 0]
     assert counted.sum() == n * n - 1
 
@@ -116,8 +116,8 @@ def test_passes_are_those_of_all_members():
 
 
 def test_costs_add_up_and_memory_does_not():
-    one, other = cost.Cost(1, 2, 3, 4, 5), cost.Cost(10, np.nan, 30, 40, 4)
-    assert str(cost.summed([one, other])) == str(cost.Cost(11, np.nan, 33, 44, 5.0))
+    one, other = cost.Cost(1.0, 2.0, 3.0, 4.0, 5.0), cost.Cost(10.0, np.nan, 30.0, 40.0, 4.0)
+    assert str(cost.summed([one, other])) == str(cost.Cost(11.0, np.nan, 33.0, 44.0, 5.0))
 
 
 def test_a_config_sets_members_by_their_sections():
