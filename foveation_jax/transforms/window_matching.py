@@ -1,9 +1,10 @@
 """Closed form by window: a picture takes the means, energies and colours of another's windows.
 
-In every band of a steerable pyramid and in every pooling window the picture is multiplied by
-chol(S) chol(S')^-1, S and S' the covariances over colours of the wanted and of the present band;
-the low-pass residual takes the window's mean. Then the same once more for the pixels: mean and
-covariance over colours of every window. Matrices are spread by the windows, which add to 1.
+In every band of a steerable pyramid and in every pooling window each opponent colour is multiplied
+by the root of the wanted over the present energy; the low-pass residual takes the window's mean.
+Then the pixels take the mean and the covariance over colours S of every window: they are
+multiplied by chol(S) chol(S')^-1, S' the present covariance. Gains are spread by the windows, which
+add to 1.
 """
 
 import jax
@@ -64,13 +65,14 @@ def match_windows(
 
 def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells, order):
     """One octave; its bands have no mean."""
-    have, want = (_second_moments(z, grid) for z in (present, wanted))
+    have, want = (
+        pool(grid, (z**2).reshape(-1, *z.shape[2:])) for z in (present, wanted)
+    )  # [E, T, C O]
     if order is not None:
-        want = jnp.take_along_axis(want, order[..., None, None, None], 1)
-    gain = _gain(have, want, grid, FLOOR)  # [E, T, O, C, C], less the identity
-    fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
-    fields = fields.reshape(-1, 3, 3, *present.shape[2:])
-    return present + einsum("ocdyx,doyx->coyx", fields, present)
+        want = jnp.take_along_axis(want, order[..., None], 1)
+    ridge = PRIOR * have + FLOOR
+    gain = jnp.sqrt((want + ridge) / (have + ridge)) - 1
+    return present * (1 + spread(grid, gain)).reshape(present.shape)
 
 
 def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"], grid: Cells):
@@ -84,7 +86,7 @@ def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"],
     shift = means[1] - means[0] - (gain * means[0][..., None, :]).sum(-1)
     fields = spread(grid, jnp.concatenate([gain.reshape(*grid.mass.shape, 9), shift], -1))
     matrix = fields[:9].reshape(3, 3, *present.shape[1:])
-    return present + (matrix * present[None]).sum(1) + fields[9:]
+    return present + einsum("cdyx,dyx->cyx", matrix, present) + fields[9:]
 
 
 def _second_moments(z: Float[Array, "C O Y X"], grid: Cells) -> Float[Array, "E T O C C"]:
