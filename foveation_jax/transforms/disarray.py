@@ -237,6 +237,11 @@ def _mirror(index, size: int):
     return (size - 1) - abs((size - 1) - index)
 
 
+def coefficients(image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
+    """Of the cubic spline through an image, for `read_spline`."""
+    return _both(*(_prefilter(n).astype(np.float32) for n in image.shape[:2]), image)
+
+
 def read_spline(
     coefficients: Float[Array, "Y X C"], at: Float[Array, "2 P Q"]
 ) -> Float[Array, "P Q C"]:
