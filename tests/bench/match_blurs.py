@@ -3,7 +3,7 @@
     python tests/bench/match_blurs.py --images=../shared/data/places20
 
 Brings photographs of FOLDER/*/CLASS to 256 x 256, shows them to the default Foveation-Texture
-(pyramid, s = .4, 26 degrees), matches both blurs on SSIM (first on about 100 images, then from
+(disarray, s = .4, 26 degrees), matches both blurs on SSIM (first on about 100 images, then from
 there on `--count`), writes foveation_jax/assets/*.json and prints sigma and gap, also for as
 many other photographs, taken in turn with the first, which had no part in matching.
 """
@@ -58,7 +58,7 @@ def main():
         )
         record = fj.match(
             images, textured, jax.random.key(4), system=system, start=first,
-            description="foveation_texture, pyramid route",
+            description="foveation_texture, disarray route",
         )  # fmt: skip
         origin = f"shipped sigmas, matched on {len(images)} colour photographs of 20 scene classes"
         save(dataclasses.replace(record, origin=origin), options.assets / f"{system}.json")
