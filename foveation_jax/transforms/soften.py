@@ -20,7 +20,7 @@ from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms.disarray import coefficients, read_spline, unit_fields
 from foveation_jax.transforms.uniform_blur import blur
 
-WOBBLE, SIGMA, SMOOTH = 1.75 / 256, 1.45 / 256, 8 / 256  # widths of the image
+WOBBLE, SIGMA, SMOOTH = 1.7 / 256, 1.4 / 256, 8 / 256  # widths of the image
 
 
 def soften(images: Float[Array, "N Y X C"], soft: float) -> Float[Array, "N Y X C"]:
