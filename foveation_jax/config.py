@@ -86,10 +86,13 @@ def systems_experiment() -> ConfigDict:
     config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     config.stage1.field_of_view = 26.0  # degrees that the width subtends
     config.stage1.published = False  # cut windows and corner slivers as in the published masks
-    config.stage1.route = "pyramid"  # or "disarray", "vgg"
+    config.stage1.route = "disarray"  # or "pyramid", "vgg"
     config.stage1.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.stage1.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.stage1.colours = "image"  # of the vgg route: or "region"
+    # How far all systems' images first lose what the published Reference has lost (SSIM .71 to the
+    # image): 1 for as far. Claim 1a was tested against such a Reference.
+    config.stage1.soft = 0.0
     # The blurs' mean SSIM to Reference is within `match_tolerance` of the texture's, whole and in
     # each ring, on up to 1000 training images. Where the shipped sigmas do not achieve that, they
     # are matched on `match_images` of these, or more as needed; a gap that stays stops the run.
@@ -139,10 +142,11 @@ def transforms_run() -> ConfigDict:
     config.fixations = ""
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks
-    config.route = "pyramid"  # or "disarray", "vgg", or a registered route
+    config.route = "disarray"  # or "pyramid", "vgg"
     config.weights = ""  # of the vgg route: FILE, or ENCODER,DECODER
     config.blend = "partition"  # of the vgg route: or "overwrite", as published
     config.colours = "image"  # of the vgg route: or "region", noise in the colours of each region
+    config.soft = 0.0  # 1: all systems' pictures first lose as much as the published Reference has
     # The blurs' mean SSIM to Reference is within `match_tolerance` of the texture's, whole and in
     # each ring, on up to 1000 of this run's pictures. Where the shipped sigmas do not achieve that,
     # they are matched on `match_images` of these, or more as needed; a gap that stays leaves the

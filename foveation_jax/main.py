@@ -21,7 +21,7 @@ and of the other two:
     --config.size="(256, 256)"    rows and columns that every picture is brought to
     --config.scale=0.4            window width over eccentricity
     --config.fixation="(0, 128)"  row and column in pixels; without it, the centre
-    --config.route=pyramid        or disarray; or vgg, with --config.weights=FILE
+    --config.route=disarray       or pyramid; or vgg, with --config.weights=FILE
     --config.systems="('raw', 'cortical_magnification')"
 
 The file of a config says what each of its fields means. A run that was stopped goes on where it was

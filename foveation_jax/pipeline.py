@@ -66,6 +66,7 @@ LIMITS: dict[str, Allowed] = {
     "systems": SYSTEMS,
     "metrics": METRICS,
     "stage1.when": ("beforehand", "on_the_fly"),
+    "stage1.soft": Range(0, 2),
     "stage1.match_images": Range(1),
     "stage1.match_tolerance": Range(0, 1, open=(0, 1)),
 }

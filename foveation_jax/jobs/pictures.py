@@ -47,12 +47,14 @@ from foveation_jax.stage1.export import (
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.matching import NoSigma
 from foveation_jax.transforms.settled import CHECKED, Pictures, load_kept, settle_sigmas
+from foveation_jax.transforms.soften import soften
 
 REFERENCE, TEXTURE = "reference", "foveation_texture"
 LIMITS: dict[str, Allowed] = {
     "batch_size": Range(1),
     "limit": Range(0),
     "report_images": Range(1),
+    "soft": Range(0, 2),
     "match_images": Range(1),
     "match_tolerance": Range(0, 1, open=(0, 1)),
     "systems": transforms.SYSTEMS,
@@ -61,6 +63,7 @@ LIMITS: dict[str, Allowed] = {
 BLURS = ("uniform_blur", "foveation_blur")
 TEXTURE_FIELDS = (  # of a config, that decide what Foveation-Texture makes of a picture
     "scale", "fixation", "field_of_view", "published", "route", "weights", "blend", "colours",
+    "soft",
 )  # fmt: skip
 
 
@@ -337,7 +340,7 @@ def blur_match(
     before = load_kept(path)
     record = settle_sigmas(
         name,
-        {field: config[field] for field in TEXTURE_FIELDS},
+        {field: config.get(field) for field in TEXTURE_FIELDS},
         tuple(config.size),
         jax.random.key(config.seed),
         before,
@@ -371,10 +374,11 @@ def written_pictures(
         return [[workdir / s / f"{n}.png" for n in names] for s in (REFERENCE, TEXTURE)]
 
     def read(places):
-        images = [fit_image(source.read(place), size, fit) for place in places]
+        images = np.stack([fit_image(source.read(place), size, fit) for place in places])
+        images = np.asarray(soften(jnp.asarray(images), config.get("soft", 0.0)))
         seen = [[read_image(path) for path in found] for found in paths(places)]
         own = [fixations[source.names[place]] for place in places] if fixations else None
-        return *map(np.stack, (images, *seen)), None if own is None else np.stack(own)
+        return images, *map(np.stack, seen), None if own is None else np.stack(own)
 
     def fingerprint():
         digest = hashlib.sha256()

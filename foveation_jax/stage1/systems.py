@@ -35,6 +35,7 @@ from foveation_jax.transforms.settled import (
     load_kept,
     settle_sigmas,
 )
+from foveation_jax.transforms.soften import soften
 
 REFERENCE, TEXTURE = MATCHED_TO = ("reference", "foveation_texture")
 
@@ -157,7 +158,8 @@ def shown_pictures(
     def read(places):
         shown = (show(name, places) for name in MATCHED_TO)
         at = None if fixations is None else fixations[places]
-        return np.asarray(images[places], np.float32) / 255, *shown, at
+        levels = jnp.asarray(images[places], jnp.float32) / 255
+        return np.asarray(soften(levels, config.stage1.get("soft", 0.0))), *shown, at
 
     def fingerprint():
         found = {name: split.fingerprint for name, split in on_disk.items()}

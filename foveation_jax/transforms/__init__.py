@@ -27,6 +27,7 @@ from foveation_jax.transforms.controls import contrast_sensitivity_blur, cortica
 from foveation_jax.transforms.foveated_blur import foveation_blur
 from foveation_jax.transforms.foveation_texture import foveation_texture
 from foveation_jax.transforms.reference import reference
+from foveation_jax.transforms.soften import soften
 from foveation_jax.transforms.uniform_blur import uniform_blur
 
 System = Callable[..., Float[Array, "N Y X C"]]
@@ -69,7 +70,9 @@ def transform(
             any floating-point type, or uint8 levels.
         key: for the systems that draw noise.
         **options: of that system; see its docstring. `fixation` may be one place (y, x) for all
-            images, or [N, 2], a place on the image for each.
+            images, or [N, 2], a place on the image for each. Every system takes `soft`: how far its
+            images first lose what the published Reference does, 0 for not, 1 for as far
+            (transforms/soften.py).
 
     Returns:
         Colours of the same shape, in float32 where `images` were of fewer bits.
@@ -84,7 +87,7 @@ def transform(
     """
     if name not in SYSTEMS:
         raise InputError(f"system {name!r} is not registered{_nearest(name, SYSTEMS)}.")
-    system = SYSTEMS[name]
+    system, soft = SYSTEMS[name], options.pop("soft", 0.0)
     parameters = inspect.signature(system).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -93,6 +96,7 @@ def transform(
                 raise InputError(f"{name} has no option {option!r}{_nearest(option, known)}.")
     grey = np.ndim(images) == 4 and np.shape(images)[-1] == 1
     images = check_images(jnp.repeat(jnp.asarray(images), 3, -1) if grey else images)
+    images = soften(images, soft)
     fixations = _one_each(options.get("fixation"), images.shape)
     if fixations is None:
         seen = system(images, key, **options)
@@ -143,10 +147,14 @@ def _one_each(fixation, shape: tuple[int, ...]) -> Float[Array, "N 2"] | None:
 
 
 def options_for(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `settings` that the registered system `name` takes and that are not None."""
+    """Those of `settings` that the registered system `name` takes and that are not None.
+
+    `soft` is an option of every system; where it is 0 there is nothing to say.
+    """
     parameters = inspect.signature(SYSTEMS[name]).parameters.values()
     taken = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-    return {k: v for k, v in settings.items() if k in taken and v is not None}
+    found = {k: v for k, v in settings.items() if k in taken and v is not None}
+    return found | ({"soft": settings["soft"]} if settings.get("soft") else {})
 
 
 def check_images(images, what: str = "images") -> Float[Array, "N Y X C"]:

@@ -12,7 +12,8 @@ fields happen to vanish stays in its place.
 
 A thing that is alone in a flat window, a lamp on a wall, is what that window's moments tell the
 place of: a little nearer to the window's edge and its kurtosis k_R is another. So every field is
-multiplied by 1 / (1 + sum over windows of w_R(x) (k_R / LONE)^2); photographs have k about 4.
+multiplied by 1 / (1 + sum over windows of w_R(x) (k_R / LONE)^4); photographs have k about 4. The
+power holds such a thing also at the margin of its window, where w_R is small.
 
 Fields bend things over the width of a window and hardly within less, so straight lines do not curl;
 octave k follows every field coarser than itself, so the octaves of an edge stay together. Edges
@@ -116,7 +117,7 @@ def displacements(
 def freedom(image: Float[Array, "Y X C"], grid: Cells) -> Float[Array, "Y X"]:
     """The module's factor of the fields, 1 in the fovea; small around what is alone in a window."""
     _, kurtosis = skew_and_kurtosis(einsum("yxc,c->yx", image, LUMA.astype(image.dtype)), grid)
-    return 1 / (1 + spread(grid, (kurtosis / LONE) ** 2)[0])
+    return 1 / (1 + spread(grid, (kurtosis / LONE) ** 4)[0])
 
 
 def unit_fields(key: PRNGKeyArray, size: tuple[int, int]) -> Float[Array, "octaves 2 Y X"]:
@@ -234,6 +235,11 @@ def _mirror(index, size: int):
     """Indices beyond the ends reflected about the end samples; one sample stands for itself."""
     index = abs(index) % max(2 * (size - 1), 1)
     return (size - 1) - abs((size - 1) - index)
+
+
+def coefficients(image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
+    """Of the cubic spline through an image, for `read_spline`."""
+    return _both(*(_prefilter(n).astype(np.float32) for n in image.shape[:2]), image)
 
 
 def read_spline(

@@ -1,9 +1,10 @@
 """Foveation-Texture, one interface to its routes (arXiv 2006.07991, section 2).
 
-* "pyramid": noise with the statistics of oriented bands, no weights, exact inverse; the default, to
-  which the shipped blurs are matched at about the published sigma (texture.py).
-* "disarray": octaves displaced within their windows, energies and colours put back: edges and
-  their look stay, pixels do not, so that blurs of equal SSIM are far stronger (disarray.py).
+* "disarray", the default: octaves displaced within their windows, means, energies and colours put
+  back. Edges and the look of things stay, their places are lost, so that blurs of equal SSIM are
+  far stronger than the published ones (disarray.py).
+* "pyramid": noise with the statistics of oriented bands: energies without edges, and with a
+  ghost of the image in it (texture.py).
 * "vgg": AdaIN on relu4_1 of VGG19 with the user's weights, the published route (vgg_texture.py).
 A system of your own goes beside these by `register` and is called by its own name.
 """
@@ -23,7 +24,7 @@ from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
-ROUTES = ("pyramid", "disarray", "vgg")
+ROUTES = ("disarray", "pyramid", "vgg")
 DEFAULT = ROUTES[0]
 COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
     "image": lambda white, image, windows: coral(white, image),
@@ -59,7 +60,7 @@ def foveation_texture(
         field_of_view: degrees that the width subtends.
         published: corner slivers stay clear and (pyramid, vgg) cut windows mix by their cut area,
             as published.
-        route: "pyramid", "disarray" or "vgg".
+        route: "disarray", "pyramid" or "vgg".
         n_scales: octaves that turn into texture, pyramid only; by default all but 32 x 32 samples.
         refinement: steps towards the pooled statistics of the image's windows, pyramid and
             disarray only; gradients pass to the route as if there were none.

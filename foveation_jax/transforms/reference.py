@@ -1,8 +1,8 @@
 """Reference: what a route gives back when it removes nothing (every a = 0, arXiv 2006.07991).
 
-The pyramid inverts exactly, so its Reference is the image to rounding; the vgg route's is
-decoder(encoder(image)), which is NOT the raw image. Networks of the other systems are compared
-against the Reference of the same route.
+Disarray and the pyramid invert exactly, so their Reference is the image to rounding; the vgg
+route's is decoder(encoder(image)), which is NOT the raw image. Networks of the other systems are
+compared against the Reference of the same route.
 """
 
 import jax
@@ -22,7 +22,7 @@ def reference(
     Args:
         images: colours in [0, 1].
         key: unused; systems share one signature.
-        route: "pyramid", "disarray" or "vgg"; the first two invert exactly.
+        route: "disarray", "pyramid" or "vgg"; the first two invert exactly.
         weights: the vgg route's file.
 
     Raises:

@@ -7,10 +7,12 @@ steps; from a one-pass texture a few suffice. The error of a texture t of the im
 
 over the families of `texture_statistics`, scale the deviation of the statistic over the image's own
 windows, h(e) = e^2 for small errors and linear for large ones, so that no single window is mended
-by spots. Only the luma changes: colours keep what the route gave them. Steps are L-BFGS of limited
-length without a line search, one gradient each; the best picture met is kept. Changes are counted
-in units that grow with the width of the window, as a pixel's share in its means falls, so that all
-rings come down alike, and that fall with spatial frequency as the contrast of photographs does.
+by spots. One family is to stay the start's: the correlation of every octave with the image's, what
+is left of places, which descent would bring back. Only the luma changes: colours keep what the
+route gave them. Steps are L-BFGS of limited length without a line search, one gradient each; the
+best picture met is kept. Changes are counted in units that grow with the width of the window, as a
+pixel's share in its means falls, so that all rings come down alike, and that fall with spatial
+frequency as the contrast of photographs does.
 """
 
 import functools
@@ -23,22 +25,28 @@ from jaxtyping import Array, Float
 
 from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.precision import exact
+from foveation_jax.transforms import pyramid
 from foveation_jax.transforms.disarray import periphery, window_width
 from foveation_jax.transforms.texture_statistics import (
+    FLOOR,
+    LUMA,
     deviations,
     octave_cells,
     octaves_of,
     pooled_statistics,
     window_weights,
 )
+from foveation_jax.windows.pooling import pool
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
+PLACES = "places"  # correlation with the image by octave; in no table of statistics
 # Least scale of each family: where an image's windows hardly differ, errors below it are not seen.
 LEAST = {
     "mean": 0.01, "colours": 1e-3, "variance": 1e-3, "skew": 0.2, "kurtosis": 0.5, "energy": 0.2,
     "sparseness": 0.03, "positions": 0.05, "orientations": 0.05, "scales": 0.05, "phase": 0.05,
+    PLACES: 0.05,
 }  # fmt: skip
-WEIGHT = {"phase": 2.0, "energy": 3.0}  # of families that come down last; 1 for the others
+WEIGHT = {"phase": 2.0, "energy": 3.0, PLACES: 2.0}  # 1 for the others
 BEND = 1.0  # deviations from which errors count linearly
 CELLS = 1.5  # ring in whose windows the cells of pooling fit: a quarter as many as by default
 LONGEST = 3.0  # norm of a step: a hundredth of the range at 256 x 256 pixels
@@ -70,12 +78,14 @@ def refine(
     no window of the periphery covers stay as they are.
     """
     grids = octave_cells(windows, n_scales, CELLS)
-    weights = {f: window_weights(windows, grids, k) for f, k in octaves_of(n_scales).items()}
+    octaves = octaves_of(n_scales) | {PLACES: np.arange(n_scales)}
+    weights = {f: window_weights(windows, grids, k) for f, k in octaves.items()}
     width = periphery(windows) * window_width(windows)
     mask = (width / jnp.maximum(width.mean(), 1e-6))[..., None]
 
-    def statistics(picture):
-        return pooled_statistics(jnp.moveaxis(picture, -1, 0), grids)
+    def statistics(picture, image):
+        found = pooled_statistics(jnp.moveaxis(picture, -1, 0), grids)
+        return found | {PLACES: _places(picture, image, grids)}
 
     def applied(start, change):
         spectrum = jnp.fft.rfft2(change) * _natural(windows.size)
@@ -83,11 +93,11 @@ def refine(
         return jnp.clip(start + mask * change, 0, 1)
 
     def one(start, image):
-        wanted = statistics(image)
+        wanted = statistics(image, image) | {PLACES: _places(start, image, grids)}
         scales = {f: deviations(table[None], weights[f]) + LEAST[f] for f, table in wanted.items()}
 
         def error(change):
-            found = statistics(applied(start, change))
+            found = statistics(applied(start, change), image)
             return sum(
                 WEIGHT.get(f, 1.0) * _mean_error(found[f], wanted[f], scales[f], weights[f])
                 for f in wanted
@@ -117,6 +127,18 @@ def _mean_error(found, wanted, scale, weight):
     error = (found - wanted) / scale[None, None]
     bent = 2 * BEND**2 * (jnp.sqrt(1 + (error / BEND) ** 2) - 1)
     return (weight * bent).sum() / jnp.maximum(weight.sum(), 1e-6)
+
+
+def _places(picture: Float[Array, "Y X C"], image: Float[Array, "Y X C"], grids):
+    """Correlation of every octave's bands of luma with the image's, by window, [E, T, octaves]."""
+    luma = jnp.stack([picture, image]) @ jnp.asarray(LUMA, picture.dtype)
+    found = []
+    for bands, grid in zip(pyramid.decompose(luma, len(grids)).bands, grids, strict=True):
+        ours, its = bands.real
+        maps = jnp.stack([(ours * its).sum(0), (ours**2).sum(0), (its**2).sum(0)])
+        both, own, of_it = jnp.moveaxis(pool(grid, maps, True), -1, 0)
+        found.append(both / jnp.sqrt((own + FLOOR) * (of_it + FLOOR)))
+    return jnp.stack(found, -1)
 
 
 def _natural(size: tuple[int, int]) -> np.ndarray:

@@ -37,7 +37,7 @@ from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.precision import einsum, exact
 from foveation_jax.transforms import pyramid
 from foveation_jax.windows import geometry
-from foveation_jax.windows.pooling import Cells, cells, pool, spread
+from foveation_jax.windows.pooling import Cells, cells, pool, pool_products, spread
 from foveation_jax.windows.pooling_windows import (
     INNER_DEG,
     PoolingWindows,
@@ -209,9 +209,10 @@ def pooled_statistics(image: Float[Array, "C Y X"], grids: tuple[Cells, ...]) ->
     split = pyramid.decompose(luma, n_scales)
     families = {name: [] for name in octaves_of(n_scales)}
     planes, (c, d) = jnp.concatenate([image, luma[None]]), ENTRIES
-    first = _pool_all(grids[0], {"mean": planes, "product": planes[c] * planes[d]})
-    covariance = first["product"] - first["mean"][..., c] * first["mean"][..., d]
-    families["mean"].append(first["mean"][..., :3])
+    mean = pool(grids[0], planes, True)
+    product = pool_products(grids[0], planes, planes, True)[..., c, d]
+    covariance = product - mean[..., c] * mean[..., d]
+    families["mean"].append(mean[..., :3])
     families["colours"].append(covariance[..., :-1])
     families["variance"].append(covariance[..., -1:])
     lows = pyramid.lowpass_octaves(luma, n_scales)
@@ -236,40 +237,36 @@ def pooled_statistics(image: Float[Array, "C Y X"], grids: tuple[Cells, ...]) ->
 
 def _add_octave(families, real, m, coarser, grid: Cells):
     """Statistics of one octave; `coarser`: m and the doubled phase of the next, on its grid."""
-    first, second = np.tril_indices(len(m), -1)
     shifted = jnp.stack([jnp.roll(m, shift, (1, 2)) for shift in SHIFTS], 1)
-    maps = {"m": m, "mm": m**2, "near": m[:, None] * shifted, "pair": m[first] * m[second]}
-    if coarser is not None:
-        wide, doubled = coarser
-        maps |= {"w": wide, "ww": wide**2, "mw": m[:, None] * wide[None]}
-        maps |= {"rr": real**2, "dd": doubled**2, "rd": real[:, None] * doubled[None]}
-    p = _pool_all(grid, maps)
-    variance = p["mm"] - p["m"] ** 2 + FLOOR
-    families["energy"].append(jnp.log(p["mm"] + FLOOR))
-    families["sparseness"].append(p["m"] ** 2 / (p["mm"] + FLOOR))
-    near = p["near"].reshape(*variance.shape, len(SHIFTS)) - p["m"][..., None] ** 2
-    families["positions"].append((near / variance[..., None]).reshape(*variance.shape[:2], -1))
-    pair = p["pair"] - p["m"][..., first] * p["m"][..., second]
+    mean, product = pool(grid, m, True), pool_products(grid, m, m, True)
+    energy = jnp.diagonal(product, axis1=-2, axis2=-1)
+    variance = energy - mean**2 + FLOOR
+    families["energy"].append(jnp.log(energy + FLOOR))
+    families["sparseness"].append(mean**2 / (energy + FLOOR))
+    near = pool_products(grid, m[:, None], shifted, True)[..., 0, :] - mean[..., None] ** 2
+    families["positions"].append(_flat(near / variance[..., None]))
+    first, second = np.tril_indices(len(m), -1)
+    pair = product[..., first, second] - mean[..., first] * mean[..., second]
     families["orientations"].append(pair / jnp.sqrt(variance[..., first] * variance[..., second]))
     if coarser is not None:
-        across = p["ww"] - p["w"] ** 2 + FLOOR
-        covariance = p["mw"] - _outer(p["m"], p["w"])
-        families["scales"].append(covariance / jnp.sqrt(_outer(variance, across)))
+        wide, doubled = coarser
+        wide_mean = pool(grid, wide, True)
+        across = pool(grid, wide**2, True) - wide_mean**2 + FLOOR
+        covariance = pool_products(grid, m, wide, True) - _outer(mean, wide_mean)
+        families["scales"].append(_flat(covariance / jnp.sqrt(_outer(variance, across))))
         # Re z and the parts of the doubled phase have no mean.
-        families["phase"].append(p["rd"] / jnp.sqrt(_outer(p["rr"] + FLOOR, p["dd"] + FLOOR)))
-
-
-def _pool_all(grid: Cells, maps: dict) -> dict[str, Float[Array, "E T _"]]:
-    """Means over windows of maps [..., Y, X] of several kinds.
-
-    Kind by kind: maps joined before they are pooled would be computed element by element.
-    """
-    return {k: pool(grid, v.reshape(-1, *v.shape[-2:]), True) for k, v in maps.items()}
+        power = _outer(*(pool(grid, v**2, True) + FLOOR for v in (real, doubled)))
+        phase = pool_products(grid, real, doubled, True) / jnp.sqrt(power)
+        families["phase"].append(_flat(phase))
 
 
 def _outer(a, b):
-    """Products over the last axes, first axis slowest."""
-    return (a[..., :, None] * b[..., None, :]).reshape(*a.shape[:-1], -1)
+    return a[..., :, None] * b[..., None, :]
+
+
+def _flat(a):
+    """The last two axes as one, the first of them slowest."""
+    return a.reshape(*a.shape[:-2], -1)
 
 
 def _magnitude(z):
@@ -290,7 +287,7 @@ def skew_and_kurtosis(plane: Float[Array, "Y X"], grid: Cells):
     variance = m2 - m1**2
     third = m3 - 3 * m1 * m2 + 2 * m1**3
     fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-    held = variance + LEVEL
+    held = jnp.maximum(variance, 0) + LEVEL
     kurtosis = (fourth + 3 * LEVEL * (2 * variance + LEVEL)) / held**2
     return (third / held**1.5)[..., None], kurtosis[..., None]
 

@@ -1,9 +1,10 @@
 """Closed form by window: a picture takes the means, energies and colours of another's windows.
 
-In every band of a steerable pyramid and in every pooling window the picture is multiplied by
-chol(S) chol(S')^-1, S and S' the covariances over colours of the wanted and of the present band;
-the low-pass residual takes the window's mean. Then the same once more for the pixels: mean and
-covariance over colours of every window. Matrices are spread by the windows, which add to 1.
+In every band of a steerable pyramid and in every pooling window each opponent colour is multiplied
+by the root of the wanted over the present energy; the low-pass residual takes the window's mean.
+Then the pixels take the mean and the covariance over colours S of every window: they are
+multiplied by chol(S) chol(S')^-1, S' the present covariance. Gains are spread by the windows, which
+add to 1.
 """
 
 import jax
@@ -13,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from foveation_jax.runs.precision import einsum, exact
 from foveation_jax.transforms import pyramid
-from foveation_jax.windows.pooling import Cells, cells, pool, spread
+from foveation_jax.transforms.noise import cholesky
+from foveation_jax.windows.pooling import Cells, cells, pool, pool_products, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
 PRIOR = 0.02  # of the present variance, added to both covariances: how much may be amplified
@@ -21,7 +23,6 @@ FLOOR = 1e-7  # added to variances: a twelfth of a grey level
 LEVEL = 1 / 255**2  # added to variances of pixels: flat windows stay flat
 # Orthonormal opponent colours. Triangular roots there leave grey pictures grey.
 OPPONENT = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]) / np.sqrt([[3], [2], [6]])
-ENTRIES = ((0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2))  # lower triangle over C x C
 
 
 def match_windows(
@@ -64,46 +65,38 @@ def match_windows(
 
 def _carry(present: Float[Array, "C O Y X"], wanted: Float[Array, "C O Y X"], grid: Cells, order):
     """One octave; its bands have no mean."""
-    have, want = (_second_moments(z, grid) for z in (present, wanted))
+    have, want = (
+        pool(grid, (z**2).reshape(-1, *z.shape[2:])) for z in (present, wanted)
+    )  # [E, T, C O]
     if order is not None:
-        want = jnp.take_along_axis(want, order[..., None, None, None], 1)
-    gain = _gain(have, want, grid, FLOOR)  # [E, T, O, C, C], less the identity
-    fields = spread(grid, gain.reshape(*grid.mass.shape, -1))
-    fields = fields.reshape(-1, 3, 3, *present.shape[2:])
-    return present + einsum("ocdyx,doyx->coyx", fields, present)
+        want = jnp.take_along_axis(want, order[..., None], 1)
+    ridge = PRIOR * have + FLOOR
+    gain = jnp.sqrt((want + ridge) / (have + ridge)) - 1
+    return present * (1 + spread(grid, gain)).reshape(present.shape)
 
 
 def _carry_pixels(present: Float[Array, "C Y X"], wanted: Float[Array, "C Y X"], grid: Cells):
     """Means and covariances of the pixels: x + G (x - mean') + mean - mean'."""
     means = [pool(grid, z) for z in (present, wanted)]
     have, want = (
-        _second_moments(z[:, None], grid)[:, :, 0] - m[..., :, None] * m[..., None, :]
+        pool_products(grid, z, z) - m[..., :, None] * m[..., None, :]
         for z, m in zip((present, wanted), means, strict=True)
     )
-    gain = _gain(have, want, grid, LEVEL)
+    gain = _gain(have, want, grid)
     shift = means[1] - means[0] - (gain * means[0][..., None, :]).sum(-1)
     fields = spread(grid, jnp.concatenate([gain.reshape(*grid.mass.shape, 9), shift], -1))
     matrix = fields[:9].reshape(3, 3, *present.shape[1:])
-    return present + (matrix * present[None]).sum(1) + fields[9:]
+    return present + einsum("cdyx,dyx->cyx", matrix, present) + fields[9:]
 
 
-def _second_moments(z: Float[Array, "C O Y X"], grid: Cells) -> Float[Array, "E T O C C"]:
-    """E_R[z z^T] over every window."""
-    products = jnp.stack([z[c] * z[d] for c, d in ENTRIES])
-    moments = pool(grid, products.reshape(-1, *z.shape[2:]))
-    moments = moments.reshape(*moments.shape[:2], 6, z.shape[1])
-    index = jnp.array([[0, 1, 3], [1, 2, 4], [3, 4, 5]])  # entry of ENTRIES at (c, d)
-    return jnp.moveaxis(moments, -1, 2)[..., index]
-
-
-def _gain(present, wanted, grid: Cells, floor: float):
+def _gain(present: Float[Array, "E T C C"], wanted: Float[Array, "E T C C"], grid: Cells):
     """chol(wanted) chol(present)^-1 - 1 by window, 0 for windows that lie off the image."""
-    eye = jnp.eye(3).reshape((1,) * (present.ndim - 2) + (3, 3))
-    ridge = eye * (PRIOR * jnp.diagonal(present, axis1=-2, axis2=-1) + floor)[..., None]
-    roots = [jnp.linalg.cholesky(s + ridge) for s in (present, wanted)]
+    eye = jnp.eye(3)[None, None]
+    ridge = eye * PRIOR * jnp.maximum(jnp.diagonal(present, axis1=-2, axis2=-1), 0)[..., None]
+    roots = [cholesky(s + ridge, LEVEL) for s in (present, wanted)]
     # root gain^T: (chol(present)^T)^-1 chol(wanted)^T
     gain = jax.scipy.linalg.solve_triangular(
         roots[0], jnp.swapaxes(roots[1], -1, -2), lower=True, trans=1
     )
-    inside = grid.mass.reshape(*grid.mass.shape, *(1,) * (gain.ndim - 2)) > 1e-3
+    inside = grid.mass[..., None, None] > 1e-3
     return jnp.where(inside, jnp.swapaxes(gain, -1, -2) - eye, 0.0)

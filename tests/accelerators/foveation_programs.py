@@ -92,7 +92,7 @@ def stage1(n_images: int = 5, side: int = 64) -> dict[str, Program]:
 
     rows = {
         "texture": (seen("foveation_texture"), (images,)),
-        "texture: disarray": (seen("foveation_texture", route="disarray"), (images,)),
+        "texture: pyramid": (seen("foveation_texture", route="pyramid"), (images,)),
         "texture: vgg": (route, (images,)),
         "texture: eye movements": (moving, (levels, places)),
         "texture: a noise each": (own_noise, (levels,)),

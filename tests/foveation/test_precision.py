@@ -19,6 +19,7 @@ from foveation_jax.transforms import noise, pyramid
 from foveation_jax.transforms.foveated_blur import foveated_blur_batch
 from foveation_jax.transforms.texture import pyramid_texture
 from foveation_jax.transforms.vgg_texture import cell_regions, vgg_texture
+from foveation_jax.transforms.window_matching import match_windows
 from foveation_jax.transforms.zones import blur_moments, target_moments
 from foveation_jax.vgg.encoder_decoder import reconstruct
 from foveation_jax.windows.pooling import cells, pool, spread
@@ -177,8 +178,14 @@ def _texture_of(images):
     return pyramid_texture(images, KEY, WINDOWS, pyramid.default_scales((64, 64)))
 
 
-def test_textures_stay_finite_and_near_when_operands_are_rounded(pictures):
-    exact, roughly = _texture_of(pictures), rounded(_texture_of)
+def _matched_to(images):
+    matched = jax.vmap(lambda image: match_windows(image[::-1], image, WINDOWS, 2))
+    return matched(images)
+
+
+@pytest.mark.parametrize("texture", [_texture_of, _matched_to])
+def test_textures_stay_finite_and_near_when_operands_are_rounded(pictures, texture):
+    exact, roughly = texture(pictures), rounded(texture)
     for bits, most in ((10, 0.01), (7, 0.03)):
         seen = roughly(jnp.uint32(bits), pictures)
         assert np.isfinite(seen).all()

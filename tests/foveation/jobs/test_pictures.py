@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 SIZE = (32, 32)
 
 
-def grainy(images, key, *, scale=0.4, fixation=None, field_of_view=26.0, route="pyramid"):
+def grainy(images, key, *, scale=0.4, fixation=None, field_of_view=26.0, route="disarray"):
     """A texture's stand-in that draws noise, and loses more of a bright picture."""
     noise = jax.random.uniform(key, images.shape[1:])[None] - 0.5
     bright = images.mean((1, 2, 3), keepdims=True) > 0.7

@@ -52,7 +52,7 @@ def written(workdir, **changed):
     config = ConfigDict(
         {
             "size": SIZE, "scale": 0.5, "fixation": None, "field_of_view": 26.0,
-            "report_images": 2, "metrics": ("mse", "ssim"), "route": "pyramid", "published": False,
+            "report_images": 2, "metrics": ("mse", "ssim"), "route": "disarray", "published": False,
             "match_tolerance": 0.01,
         }
         | changed

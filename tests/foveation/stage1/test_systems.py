@@ -82,6 +82,20 @@ def test_sigmas_hold_on_training_images_of_all_classes_and_are_tried_on_test_ima
     assert not seen["reference"].matches
 
 
+def test_a_softened_reference_is_what_all_systems_are_made_of(tmp_path):
+    """Sigmas hold for pictures that are there: blurs of the softened images against them."""
+    seen = systems.look(config_of(soft=1.0), DATA, tmp_path)
+    levels = {name: system.splits["train"].images for name, system in seen.items()}
+    softened = fj.transform("raw", jnp.asarray(DATA["train"].images) / 255, None, soft=1.0)
+    assert np.abs(np.asarray(levels["reference"], float) / 255 - softened).max() <= 1 / 255
+    gaps = [
+        mean_ssim(levels["reference"], levels[s]) for s in ("uniform_blur", "foveation_texture")
+    ]
+    record = seen["uniform_blur"].matches["train"]
+    assert record.whole_gap == pytest.approx(gaps[0] - gaps[1], abs=2e-3)
+    assert record.whole[1] == pytest.approx(gaps[1], abs=2e-3)
+
+
 def test_what_is_kept_is_found_again_and_damage_is_named(looked):
     out, seen = looked
     with pytest.MonkeyPatch.context() as patch:

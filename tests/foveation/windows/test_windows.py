@@ -119,6 +119,18 @@ def test_pooling_and_spreading_keep_constants_and_agree_with_masks(grid):
     np.testing.assert_allclose(corner, 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_pooled_products_are_pooled_maps_of_products(at_once):
+    grid = pooling.cells(fj.pooling_windows(0.5, (96, 128), published=False), (96, 128), 2.5)
+    assert grid.side > 1
+    sizes = ((3, jax.random.key(0)), (1, jax.random.key(1)))
+    a, b = (jax.random.normal(key, (2, n, 96, 128)) for n, key in sizes)
+    found = jax.jit(pooling.pool_products, static_argnums=3)(grid, a, b, at_once)
+    products = (a[:, :, None] * b[:, None]).reshape(-1, 96, 128)
+    assert found.shape[2:] == (2, 3, 1)
+    np.testing.assert_allclose(found.reshape(-1), pooling.pool(grid, products).ravel(), atol=1e-5)
+
+
 def test_pooled_means_are_the_masks_means():
     windows = fj.pooling_windows(0.5, (128, 128), published=False)
     image = jax.random.uniform(jax.random.key(0), (128, 128)).cumsum(0) / 64
