@@ -19,14 +19,16 @@ def check_pair(
         smallest: least number of pixels along Y and X that the metric can take.
 
     Raises:
-        InputError: batches of different shapes or below `smallest` px, neither floating point nor
-            uint8, or with a value that is not finite or outside [0, 1].
+        InputError: batches of different shapes, without channels or below `smallest` px, neither
+            floating point nor uint8, or with a value that is not finite or outside [0, 1].
     """
     if np.ndim(a) != 4 or np.shape(a) != np.shape(b):
         raise InputError(
             f"{metric}: two batches [N, Y, X, C] of one shape are needed, "
             f"but the shapes are {np.shape(a)} and {np.shape(b)}."
         )
+    if not a.shape[3]:
+        raise InputError(f"{metric}: the images have no channels: their shape is {a.shape}.")
     if min(a.shape[1:3]) < smallest:
         raise InputError(
             f"{metric}: images of {a.shape[1]} x {a.shape[2]} pixels are too small, "

@@ -81,8 +81,9 @@ def foveation_blur(
         sigmas = sigmas_at(choose("foveation_blur", matched, view), windows)
     else:
         sigmas = jnp.asarray(sigma, jnp.float32)
+        fits = sigmas.shape == (windows.n_rings,)
         known = not isinstance(sigmas, jax.core.Tracer)
-        if sigmas.shape != (windows.n_rings,) or (known and not bool((sigmas >= 0).all())):
+        if not fits or (known and not bool(((sigmas >= 0) & jnp.isfinite(sigmas)).all())):
             raise InputError(
                 f"sigma is {sigma}: {windows.n_rings} rings need as many deviations, 0 px or more."
             )

@@ -23,6 +23,7 @@ first, and all of them from there.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,6 +33,7 @@ from jaxtyping import Array, PRNGKeyArray, Shaped
 
 from foveation_jax import metrics
 from foveation_jax.metrics.levels import colours
+from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.foveated_blur import ring_centres
 from foveation_jax.transforms.matched import TOLERANCE, Match
@@ -72,7 +74,7 @@ def match(
     fixation: tuple | None = None,
     field_of_view: float = geometry.FIELD_OF_VIEW,
     tolerance: float = TOLERANCE,
-    start: Match | None = None,
+    start=None,
     description: str = "",
 ) -> Match:
     """Find the blur of `reference` that is as far from it as `target` is.
@@ -87,7 +89,8 @@ def match(
         fixation: (y, x) in pixels, the centre by default.
         field_of_view: degrees that the width subtends.
         tolerance: largest gap between the means, in units of the metric.
-        start: sigmas to start from, such as those of fewer images; 1 pixel by default.
+        start: a `Match` whose sigmas to start from, such as that of fewer images; 1 pixel by
+            default.
         description: what the target is, for the record.
 
     Returns:
@@ -101,6 +104,8 @@ def match(
     """
     check_key(key)
     reference, target = colours("match: reference", reference), colours("match: target", target)
+    if tolerance != math.inf:
+        check_allowed("match: tolerance", tolerance, Range(0, open=(0,)))
     _check(reference, target, system, metric, start)
     view = View.of(scale, reference.shape[1:3], fixation, field_of_view)
     chunks = whole_chunk(reference, target, view)
@@ -108,7 +113,7 @@ def match(
 
 
 def check_match(
-    match: Match,
+    match,
     reference: Shaped[Array | np.ndarray, "N Y X C"],
     target: Shaped[Array | np.ndarray, "..."],
     key,
@@ -116,7 +121,7 @@ def check_match(
     """What the sigmas of a record achieve on other images, of its size and view.
 
     Args:
-        match: the record.
+        match: the record, a `Match`.
         reference: images, colours in [0, 1].
         target: the same images as the record's target system shows them.
         key: resamples images for the bootstrap interval.
@@ -128,6 +133,7 @@ def check_match(
         InputError: shapes that differ, or images of another size than the record's.
     """
     check_key(key)
+    _check_record("check_match: match", match)
     reference = colours("check_match: reference", reference)
     target = colours("check_match: target", target)
     _check(reference, target, match.system, match.metric, None)
@@ -158,6 +164,7 @@ def find_sigmas(
     stages = [(lambda: held[:1])] + ([chunks] if len(held) > 1 else [])
     chunks = stages[-1]
     areas, moments = of_target(system, metric, view, chunks)
+    _check_finite(metric, "target", moments)
     centres = _centres(system, view)
     ring_area = areas.sum(0)[-len(centres) :]
     enough = min(SMALLEST_SHARE * areas.sum(), ring_area.max())
@@ -180,6 +187,7 @@ def find_sigmas(
         def values(log_sigma):
             sigmas = _interpolate(centres, eccentricity, np.exp(log_sigma))
             found = of_blur(system, metric, view, stage, sigmas)
+            _check_finite(metric, "blur", found)
             return by_zone(eccentricity, centres, areas[:count], found)[0]
 
         goal = by_zone(eccentricity, centres, areas[:count], moments[:count])[0].mean(0)
@@ -373,5 +381,28 @@ def _check(reference, target, system, metric, start):
     known = MAPS if system == "foveation_blur" else metrics.METRICS
     if metric not in known:
         raise InputError(f"match: metric is {metric!r}: {system} takes {', '.join(known)}.")
-    if start is not None and start.system != system:
-        raise InputError(f"match: start is of {start.system}, {system} is needed.")
+    if start is not None:
+        _check_record("match: start", start)
+        if start.system != system:
+            raise InputError(f"match: start is of {start.system}, {system} is needed.")
+
+
+def _check_record(name: str, record: Any):
+    if not isinstance(record, Match):
+        raise InputError(
+            f"{name} is a {type(record).__name__}: it must be a Match, as fj.match or matched.load "
+            "give it."
+        )
+    if not record.sigma_deg:
+        raise InputError(f"{name} has no sigma.")
+    check_allowed(f"{name}: sigma_deg", record.sigma_deg, Range(0, open=(0,)))
+
+
+def _check_finite(metric: str, of_what: str, measured) -> None:
+    """Refuse measures that no step can be made from, such as the PSNR of equal pictures."""
+    wrong = np.argwhere(~np.isfinite(measured))
+    if len(wrong):
+        raise InputError(
+            f"match: {metric} of the {of_what} is {measured[tuple(wrong[0])]} on picture "
+            f"{wrong[0][0]}: nothing can be matched to it."
+        )

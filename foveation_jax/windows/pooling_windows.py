@@ -182,8 +182,8 @@ def pooling_windows(
 
 def _check(scale, size):
     check_allowed("scale", scale, Range(*SCALES))
-    if len(size) != 2 or min(size) < 2:
-        raise InputError(f"size is {tuple(size)}: it must be (rows, columns), each 2 or more.")
+    if len(size) != 2 or not all(side in Range(2, whole=True) for side in size):
+        raise InputError(f"size is {size!r}: it must be (rows, columns), whole numbers from 2 on.")
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,7 +18,9 @@ from foveation_jax.jobs import pictures, train_decoder
 from foveation_jax.runs import command as foveation_command
 from foveation_jax.runs import files, progress
 from foveation_jax.runs.errors import InputError
+from foveation_jax.transforms.matched import TOLERANCE
 from foveation_jax.vgg import encoder_decoder, weight_files, winograd
+from tests.bench.matched_runs import mean_ssim
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "foveation"
@@ -83,6 +85,16 @@ def test_systems_differ_and_reference_is_the_picture(finished, folder):
     np.testing.assert_allclose(seen["reference"], original, atol=1.5 / 255)
     for system in SYSTEMS[1:]:
         assert np.abs(seen[system] - original).mean() > 0.005
+
+
+@pytest.mark.parametrize("blur", SYSTEMS[2:])
+def test_blurs_lose_as_much_as_the_texture_on_the_files_that_are_left(finished, blur):
+    """By scikit-image's SSIM; `tests/bench/matched_runs.py` has other sizes, views and sets."""
+    _, out, results = finished
+    gap = mean_ssim(out, blur) - mean_ssim(out, "foveation_texture")
+    assert abs(gap) <= TOLERANCE
+    assert gap == pytest.approx(results.matches[blur].whole_gap, abs=2e-3)  # but for whole levels
+    assert mean_ssim(out, "reference") == 1
 
 
 def test_second_run_does_nothing_again_and_a_missing_picture_comes_back(finished):

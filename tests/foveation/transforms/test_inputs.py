@@ -140,3 +140,21 @@ def test_fixations_may_be_traced_and_options_arrays(photographs, monkeypatch):
 def test_fixations_that_are_none_are_refused(photographs, fixation, words):
     with pytest.raises(fj.InputError, match=words):
         fj.transform("foveation_texture", photographs, KEY, fixation=fixation)
+
+
+@pytest.mark.parametrize("sigma", [np.inf, np.nan, -1.0])
+def test_deviations_of_rings_are_finite(photograph, sigma):
+    rings = fj.pooling_windows(0.4, (61, 61), published=False).n_rings
+    with pytest.raises(fj.InputError, match=f"{rings} rings need as many deviations"):
+        fj.transform("foveation_blur", photograph, KEY, sigma=(1.0,) * (rings - 1) + (sigma,))
+
+
+@pytest.mark.parametrize("size", [(64.5, 64), (1, 64), (64, float("nan")), (64,), ("a", "b")])
+def test_windows_are_of_whole_pixels(size):
+    with pytest.raises(fj.InputError, match="whole numbers from 2 on"):
+        fj.pooling_windows(0.4, size)
+
+
+def test_metrics_need_channels(photograph):
+    with pytest.raises(fj.InputError, match=r"ssim: the images have no channels.*\(1, 61, 61, 0\)"):
+        fj.metrics.ssim(photograph[..., :0], photograph[..., :0])

@@ -356,3 +356,23 @@ def test_few_pictures_are_matched_first_and_all_from_there(images, fitting, monk
     assert record.sigma_deg[0] * 64 / 26 == pytest.approx(0.7, rel=0.02)
     assert found.reads[0] == [0, 3, 6, 9]  # spread over all
     assert sum(8 in places for places in found.reads) <= 5
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"tolerance": 0.0}, "tolerance is 0.0; allowed is above 0"),
+        ({"tolerance": float("nan")}, "tolerance is nan"),
+        ({"start": "record.json"}, "start is a str: it must be a Match"),
+        ({"start": ()}, r"start: sigma_deg has nan; allowed is above 0"),
+        ({"metric": "psnr"}, "psnr of the target is inf on picture 0"),
+    ],
+)
+def test_what_cannot_be_matched_by_is_named(images, options, said):
+    if options.get("start") == ():
+        shipped = matched.shipped("uniform_blur")
+        options = {"start": dataclasses.replace(shipped, sigma_deg=(float("nan"),))}
+    with pytest.raises(fj.InputError, match=said):
+        fj.match(images, images, KEY, **options)
+    with pytest.raises(fj.InputError, match="match is a dict: it must be a Match"):
+        fj.check_match({}, images, images, KEY)
