@@ -43,7 +43,7 @@ class Assembled:
 
 
 def hangs_on(
-    compiled: Assembled, positive: Sequence[Any], negative: Sequence[Any], edges: Iterable[Edge]
+    compiled: Assembled, pair: tuple[Sequence[Any], Sequence[Any]], edges: Iterable[Edge]
 ) -> frozenset[Edge]:
     """Those of the edges of which each, cut alone, changes the output at the last token.
 
@@ -52,11 +52,10 @@ def hangs_on(
 
     Args:
         compiled: the program.
-        positive: tokens of the prompt that is run.
-        negative: tokens of the other one.
+        pair: tokens of the prompt that is run, and of the other one.
         edges: by name, heads by their number in `compiled`.
     """
-    prompts = [[BOS, *positive], [BOS, *negative]]
+    prompts = [[BOS, *tokens] for tokens in pair]
     ids = {token: number for number, token in enumerate(compiled.embedding)}
     columns = aligned_columns(*([ids[token] for token in prompt] for prompt in prompts))
     _, at, there = np.intersect1d(*columns, return_indices=True)

@@ -162,7 +162,10 @@ def model(name: str, program: str, compiled: Assembled, n_decoys: int) -> Langua
     order = np.random.default_rng(0).permuted(numbers, axis=1)  # place of every head in its layer
     real = [(layer, i) for layer, heads in enumerate(compiled.heads) for i in range(len(heads))]
     head = {(layer, i): (layer, int(order[layer, i])) for layer, i in real}
-    names = {edge: tuple(_in_place(n, order) for n in edge) for edge in graph_edges(compiled)}
+    names = {
+        (writer, reader): (_in_place(writer, order), _in_place(reader, order))
+        for writer, reader in graph_edges(compiled)
+    }
     used = _answering(compiled, program, frozenset(names))
     truth = GroundTruth(
         task="compiled",
@@ -187,7 +190,8 @@ def _answering(compiled: Assembled, program: str, edges: frozenset[Edge]) -> fro
     found: frozenset[Edge] = frozenset()
     rows = drawn(np.random.default_rng(0), find_program(program))
     for positive, negative, *_ in itertools.islice(rows, _PAIRS):
-        found |= hangs_on(compiled, *_values(compiled, positive, negative), edges - found)
+        pair = _values(compiled, positive), _values(compiled, negative)
+        found |= hangs_on(compiled, pair, edges - found)
         if found == edges:
             break
     return found
@@ -197,14 +201,14 @@ def _uses(
     compiled: Assembled, names: dict[Edge, Edge], positive: str, negative: str
 ) -> frozenset[Edge]:
     """Those of the edges on which the answer to a pair of prompts hangs, by their other names."""
-    prompts = _values(compiled, positive, negative)
-    return frozenset(names[edge] for edge in hangs_on(compiled, *prompts, names))
+    pair = _values(compiled, positive), _values(compiled, negative)
+    return frozenset(names[edge] for edge in hangs_on(compiled, pair, names))
 
 
-def _values(compiled: Assembled, *prompts: str) -> list[list[Any]]:
-    """Input tokens of prompts."""
+def _values(compiled: Assembled, prompt: str) -> list[Any]:
+    """Input tokens of a prompt."""
     spelled = {word(value): value for value in compiled.embedding if value != BOS}
-    return [[spelled[name] for name in prompt.split()] for prompt in prompts]
+    return [spelled[name] for name in prompt.split()]
 
 
 def _in_place(name: str, order: Int[np.ndarray, "L H"]) -> str:
