@@ -3,7 +3,7 @@
 The Reference of arXiv 2006.07991 is decoder(encoder(image)), with a mean SSIM of .71 to the image;
 textures and blurs are then made of what it has left. Here the image is blurred by SIGMA and read
 WOBBLE off its places along an axis, smoothly over SMOOTH, all in widths of the image: at 256 pixels
-SSIM is about .71, and energies by octave (.2 .4 .7 .9, finest first) are near those that the
+SSIM is .71, and energies by octave (.22 .39 .69 .90, finest first) are near those that the
 published pair keeps (.14 .40 .67 .67 from 4 degrees out). One field serves every picture and
 system, as one network would.
 """
