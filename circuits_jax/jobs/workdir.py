@@ -150,9 +150,10 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
 
 def metric_files(name: str) -> dict[str, str | None]:
     """Name -> SHA-256 of the files that a metric of one's own, "MODULE:FUNCTION", is written in."""
-    module = sys.modules[name.partition(":")[0]] if own_metric(name) else None
-    starts = [Path(module.__file__)] if getattr(module, "__file__", None) else []
-    paths = experiment.source_files(*starts, *experiment.file_of(own_metric(name)))
+    function = own_metric(name)
+    written = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    starts = [Path(written)] if written else []
+    paths = experiment.source_files(*starts, *experiment.file_of(function))
     return {"/".join(path.parts[-2:]): _sha256(path) for path in paths}
 
 

@@ -221,9 +221,9 @@ def _graph_scores(
     """Scores of all nodes and edges of the graph; of heads, those of the method without it."""
     keys = key, jax.random.fold_in(key, 1)
     reading = read_graph(model, pairs, read_weight=options.read_weight)
-    shapes = ((2 * x.shape[0], *x.shape[1:]) for x in (reading.heads, reading.others))
+    shapes = [(2 * x.shape[0], *x.shape[1:]) for x in (reading.heads, reading.others)]
     widths = model.config.head_width, model.config.d_model
-    items = [starts(*one, options, width) for *one, width in zip(keys, shapes, widths, strict=True)]
+    items = [starts(*one) for one in zip(keys, shapes, (options,) * 2, widths, strict=True)]
     # What is read is not waited for: there is something to compile meanwhile.
     graph = graph_of(model.config)
     found = _graph_coded(reading, items, _of_program(options), widths, graph)
@@ -294,8 +294,8 @@ def coded(
     finite = jnp.isfinite(outputs)
     x, scale = inputs(jnp.where(finite, outputs, 0), options, head_width)
     params, losses = fit.trained(x, items, options.sae_config, d_model)
-    found = scored(params, x, scale, tuple(heads), options)
-    return Coded(*found, losses[0, 0].T, finite.all())
+    head_scores, edges, code, strengths = scored(params, x, scale, tuple(heads), options)
+    return Coded(head_scores, edges, code, strengths, losses[0, 0].T, finite.all())
 
 
 _coded = jax.jit(coded, static_argnames=("options", "head_width"))

@@ -239,7 +239,8 @@ def _mirror(index, size: int):
 
 def coefficients(image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
     """Of the cubic spline through an image, for `read_spline`."""
-    return _both(*(_prefilter(n).astype(np.float32) for n in image.shape[:2]), image)
+    rows, columns = (_prefilter(n).astype(np.float32) for n in image.shape[:2])
+    return _both(rows, columns, image)
 
 
 def read_spline(
