@@ -43,11 +43,16 @@ def overflowing():
 
 @pytest.mark.parametrize("method", ["sae_codes", "mean_difference"])
 def test_methods_say_where_it_began(overflowing, task, method):
-    with pytest.raises(InputError) as error:
-        cj.discover(overflowing, task, method)
-    text = str(error.value)
-    assert "the output of layer 1 head 2 is not finite on prompt 0 ('when " in text
-    assert "\n" not in text
+    options = METHODS[method].options
+    for run in (
+        lambda: cj.discover(overflowing, task, method),
+        lambda: METHODS[method].run(overflowing, task, jax.random.key(0), options),  # unmeasured
+    ):
+        with pytest.raises(InputError) as error:
+            run()
+        text = str(error.value)
+        assert "the output of layer 1 head 2 is not finite on prompt 0 ('when " in text
+        assert "\n" not in text
 
 
 @pytest.mark.parametrize("method", METHODS)

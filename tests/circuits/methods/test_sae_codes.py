@@ -116,6 +116,12 @@ def test_heads_are_as_strong_as_they_move(outputs, scores):
     np.testing.assert_allclose(doubled.head_scores, 2 * found, rtol=1e-2)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_that_are_not_finite_are_refused(outputs, bad):
+    with pytest.raises(InputError, match="an output of a head is not finite"):
+        score_outputs(KEY, outputs.at[1, 2, 0, 3].set(bad), SaeCodes(**FAST), D)
+
+
 def test_published_options_count_codes_of_one_shared_autoencoder(raw):
     options = dataclasses.replace(PUBLISHED, **FAST)
     found = score_outputs(KEY, raw, options, D)
