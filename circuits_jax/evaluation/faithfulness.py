@@ -34,9 +34,10 @@ from typing import Any
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from circuits_jax.capture.ablation import Ablation, Trial, trial
+from circuits_jax import interpose
+from circuits_jax.capture.ablation import Ablation, Trial, sides, trial
 from circuits_jax.circuits.circuit import Circuit, above_noise, fewer_heads, top
 from circuits_jax.evaluation.arguments import check_arguments
 from circuits_jax.evaluation.masked_passes import edge_masked_metrics, masked_metrics
@@ -317,11 +318,16 @@ def evaluate(
     key = keys.stream(key, "evaluation")
     if measured is None:
         measured = performance.measure(model, task)
+
+    @functools.cache
+    def whole():
+        return interpose.last_logits(model.config, model.params, sides(model, task.held_out)[0])
+
     judgements: list[Judgement] = []
     ranges: dict[str, Interval] = {}
     for ablation in options.ablations:
         found, ranges[ablation] = _under(
-            _Judge(model, task, circuit, ablation, key, options, track), keep
+            _Judge(model, task, circuit, ablation, key, options, track, whole), keep
         )
         judgements += found
     truths = {
@@ -378,6 +384,7 @@ class _Judge:
     key: jax.Array
     options: EvaluationOptions
     track: Track
+    whole: Callable[[], Array]  # logits of the whole model, the same for all parts
 
     @functools.cached_property
     def prepared(self) -> Trial:
@@ -412,6 +419,7 @@ class _Judge:
             np.concatenate([own[None], (candidates & ~own)[None], random]),
             self.task.metric,
             self._shown,
+            self.whole(),
         )
         rows = (
             ("edges", slice(0, 1)),
@@ -440,7 +448,7 @@ class _Judge:
         masks = np.concatenate([*(mask[None] for mask in first), masks])
         at_once = self.options.masks_at_once
         return masked_metrics(
-            self.model, self.prepared, masks, self.task.metric, at_once, self._shown
+            self.model, self.prepared, masks, self.task.metric, at_once, self._shown, self.whole()
         )
 
     def _rows(self, sizes, values, divergence, ends) -> list[dict[str, Any]]:

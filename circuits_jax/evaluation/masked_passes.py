@@ -94,12 +94,15 @@ def masked_metrics(
     metric: str,
     masks_at_once: int = 1,
     track: Track = silent,
+    whole: Float[Array, "B *Q V"] | None = None,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """Metric and divergence for every mask of heads that are kept, and every prompt.
 
-    One compiled program, called on chunks of one static shape, so that progress shows.
+    One compiled program, called on chunks of one static shape, so that progress shows. `whole` are
+    the logits of the whole model, where they are known.
     """
-    whole = interpose.last_logits(model.config, model.params, prepared.batch)
+    if whole is None:
+        whole = interpose.last_logits(model.config, model.params, prepared.batch)
 
     def of_chunk(masks):
         return _metrics_under(
@@ -117,12 +120,14 @@ def edge_masked_metrics(
     keep_edges: Bool[np.ndarray, "M G G"],
     metric: str,
     track: Track = silent,
+    whole: Float[Array, "B *Q V"] | None = None,
 ) -> tuple[Float[np.ndarray, "M B"], Float[np.ndarray, "M B"]]:
     """The same for every mask of edges that are kept, with only the heads in `keep`.
 
     One mask at a time; see `interpose.replace_edges` for time and memory.
     """
-    whole = interpose.last_logits(model.config, model.params, prepared.batch)
+    if whole is None:
+        whole = interpose.last_logits(model.config, model.params, prepared.batch)
     receivers = jnp.asarray(np.flatnonzero(keep))
     heads = jnp.asarray(keep, jnp.float32)
 

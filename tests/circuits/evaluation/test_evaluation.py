@@ -26,6 +26,7 @@ from circuits_jax.evaluation.faithfulness import (
     random_masks,
 )
 from circuits_jax.evaluation.masked_passes import metric_under
+from circuits_jax.lm import performance
 from circuits_jax.runs.files import plain
 from circuits_jax.tasks import PromptPairs, metric_values, targets
 from tests.circuits import tiny
@@ -467,12 +468,21 @@ def test_against_truth_at_the_ends():
     assert (tied.precision, tied.recall, tied.f1) == (0, 0, 0)
 
 
-def test_one_program_judges_by_all_ablations(model):
-    """Of heads, and of edges: compiling them takes longer than a small evaluation does."""
+def test_one_program_judges_by_all_ablations(model, monkeypatch):
+    """Of heads, and of edges: compiling them takes longer than a small evaluation does.
+
+    And the whole model is run once for what all of them are compared with.
+    """
+    plain, calls = interpose.last_logits, []
+    monkeypatch.setattr(interpose, "last_logits", lambda *a: calls.append(a) or plain(*a))
     task = tiny.task(n=1, n_held_out=6)  # a shape of its own
     programs = masked_passes._metrics_under, masked_passes._edge_metrics_under
     before = [program._cache_size() for program in programs]
     options = EvaluationOptions(curve=(), n_random=1)
-    found = evaluate(model, task, WITH_EDGES.circuit(size=6), options=options)
+    measured = performance.measure(model, task)
+    calls.clear()
+    circuit = WITH_EDGES.circuit(size=6)
+    found = evaluate(model, task, circuit, options=options, measured=measured)
+    assert len(calls) == 1
     assert {j.ablation for j in found.judgements} == set(ABLATIONS)
     assert [p._cache_size() - n for p, n in zip(programs, before, strict=True)] == [1, 1]

@@ -39,6 +39,7 @@ def test_places_of_a_template():
     }
     assert words("{a} and", "new york and")["a"] == ["new", "york"]
     assert words("{a} is {b}", "it is so")["b"] == ["so"]
+    assert words("{a} and {b}", "x and y and z")["a"] == ["x"]
     assert words("a {0} or a {0}", "a dog or a cat")["0"] == ["dog", "cat"]
     assert words("a {x} is", "<user> a dog is <model>")["after x"] == ["is", "<model>"]
 
