@@ -127,7 +127,7 @@ def open_workdir(config: ml_collections.ConfigDict, path: str | Path) -> Workdir
         resolved["task"]["path_sha256"] = _sha256(Path(resolved["task"]["path"]))
     if resolved.get("circuit", {}).get("path"):
         resolved["circuit"]["path_sha256"] = _sha256(Path(resolved["circuit"]["path"]).expanduser())
-    if ":" in resolved["task"].get("metric", ""):
+    if ":" in (resolved["task"].get("metric") or ""):
         resolved["metric_files"] = metric_files(resolved["task"]["metric"])
     resolved["model_files"] = {name: model_files(name) for name in _models(resolved)}
     if not (path / "config.json").is_file():

@@ -147,7 +147,8 @@ def _options_given(config: Mapping[str, Any]) -> dict[str, Any]:
     names, combine = config["method"].split("+"), config.get("ensemble", {}).get("combine")
     given = {}
     for name in names:
-        defaults = files.plain(dataclasses.asdict(METHODS[name].options))
+        method = METHODS.get(name)  # none where the record is of a version that had others
+        defaults = files.plain(dataclasses.asdict(method.options)) if method else {}
         own = config.get(name, {})
         given[name] = {n: own[n] for n, v in defaults.items() if own.get(n, v) != v}
     if len(names) == 1:

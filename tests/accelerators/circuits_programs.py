@@ -189,7 +189,7 @@ def programs(
         return run
 
     def attribute(params, *trial):
-        return attributed(config, params, prepared(*trial), "logit_diff", Attribution())
+        return attributed(config, params, prepared(*trial), "logit_diff", Attribution(), None)
 
     def patch(params, *trial):
         everywhere = jnp.ones((1, pairs, tokens), bool)

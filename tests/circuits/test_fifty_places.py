@@ -15,7 +15,7 @@ from circuits_jax.capture.ablation import trial
 from circuits_jax.circuits.circuit import load_scores
 from circuits_jax.evaluation import masked_passes, stability
 from circuits_jax.lm.files import gguf
-from circuits_jax.runs import mesh
+from circuits_jax.runs import devices, mesh
 from circuits_jax.runs.errors import InputError
 from tests.circuits import tiny
 from tests.circuits.lm.files import test_gguf
@@ -138,23 +138,32 @@ def bootstraps_on_disk(rng, wrong, folder, _):
 
 def loss(rng, wrong, _, monkeypatch):
     """Of an autoencoder, or of a mask that is learnt, as the device gives it."""
-    method, axes = (("sae_codes", 3), ("subnetwork_probing", 1))[rng.integers(2)]
-    gather, names = mesh.gather, ["is not finite at step", "lower learning_rate"]
+    method = ("sae_codes", "subnetwork_probing")[rng.integers(2)]
+    gather, fetched = mesh.gather, devices.fetched
+    names = ["is not finite at step", "lower learning_rate"]
 
-    def broken(tree, *shape):
+    def broken_mask(tree, *shape):
         found = gather(tree, *shape)
-        if len(shape) == axes:
+        if len(shape) == 1:
             changed, place = spoilt(rng, found[1], wrong)
             names.append(f"step {place[-1]}")
-            names.extend([f"autoencoder {place[2]} of"] if axes == 3 else [])
             found = (found[0], jnp.asarray(changed), *found[2:])
         return found
+
+    def broken_code(tree):
+        (heads, others), *rest = fetched(tree)
+        losses, (step, autoencoder) = spoilt(rng, heads.losses, wrong)
+        names.extend([f"step {step}", f"autoencoder {autoencoder} of"])
+        return (heads.replace(losses=losses), others), *rest
 
     learnt = np.zeros((1, L, H)), np.ones((1, 3)), np.ones((1, 3)), np.ones((1, L, H))
     monkeypatch.setattr(subnetwork_probing, "_learnt", lambda *_: learnt)
 
     def use():
-        monkeypatch.setattr(mesh, "gather", broken)
+        if method == "sae_codes":
+            monkeypatch.setattr(devices, "fetched", broken_code)
+        else:
+            monkeypatch.setattr(mesh, "gather", broken_mask)
         cj.discover(tiny.model(CONFIG), TASK, method, steps=3)
 
     return use, names
