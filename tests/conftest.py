@@ -9,7 +9,6 @@ for the commands that tests start, and forgotten when the run ends.
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -28,16 +27,16 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-MAPS = 20_000  # of 65,530 that a process has by default; no file adds half of them
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _programs_go_before_memory_maps_do():
-    """Files share programs; a worker that keeps them all runs out of memory maps, and dies."""
+def _programs_go_with_their_file():
+    """A worker that keeps the programs of all files runs out of memory maps, and dies.
+
+    Long before that it is slower for keeping them: lowering waits for the collector of garbage.
+    """
     yield
-    maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > MAPS:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 def pytest_unconfigure():
