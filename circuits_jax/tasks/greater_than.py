@@ -43,6 +43,7 @@ _NOUNS = (
 )
 NOUNS = tuple(_NOUNS.split())
 CENTURIES = tuple(range(12, 20))
+TEMPLATE = "The {noun} lasted from the year {year} to the year {century}"
 _UNRELATED = (
     "She said that the {noun} was not what any of them had come to talk about so they all went "
     "out to the garden and sat down in the sun for a while"
@@ -113,7 +114,7 @@ class _Prompt:
         """The prompt, with another first year or another second century where given."""
         year = f"{self.century}{self.yy:02d}" if year is None else year
         end = self.century if end is None else end
-        return f"The {self.noun} lasted from the year {year} to the year {end}"
+        return TEMPLATE.format(noun=self.noun, year=year, century=end)
 
 
 class _Continuations(NamedTuple):

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from circuits_jax.runs.errors import InputError
+from circuits_jax.tasks.greater_than import TEMPLATE as GREATER_THAN
 from circuits_jax.tasks.ioi import TEMPLATES
 from circuits_jax.tasks.templates import SPECS
 
@@ -28,7 +29,7 @@ CHANGED = ("before", "changed", "next", "after", "last")
 _PLACE = re.compile(r"\{([^{}]+)\}")
 SLOTS: Mapping[str, Sequence[str]] = {
     "ioi": TEMPLATES,
-    "greater_than": ("The {noun} lasted from the year {year} to the year {century}",),
+    "greater_than": (GREATER_THAN,),
     **{
         name: tuple(_PLACE.sub(r"{place \1}", text) for text in spec.templates)
         for name, spec in SPECS.items()
