@@ -118,3 +118,22 @@ def test_products_of_the_science_say_how_exact_they_are(package):
 def test_a_product_that_does_not_say_is_found():
     text = "jnp.einsum('ij,jk', a, b)\njnp.dot(a, b, precision='highest')\nnp.dot(a, b)"
     assert [call.lineno for call in products_of_jax(ast.parse(text))] == [1]
+
+
+# One matrix at a time, where a CPU's jaxlib would wait for the threads of its own pool.
+FACTORS = re.compile(
+    r"\b(eigh|eig|eigvalsh|svd|pinv|qr|lu|inv|solve|solve_triangular|triangular_solve|cholesky"
+    r"|cho_factor|cho_solve|lstsq|det|slogdet|expm|sqrtm|schur)\("
+)
+FACTORED = re.compile(r"\b(jnp|lax|scipy)\.linalg\." + FACTORS.pattern[2:])
+ALONE = {"runs/eigen.py", "lm/made/planted.py"}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_batch_of_matrices_is_factored_by_jaxlib(package):
+    found = {
+        str(f.relative_to(ROOT / package))
+        for f in modules(package).values()
+        if FACTORED.search(f.read_text())
+    }
+    assert found <= ALONE

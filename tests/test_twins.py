@@ -30,5 +30,5 @@ def test_pages_are_made_alike(file):
 
 
 def test_there_are_twins():
-    names = "checks command devices errors experiment files interrupt lock precision progress"
+    names = "checks command devices eigen errors experiment files interrupt lock precision progress"
     assert [f"{name}.py" for name in names.split()] == TWINS

@@ -23,6 +23,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from circuits_jax.runs.eigen import eigh
 from circuits_jax.runs.precision import einsum, matmul
 
 
@@ -174,7 +175,7 @@ def isometric_basis(
     by their sign alone can cancel.
     """
     gram = einsum("...nd,...md->...nm", x, x)
-    vectors, values = jax.lax.linalg.eigh(gram, symmetrize_input=False)
+    values, vectors = eigh(gram)
     order = slice(None, -width - 1, -1)
     coordinates = vectors[..., order] * jnp.sqrt(jnp.maximum(values[..., None, order], 0))
     towards = einsum("n,...nr->...r", 1 / jnp.arange(1.0, x.shape[-2] + 1), coordinates)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from foveation_jax.runs.eigen import eigh
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.precision import matmul
 from foveation_jax.windows.pooling import cells, pool, spread
@@ -113,6 +114,18 @@ def cholesky(covariance: Float[Array, "*batch C C"], floor: float) -> Float[Arra
     return jnp.stack(full, -2)
 
 
+def inverse_root(root: Float[Array, "*batch C C"]) -> Float[Array, "*batch C C"]:
+    """L^-1 of lower roots L by forward substitution, row by row, for few channels.
+
+    Not `solve_triangular`: a CPU's jaxlib gets no batch of matrices (see `runs/eigen.py`).
+    """
+    units, rows = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape), []
+    for i in range(root.shape[-1]):
+        left = units[..., i, :] - sum(root[..., i, j, None] * row for j, row in enumerate(rows))
+        rows.append(left / root[..., i, i, None])
+    return jnp.stack(rows, -2)
+
+
 def _standardise(pixels):
     """z-scores by channel, with the mean and deviation that they lost."""
     mean = pixels.mean((0, 1), keepdims=True)
@@ -133,7 +146,7 @@ def _power(matrix: Float[Array, "C C"], exponent: float) -> Float[Array, "C C"]:
 
 
 def _eigen(matrix: Float[Array, "C C"]) -> tuple[Float[Array, " C"], Float[Array, "C C"]]:
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigh(matrix)
     return jnp.maximum(values, RIDGE), vectors
 
 

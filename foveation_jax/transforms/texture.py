@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from foveation_jax.runs.mesh import each_image
 from foveation_jax.transforms import pyramid
-from foveation_jax.transforms.noise import cholesky, white_noise
+from foveation_jax.transforms.noise import cholesky, inverse_root, white_noise
 from foveation_jax.windows.pooling import Cells, cells, pool, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
@@ -107,8 +107,7 @@ def _measure(noise: Float[Array, "C O Y X"], windows: PoolingWindows) -> _Band:
     held = _covariance(noise, grid) * count + PRIOR_SAMPLES * variance[None, None]
     held = held / (count + PRIOR_SAMPLES)
     root = cholesky(held, FLOOR)
-    eye = jnp.broadcast_to(jnp.eye(noise.shape[0]), root.shape)
-    return _Band(noise, jax.scipy.linalg.solve_triangular(root, eye, lower=True), grid)
+    return _Band(noise, inverse_root(root), grid)
 
 
 def _mix(z: Float[Array, "C O Y X"], band: _Band, coarser, mixing: Float[Array, "E T"], order):

@@ -7,14 +7,13 @@ multiplied by chol(S) chol(S')^-1, S' the present covariance. Gains are spread b
 add to 1.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from foveation_jax.runs.precision import einsum, exact
+from foveation_jax.runs.precision import einsum, exact, matmul
 from foveation_jax.transforms import pyramid
-from foveation_jax.transforms.noise import cholesky
+from foveation_jax.transforms.noise import cholesky, inverse_root
 from foveation_jax.windows.pooling import Cells, cells, pool, pool_products, spread
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
@@ -94,9 +93,6 @@ def _gain(present: Float[Array, "E T C C"], wanted: Float[Array, "E T C C"], gri
     eye = jnp.eye(3)[None, None]
     ridge = eye * PRIOR * jnp.maximum(jnp.diagonal(present, axis1=-2, axis2=-1), 0)[..., None]
     roots = [cholesky(s + ridge, LEVEL) for s in (present, wanted)]
-    # root gain^T: (chol(present)^T)^-1 chol(wanted)^T
-    gain = jax.scipy.linalg.solve_triangular(
-        roots[0], jnp.swapaxes(roots[1], -1, -2), lower=True, trans=1
-    )
+    gain = matmul(roots[1], inverse_root(roots[0]))
     inside = grid.mass[..., None, None] > 1e-3
-    return jnp.where(inside, jnp.swapaxes(gain, -1, -2) - eye, 0.0)
+    return jnp.where(inside, gain - eye, 0.0)

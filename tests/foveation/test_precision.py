@@ -203,6 +203,12 @@ def test_noise_stays_finite_when_operands_are_rounded(pictures):
         assert np.isfinite(roughly(jnp.uint32(bits), pictures)).all()
 
 
+def test_inverse_of_a_root_is_its_inverse():
+    root = np.tril(np.random.default_rng(0).normal(size=(4, 2, 3, 3)), -1) + 2 * np.eye(3)
+    found = noise.inverse_root(jnp.asarray(root, jnp.float32))
+    np.testing.assert_allclose(found, np.linalg.inv(root), atol=1e-5)
+
+
 def test_cholesky_is_that_of_positive_matrices_and_bounded_for_all_others():
     parts = jax.random.normal(KEY, (50, 3, 5))
     positive = jnp.einsum("ncp,ndp->ncd", parts, parts, precision="highest")
