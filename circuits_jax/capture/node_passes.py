@@ -116,11 +116,61 @@ def pair_views(
         n_tokens: tokens to name on either side.
         n_sources: writers to name.
     """
-    length, n_heads = batch.length, config.n_heads
+    pair = _recorded(config, params, batch)
+    moves, says = _written(config, params, batch, pair)
+    last = pair.stream[None, :, -1]
+    logits, scale = interpose.record_final(config, params, last)
+    direct, logits_of, named = _direct(
+        config, params, says, last[0], scale, answers, _numbers(config, nodes), n_tokens
+    )
+    start = prediction_weight(config, params, logits, scale[:, 0])
+    total = jnp.sum((last[0, 0] - last[0, 1]) * start[0])
+    share = 1 / jnp.where(total == 0, 1, total)
+    weight = jnp.zeros((1, batch.length, config.d_model)).at[:, -1].set(start)
+    read, distance, sources = _read_back(
+        config, params, batch, pair, moves, weight, nodes, is_edge, n_sources
+    )
+    which = jnp.where(nodes.is_head, nodes.head, config.n_heads)
+    there = nodes.is_head[:, None] | (jnp.arange(3) == 0)[None]
+    slots = jnp.where(there, 3 * nodes.slot[:, None] + jnp.arange(3)[None], 0)
+    strongest, passed, at = (x[nodes.layer[:, None], slots] for x in sources)
+    there = there[..., None]
+    pattern = pair.patterns[nodes.layer, :, nodes.head] * nodes.is_head[:, None, None, None]
+    return PairViews(
+        pattern=pattern,
+        distance=distance[nodes.layer, which],
+        read=read[nodes.layer, which] * share,
+        direct=direct,
+        logits=logits_of,
+        sources=jnp.where(there & (passed != 0), strongest, -1),
+        passed=jnp.where(there, passed, 0) * share,
+        at=at,
+        **named,
+    )
 
-    def both(x):
-        """Of each prompt, [2 T ...]."""
-        return jnp.concatenate(batch.endings(x.astype(jnp.float32)))
+
+class _Recorded(NamedTuple):
+    """Of the pass over both prompts; of each layer where it begins with L.
+
+    Attributes:
+        stream: what the final norm reads.
+        moved: how heads moved between the prompts.
+        patterns: where heads attend.
+        mlp, relative: outputs of MLPs, and these in units of the stream.
+        z_last, post_scales: at the last token, what heads mix, and the scales of norms after them.
+    """
+
+    stream: Float[Array, "2 T D"]
+    moved: Any
+    patterns: Float[Array, "L 2 H T T"]
+    mlp: Float[Array, "L 2 T D"]
+    relative: Float[Array, "L 2 T D"]
+    z_last: Float[Array, "L 2 H K"]
+    post_scales: Any
+
+
+def _recorded(config: DecoderConfig, params: Any, batch: ForkedBatch) -> _Recorded:
+    length = batch.length
 
     def of_layer(record):
         whole = record.pattern.reshape(config.n_heads, 2 * length, -1)
@@ -128,42 +178,54 @@ def pair_views(
         scale = jnp.sqrt(jnp.mean(jnp.square(record.stream), axis=-1, keepdims=True))
         relative = record.mlp / jnp.maximum(scale, 1e-6)
         scales = {n: x for n, x in record.inverse_scales.items() if n == "attention_post_norm"}
-        last = jax.tree.map(lambda x: both(x)[:, -1], (record.z, record.mlp, scales))
-        return movement(config, record, batch), patterns, both(record.mlp), both(relative), last
+        mlp, relative, z = (_each(batch, x) for x in (record.mlp, relative, record.z))
+        scales = jax.tree.map(lambda x: _each(batch, x)[:, -1], scales)
+        return movement(config, record, batch), patterns, mlp, relative, z[:, -1], scales
 
     stream, kept = interpose.record(config, params, batch, of_layer)
-    moved, patterns, mlp, relative, (z, mlp_last, post_scales) = kept
+    return _Recorded(_each(batch, stream), *kept)
+
+
+def _each(batch: ForkedBatch, x: Array) -> Array:
+    """Of each prompt, [2 T ...]."""
+    return jnp.concatenate(batch.endings(x.astype(jnp.float32)))
+
+
+def _apart(batch: ForkedBatch, x: Float[Array, "*n 2 T D"]) -> Float[Array, "*n T D"]:
+    """From the negative to the positive prompt; 0 without a partner."""
     shared = jnp.logical_and(*batch.endings(batch.mask))[0, :, None]
+    return jnp.where(shared, x[..., 0, :, :] - x[..., 1, :, :], 0)
 
-    def step_apart(x):
-        """From the negative to the positive prompt, [... T _]; 0 without a partner."""
-        return jnp.where(shared, x[..., 0, :, :] - x[..., 1, :, :], 0)
 
-    embedded = both(Decoder(config).apply({"params": params}, batch, method="embed"))
-    layers = params["layers"]
+def _written(
+    config: DecoderConfig, params: Any, batch: ForkedBatch, pair: _Recorded
+) -> tuple[Float[Array, "writers T D"], Float[Array, "writers 2 D"]]:
+    """What writers write: how it moves, and at the last token."""
 
-    def written(own, z, scales):
+    def of_heads(own, z, scales):
         heads = einsum("thk,hkd->htd", z, own["attention"]["o"].astype(jnp.float32))
         return held_norm(config, own, "attention_post_norm", scales, heads)
 
-    # What writers write: how it moves, [writers T D], and at the last token, [writers 2 D].
-    heads = jax.vmap(written)(layers, moved.z[:, 0], _row(moved.inverse_scales))
-    moves = jnp.concatenate([heads, step_apart(mlp)[:, None]], axis=1)
+    layers = params["layers"]
+    embedded = _each(batch, Decoder(config).apply({"params": params}, batch, method="embed"))
+    moved = jax.vmap(of_heads)(layers, pair.moved.z[:, 0], _row(pair.moved.inverse_scales))
+    moves = jnp.concatenate([moved, _apart(batch, pair.mlp)[:, None]], axis=1)
     moves = moves.reshape(-1, *moves.shape[2:])
-    moves = jnp.concatenate([step_apart(embedded)[None], moves])
-    heads = jax.vmap(written)(layers, z, post_scales)
-    says = jnp.concatenate([heads, mlp_last[:, None]], axis=1).reshape(-1, 2, config.d_model)
-    says = jnp.concatenate([embedded[None, :, -1], says])
-
-    last = both(stream)[None, :, -1]
-    logits, scale = interpose.record_final(config, params, last)
-    direct, logits_of, named = _direct(
-        config, params, says, last[0], scale, answers, _numbers(config, nodes), n_tokens
+    said = jax.vmap(of_heads)(layers, pair.z_last, pair.post_scales)
+    says = jnp.concatenate([said, pair.mlp[:, None, :, -1]], axis=1).reshape(-1, 2, config.d_model)
+    return (
+        jnp.concatenate([_apart(batch, embedded)[None], moves]),
+        jnp.concatenate([embedded[None, :, -1], says]),
     )
 
-    start = prediction_weight(config, params, logits, scale[:, 0])
-    total = jnp.sum((last[0, 0] - last[0, 1]) * start[0])
-    weight = jnp.zeros((1, length, config.d_model)).at[:, -1].set(start)
+
+def _read_back(config, params, batch, pair, moves, weight, nodes, is_edge, n_sources):
+    """From the last layer to the first: `read` and `distance`, [L H+1 T], and `sources`.
+
+    `weight` [1 T D] is what the prediction reads of the stream. Sources are three arrays
+    [L 3*slots+1 n_sources]: writers, what passes, and at which column most of it.
+    """
+    n_heads = config.n_heads
 
     def step(weight, layer):
         own, data, moved, heads, edges, mlp = layer
@@ -176,29 +238,11 @@ def pair_views(
         read = jnp.concatenate([flow.read[0].T, jnp.sum(mlp * weight[0], axis=-1)[None]])
         return before, (read, flow.distance[0].T, *_strongest(passed, n_sources))
 
-    xs = layers, layer_data(config), moved, nodes.heads, is_edge.swapaxes(0, 1), step_apart(mlp)
+    edges, mlp = is_edge.swapaxes(0, 1), _apart(batch, pair.mlp)
+    xs = params["layers"], layer_data(config), pair.moved, nodes.heads, edges, mlp
     _, (read, distance, *sources) = jax.lax.scan(step, weight, xs, reverse=True)
-    mlps = jnp.linalg.norm(step_apart(relative), axis=-1)
-    distance = jnp.concatenate([distance, mlps[:, None]], axis=1)
-    which = jnp.where(nodes.is_head, nodes.head, n_heads)
-    slots = 3 * nodes.slot[:, None] + jnp.arange(3)[None]
-    there = nodes.is_head[:, None] | (jnp.arange(3) == 0)[None]
-    slots = jnp.where(there, slots, 0)
-    strongest, passed, at = (x[nodes.layer[:, None], slots] for x in sources)
-    there = there[..., None]
-    pattern = patterns[nodes.layer, :, nodes.head] * nodes.is_head[:, None, None, None]
-    share = 1 / jnp.where(total == 0, 1, total)
-    return PairViews(
-        pattern=pattern,
-        distance=distance[nodes.layer, which],
-        read=read[nodes.layer, which] * share,
-        direct=direct,
-        logits=logits_of,
-        sources=jnp.where(there & (passed != 0), strongest, -1),
-        passed=jnp.where(there, passed, 0) * share,
-        at=at,
-        **named,
-    )
+    mlps = jnp.linalg.norm(_apart(batch, pair.relative), axis=-1)
+    return read, jnp.concatenate([distance, mlps[:, None]], axis=1), sources
 
 
 def _row(tree: Any) -> Any:
