@@ -94,15 +94,7 @@ def custom(
     """
     if not path:
         raise InputError("task 'custom' needs its option path, a file of prompts")
-    if ":" in metric:
-        own_metric(metric)
-    else:
-        check_allowed("metric", metric, (*METRICS, "MODULE:FUNCTION"))
-    check_allowed("answer_tokens", answer_tokens, get_args(Tokens))
-    if ids:
-        check_allowed("ids", ids, ("model",))
-    needed = FIELDS if metric in COMPARING else FIELDS[:2] if metric == "kl" else FIELDS[:3]
-    records = read_records(Path(path), counterfactual, needed)
+    records = read_records(Path(path), counterfactual, _needed(metric, answer_tokens, ids))
     pairs, left_out = _pairs(
         records, tokenizer, cast(Tokens, answer_tokens), ids, chat, n_positions
     )
@@ -113,6 +105,38 @@ def custom(
     said = _left_out(path, left_out, len(pairs))
     if said:
         logging.warning("%s", said)
+    of_learning, of_judging = (
+        PromptPairs(*map(tuple, zip(*(pairs[i] for i in sorted(chosen)), strict=True)))
+        for chosen in _parts(path, pairs, n, n_held_out, seed, said)
+    )
+    options: dict[str, object] = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
+    options |= {"counterfactual": counterfactual, "chat": chat}
+    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+    sizes = {"n": n, "n_held_out": len(of_judging.positives), "seed": seed, "path": str(path)}
+    return Task("custom", metric, of_learning, of_judging, options=sizes | changed)
+
+
+def _needed(metric: str, answer_tokens: str, ids: str) -> tuple[str, ...]:
+    """The fields without which a pair is none, of options that are allowed."""
+    if ":" in metric:
+        own_metric(metric)
+    else:
+        check_allowed("metric", metric, (*METRICS, "MODULE:FUNCTION"))
+    check_allowed("answer_tokens", answer_tokens, get_args(Tokens))
+    if ids:
+        check_allowed("ids", ids, ("model",))
+    return FIELDS if metric in COMPARING else FIELDS[:2] if metric == "kl" else FIELDS[:3]
+
+
+def _parts(
+    path: str | PathLike[str],
+    pairs: Sequence[_Pair],
+    n: int,
+    n_held_out: int,
+    seed: int,
+    said: str,
+) -> tuple[list[int], list[int]]:
+    """Numbers of the pairs that learn and that are held out; refuses what does not suffice."""
     if len(pairs) <= n:
         fewer = f", or give --config.task.n of at most {len(pairs) - 1}" if len(pairs) > 1 else ""
         raise InputError(
@@ -130,17 +154,7 @@ def custom(
             f"{path} has {len(pairs)} pairs, of which {n} learn: n_held_out is {n_held_out}; "
             f"allowed is 1 to {len(held_out)}, or 0 for all of these"
         )
-    if n_held_out:
-        held_out = held_out[:n_held_out]
-    of_learning, of_judging = (
-        PromptPairs(*map(tuple, zip(*(pairs[i] for i in sorted(chosen)), strict=True)))
-        for chosen in (learn, held_out)
-    )
-    options: dict[str, object] = {"metric": metric, "answer_tokens": answer_tokens, "ids": ids}
-    options |= {"counterfactual": counterfactual, "chat": chat}
-    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
-    sizes = {"n": n, "n_held_out": len(held_out), "seed": seed, "path": str(path)}
-    return Task("custom", metric, of_learning, of_judging, options=sizes | changed)
+    return learn, held_out[:n_held_out] if n_held_out else held_out
 
 
 def _split(pairs: Sequence[_Pair], n: int, seed: int) -> tuple[list[int], list[int]]:

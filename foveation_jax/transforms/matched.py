@@ -43,7 +43,8 @@ class Match:
         eccentricity_deg: centre of each zone, [0] for a uniform blur. All lists are [Z].
         sigma_deg: deviation of the Gaussian in degrees.
         target_value, achieved: mean measure of the target and of the blur.
-        interval: 95 % bootstrap interval over images of achieved - target_value.
+        interval: 95 % bootstrap interval over images of achieved - target_value; of one image it is
+            that image's gap twice, and is not told.
         share: of the measured pixels that lie in each zone; adds to 1.
         whole_interval: 95 % bootstrap interval of `whole_gap`.
         size: (Y, X) of the pictures.
@@ -101,6 +102,8 @@ class Match:
     def sentence(self) -> str:
         """What was achieved, on how many pictures, and where the sigmas come from."""
         (blurred, target), (low, high) = self.whole, self.whole_interval
+        pictures = f"{self.n_images} picture{'s' * (self.n_images > 1)}"
+        ends = f"95 % {low:+.4f} to {high:+.4f}" if self.n_images > 1 else "no interval of one"
         zones = "" if len(self.gap) == 1 else f", in its zones at most {self.largest_gap:.4f}"
         if self.joined_from_deg is not None:
             zones += (
@@ -109,8 +112,8 @@ class Match:
             )
         return (
             f"{self.system}: mean {self.metric.upper()} {blurred:.4f}, the texture's {target:.4f}, "
-            f"gap {self.whole_gap:+.4f} (95 % {low:+.4f} to {high:+.4f}){zones}, on "
-            f"{self.n_images} pictures; {self.origin or 'sigmas of no stated origin'}"
+            f"gap {self.whole_gap:+.4f} ({ends}){zones}, on {pictures}; "
+            f"{self.origin or 'sigmas of no stated origin'}"
         )
 
 

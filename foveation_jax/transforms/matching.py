@@ -165,12 +165,10 @@ def find_sigmas(
     chunks = stages[-1]
     areas, moments = of_target(system, metric, view, chunks)
     _check_finite(metric, "target", moments)
-    centres = _centres(system, view)
-    ring_area = areas.sum(0)[-len(centres) :]
-    enough = min(SMALLEST_SHARE * areas.sum(), ring_area.max())
-    rings = centres[ring_area >= enough]
     bounds = SMALLEST_SIGMA, float(max(view.size))
     reach = min(tolerance, TOLERANCE)
+    centres = _centres(system, view)
+    rings = _rings(centres, areas)
     eccentricity = rings
     if len(rings) > 1:
         blank = of_blur(system, metric, view, chunks, np.full(len(centres), bounds[1]))
@@ -206,7 +204,7 @@ def find_sigmas(
     return Match(
         system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
         sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
-        **view.fields, origin=f"sigmas matched on {len(here)} pictures",
+        **view.fields, origin=f"sigmas matched on {len(here)} picture{'s' * (len(here) > 1)}",
         joined_from_deg=_floats(eccentricity)[-1] if len(eccentricity) < len(rings) else None,
     )  # fmt: skip
 
@@ -304,6 +302,17 @@ def _interpolate(centres, known, sigmas) -> np.ndarray:
 def _at(centres, record: Match) -> np.ndarray:
     """Sigmas of a record, degrees, at rings of these centres."""
     return _interpolate(centres, np.asarray(record.eccentricity_deg), np.asarray(record.sigma_deg))
+
+
+def _rings(centres, areas) -> np.ndarray:
+    """Eccentricities of the rings that can be zones: those that hold enough of the pictures [Z].
+
+    Args:
+        centres: of all rings [E].
+        areas: of each picture, in the fovea and in each ring [N, 1 + E]; [N, 1] where there is one.
+    """
+    ring_area = areas.sum(0)[-len(centres) :]
+    return centres[ring_area >= min(SMALLEST_SHARE * areas.sum(), ring_area.max())]
 
 
 def _reached(rings, centres, areas, moved, tolerance) -> np.ndarray:

@@ -90,7 +90,8 @@ def settle_sigmas(
             record = found if found.largest_gap <= tolerance else None
     while record is None:
         places = pictures.spread(min(n_match, CHECKED))
-        print(f"matching {system} to the texture on {len(places)} pictures", file=sys.stderr)
+        some = f"{len(places)} picture{'s' * (len(places) > 1)}"
+        print(f"matching {system} to the texture on {some}", file=sys.stderr)
         windows = ", published windows" if settings.get("published") else ""
         description = f"foveation_texture, {settings['route']} route{windows}"
         last = len(places) == len(everyone)

@@ -171,6 +171,10 @@ def test_a_record_says_what_it_was_matched_on_and_achieves_on_others(images):
     assert other.whole[1] == pytest.approx(1, abs=1e-5)
     assert f"gap {other.whole_gap:+.4f}" in other.sentence()
     assert "on 4 pictures" in other.sentence()
+    assert "(95 % " in other.sentence()
+    alone = fj.check_match(record, images[:1], target[:1], KEY).sentence()
+    assert "(no interval of one), on 1 picture;" in alone
+    assert "95 %" not in alone
     with pytest.raises(fj.InputError, match="64 x 64"):
         fj.check_match(record, images[:, :32], images[:, :32], KEY)
 
