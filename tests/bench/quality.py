@@ -34,7 +34,8 @@ ORACLE_SEED, POSITIVE = 123, 0.02
 def draw(model, name: str, n: int, seed: int, n_held_out: int = 1) -> Task:
     """A task by its name, or from a file."""
     if Path(name).suffix == ".jsonl":
-        return cj.make_task("custom", model.tokenizer, n=n, seed=seed, path=name)
+        own = {"n": n, "seed": seed, "path": name, "n_held_out": n_held_out}
+        return cj.make_task("custom", model.tokenizer, **own)
     return cj.make_task(name, model.tokenizer, n=n, n_held_out=n_held_out, seed=seed)
 
 
