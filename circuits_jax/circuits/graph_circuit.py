@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from circuits_jax.circuits.circuit import Scores, best_first, top
+from circuits_jax.circuits.circuit import Scores, above_noise, best_first, top
 from circuits_jax.circuits.graph import Graph
 from circuits_jax.runs import files
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 
 SCHEMA, SCHEMA_VERSION = "circuits_jax/graph_circuit", 1
+EDGE_NOISE = 1e-6  # of the largest effect: four times what float32 leaves of nothing in 48 layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +119,14 @@ def graph_circuit(
 ) -> GraphCircuit:
     """The circuit of the edges with the largest effects, connected.
 
+    An effect that is no more than rounding noise (`EDGE_NOISE` of the largest) says nothing: such
+    an edge is never taken, so there may be fewer than were asked for.
+
     Args:
         scores: of a method that scores all edges, such as `sae_codes`, `eap`, `relp`.
         graph: of the model (`graph_of`).
-        n_edges: how many edges are taken, none of effect 0, before what is not connected is left
-            out. Default: a `share` of all.
+        n_edges: how many edges are taken before what is not connected is left out. Default: a
+            `share` of all.
         share: of all edges, where `n_edges` is not given.
 
     Raises:
@@ -143,7 +147,7 @@ def graph_circuit(
     n_edges = round(share * total) if n_edges is None else n_edges
     check_allowed("n_edges", n_edges, Range(0, total))
     size = np.where(graph.is_edge, np.abs(effects), 0.0)
-    chosen = top(size, n_edges) & (size > 0)
+    chosen = top(size, n_edges) & above_noise(size, EDGE_NOISE * float(size.max(initial=0)))
     return GraphCircuit(graph, connected(graph, chosen), effects, {"n_edges": int(n_edges)})
 
 

@@ -26,7 +26,7 @@ from circuits_jax import interpose
 from circuits_jax.capture.ablation import Ablation, column_shares, goals, sides
 from circuits_jax.circuits.circuit import Scores, top
 from circuits_jax.circuits.graph import Graph, graph_of
-from circuits_jax.circuits.graph_circuit import GraphCircuit, connected, graph_circuit
+from circuits_jax.circuits.graph_circuit import GraphCircuit, connected
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.evaluation.cpr_cmd import SIZES, cmd, cpr
@@ -248,7 +248,6 @@ def edge_areas(
 def area_edges(graph: Graph, scores: Scores) -> Bool[np.ndarray, "2 S writers readers"]:
     """Edges kept at every size: by signed effect for CPR, then by absolute effect for CMD."""
     counts = [int(share * graph.is_edge.sum()) for share in SIZES]
-    by_size = [graph_circuit(scores, graph, n).edges for n in counts]
-    effects = np.where(graph.is_edge, np.asarray(scores.details["graph_effects"]), -np.inf)
-    by_sign = [connected(graph, top(effects, n)) for n in counts]
-    return np.stack([by_sign, by_size])
+    effects = np.asarray(scores.details["graph_effects"])
+    ranked = [np.where(graph.is_edge, by, -np.inf) for by in (effects, np.abs(effects))]
+    return np.stack([[connected(graph, top(by, n)) for n in counts] for by in ranked])

@@ -18,8 +18,8 @@ L, H = tiny.CONFIG.heads
 
 @pytest.fixture
 def scores():
-    effects = np.random.default_rng(0).standard_normal(GRAPH.is_edge.shape) ** 3 * GRAPH.is_edge
-    effects = effects.astype(np.float32)
+    normal = np.random.default_rng(0).standard_normal((2, *GRAPH.is_edge.shape))
+    effects = (np.sign(normal[0]) * np.exp(1.5 * normal[1]) * GRAPH.is_edge).astype(np.float32)
     heads = np.abs(effects.sum(axis=1)[GRAPH.head_writers]).reshape(L, H)
     return Scores(heads, np.abs(head_edges(GRAPH, effects)), {"graph_effects": effects})
 
@@ -38,6 +38,19 @@ def test_a_saved_graph_pruned_by_their_rule_is_the_circuit_that_we_report(
     assert named(circuit) == pruned(tmp_path / "graph.json", n)
     assert circuit.size <= n == circuit.rule["n_edges"]
     assert percent < 100 or circuit.size == GRAPH.is_edge.sum()
+
+
+def test_rounding_noise_is_no_edge(scores):
+    effects = scores.details["graph_effects"]
+    noise = 5e-7 * np.max(np.abs(effects)) * np.sign(effects)
+    small = np.where(np.arange(effects.shape[1]) % 2, 10, 1) * noise  # half of them says something
+    small.flat[np.argmax(np.abs(effects))] = np.max(np.abs(effects))
+    mostly = Scores(scores.head_scores, scores.edge_scores, {"graph_effects": small})
+    says = GRAPH.is_edge & (np.abs(small) > 1.5 * np.abs(noise))
+    for share in (0.3, 1.0):
+        circuit = graph_circuit(mostly, GRAPH, share=share)
+        assert not (circuit.edges & ~says).any()
+    np.testing.assert_array_equal(circuit.edges, connected(GRAPH, says))
 
 
 def test_what_joins_nothing_is_left_out():
