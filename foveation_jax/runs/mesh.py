@@ -84,11 +84,13 @@ def each_run(function: Callable[..., Any], *runs: Any) -> Any:
     Property: the same on every platform, up to rounding.
     """
 
+    one = jax.jit(function)  # traced once for both
+
     def together(*runs):
-        return jax.vmap(function)(*runs)
+        return jax.vmap(one)(*runs)
 
     def in_turn(*runs):
-        return jax.lax.map(lambda run: function(*run), runs)
+        return jax.lax.map(lambda run: one(*run), runs)
 
     return jax.lax.platform_dependent(*runs, cpu=together, default=in_turn)
 

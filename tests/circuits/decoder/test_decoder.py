@@ -84,6 +84,11 @@ def apply(config, params, tokens, mask, method="__call__"):
     return Decoder(config).apply({"params": params}, TokenBatch(tokens, mask), method=method)
 
 
+@functools.partial(jax.jit, static_argnames="config")
+def last_logits(config, params, batch):
+    return Decoder(config).apply({"params": params}, batch, method="last_logits")
+
+
 def logits_of(config, tokens, mask=None, method="__call__"):
     tokens = jnp.asarray(tokens)
     mask = jnp.ones_like(tokens, bool) if mask is None else jnp.asarray(mask)
@@ -273,7 +278,7 @@ def test_configs_need_an_entry_for_each_layer():
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_continuations_in_one_row_compute_what_rows_of_their_own_do(config, side):
     """And the prompt computes the same as without them."""
-    params = initial_params(config, jax.random.key(0))
+    params = params_of(config)
     prompts, ends = ([3, 1, 4, 1, 5], [9, 2]), ([[7, 8, 6], [2, 2]], [[5, 3], [4]])
     tokens, mask = np.zeros((2, 6), int), np.zeros((2, 6), bool)
     for row, prompt in enumerate(prompts):
@@ -289,13 +294,18 @@ def test_continuations_in_one_row_compute_what_rows_of_their_own_do(config, side
         jnp.asarray(np.concatenate([np.zeros_like(tokens), after[1]], axis=1)),
         n_after=6,
     )
-    found = Decoder(config).apply({"params": params}, batch, method="last_logits")
+    found = last_logits(config, params, batch)
     assert found.shape == (2, 7, config.vocab_size)
-    for row, prompt in enumerate(prompts):
-        texts = [prompt] + [
-            [*prompt, *one[:n]] for one in ends[row] for n in range(1, len(one) + 1)
-        ]
-        for column, text in enumerate(texts):
-            alone = TokenBatch(jnp.array([text]), jnp.ones((1, len(text)), bool))
-            wanted = Decoder(config).apply({"params": params}, alone, method="last_logits")[0]
-            np.testing.assert_allclose(found[row, column], wanted, rtol=1e-4, atol=1e-5)
+    texts = [
+        [prompt] + [[*prompt, *one[:n]] for one in ends[row] for n in range(1, len(one) + 1)]
+        for row, prompt in enumerate(prompts)
+    ]
+    alone, mask = np.zeros((2, 7, 8), int), np.zeros((2, 7, 8), bool)  # a row each, padded
+    for row, column in ((r, c) for r in range(2) for c in range(len(texts[r]))):
+        text = texts[row][column]
+        alone[row, column, -len(text) :], mask[row, column, -len(text) :] = text, True
+    rows = TokenBatch(jnp.asarray(alone.reshape(14, 8)), jnp.asarray(mask.reshape(14, 8)))
+    wanted = last_logits(config, params, rows).reshape(found.shape)
+    there = mask.any(-1)
+    assert there.sum() == 10
+    np.testing.assert_allclose(found[there], wanted[there], rtol=1e-4, atol=1e-5)
