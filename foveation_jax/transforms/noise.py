@@ -39,6 +39,7 @@ def white_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*sha
     return jax.random.normal(key, shape)
 
 
+@jax.jit
 def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
     """Noise with the colours of an image, as published.
 
@@ -55,6 +56,7 @@ def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[A
     return matmul(centred_noise, carry) * deviation + mean
 
 
+@jax.jit
 def regional_coral(
     noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"], windows: PoolingWindows
 ) -> Float[Array, "Y X C"]:

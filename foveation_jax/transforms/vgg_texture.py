@@ -79,6 +79,7 @@ def cell_regions(windows: PoolingWindows, blend: str = "partition") -> CellRegio
     return CellRegions(share, share, mixing, unbiased=False)
 
 
+@functools.partial(jax.jit, static_argnames=("rows", "columns"))
 def _claimed_cells(masks: Float[Array, "R Y X"], rows: int, columns: int) -> Bool[Array, "R P Q"]:
     """Cells above .001 of 8-bit masks resized along X, then Y, rounded to levels each time."""
     levels = jnp.round(255 * masks)
@@ -87,6 +88,7 @@ def _claimed_cells(masks: Float[Array, "R Y X"], rows: int, columns: int) -> Boo
     return levels > 0
 
 
+@jax.jit
 def mix_regions(
     content: Float[Array, "N P Q C"], noise: Float[Array, "N P Q C"], regions: CellRegions
 ) -> Float[Array, "N P Q C"]:

@@ -64,6 +64,7 @@ class PoolingWindows:
     n_wedges: int = field(metadata={"static": True})
     published: bool = field(metadata={"static": True})
 
+    @jax.jit
     def factors(
         self, y: Float[Array, " Y"], x: Float[Array, " X"]
     ) -> tuple[Float[Array, "E Y X"], Float[Array, "T Y X"]]:
@@ -92,6 +93,7 @@ class PoolingWindows:
         numbers = self.first_ring + 0.5 + jnp.arange(self.n_rings + 1)
         return INNER_DEG * jnp.exp(ring_width(self.scale) * numbers)
 
+    @jax.jit
     def mixing(self) -> Float[Array, "E T"]:
         """How much texture each region gets: a = 2 / (1 + exp(-d r)) - 1 in [0, 1), 0 for slivers.
 
