@@ -39,7 +39,6 @@ def white_noise(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*sha
     return jax.random.normal(key, shape)
 
 
-@jax.jit
 def coral(noise: Float[Array, "Y X C"], image: Float[Array, "Y X C"]) -> Float[Array, "Y X C"]:
     """Noise with the colours of an image, as published.
 
