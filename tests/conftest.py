@@ -29,6 +29,30 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files that take longest, by their ends: they are begun first, so that no worker waits for one.
+LONGEST = (
+    "foveation/test_pipeline.py",
+    "circuits/test_command.py",
+    "foveation/test_command.py",
+    "accelerators/test_processes.py",
+    "circuits/test_notebook.py",
+    "methods/test_features.py",
+    "transforms/test_disarray.py",
+    "lm/test_families.py",
+    "methods/test_metrics.py",
+    "transforms/test_texture.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    place = {
+        path: min((at for name, at in order.items() if str(path).endswith(name)), default=99)
+        for path in {item.path for item in items}
+    }
+    items.sort(key=lambda item: place[item.path])
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _programs_go_with_their_file():
     """A worker that keeps the programs of all files runs out of memory maps, and dies.
