@@ -79,8 +79,9 @@ def test_in_a_linear_model_flow_is_the_exact_effect_of_patching(name):
     flow = flows(model, positives, negatives)
     # Only tokens that both prompts have are aligned; here all are.
     np.testing.assert_array_equal(positives.mask, negatives.mask)
-    logits, _ = interpose.capture(config, params, positives)
-    other, z = interpose.capture(config, params, negatives)
+    capture = jax.jit(interpose.capture, static_argnums=0)
+    logits, _ = capture(config, params, positives)
+    other, z = capture(config, params, negatives)
     direction = jax.nn.softmax(logits) - jax.nn.softmax(other)
     keep = 1 - jnp.eye(L * H).reshape(L * H, L, H)
     replaced = jax.jit(jax.vmap(lambda k: interpose.replace(config, params, positives, k, z)))
@@ -155,14 +156,18 @@ def test_attention_is_read_by_the_transpose_of_its_derivative():
     def attend(x):
         return attention.apply({"params": own["attention"]}, x, data, batch, method="attend")
 
+    @jax.jit
+    def by_derivative(of_ending):
+        return jax.vjp(attend, normed)[1](of_ending)[0]
+
+    read = jax.jit(slope_attribution.read_attention, static_argnums=0)
+
     weight = random(0, *record.z.shape) * batch.mask[:, :, None, None]
     for n in (12, Q):
         of_ending = jnp.where(jnp.arange(12)[:, None, None] < 12 - n, 0, weight)
-        wanted = jax.vjp(attend, normed)[1](of_ending)[0]
+        wanted = by_derivative(of_ending)
         moved = _moved(record, n)
-        found = slope_attribution.read_attention(
-            config, own["attention"], data, batch, moved, moved.pattern, of_ending[:, -n:]
-        )
+        found = read(config, own["attention"], data, batch, moved, moved.pattern, of_ending[:, -n:])
         tolerance = 1e-4 * np.abs(wanted).max()
         np.testing.assert_allclose(found, wanted[:, -n:], rtol=1e-3, atol=tolerance)
 
@@ -243,9 +248,10 @@ def test_patterns_between_a_prompt_and_itself_are_its_own():
     own, data, record = jax.tree.map(
         lambda x: x[1], (model.params["layers"], layer_data(config), record)
     )
+    between = jax.jit(slope_attribution.patterns_between, static_argnums=0)
     for n in (12, Q):
         moved = _moved(record, n)
-        found, _ = slope_attribution.patterns_between(config, own["attention"], data, batch, moved)
+        found, _ = between(config, own["attention"], data, batch, moved)
         np.testing.assert_allclose(found, moved.pattern, rtol=1e-4, atol=1e-5)
 
 

@@ -110,10 +110,11 @@ def test_divergence_is_the_definition(model, task, evaluation):
     """KL of next-token distributions, prompt by prompt, from two separate forward passes."""
     circuit = SCORES.circuit(size=3).heads
     prepared = trial(model, task.held_out, "mean")
+    replace = jax.jit(interpose.replace, static_argnums=0)
     whole, kept = (
         np.asarray(
             jax.nn.log_softmax(
-                interpose.replace(
+                replace(
                     model.config,
                     model.params,
                     prepared.batch,
@@ -388,7 +389,8 @@ ALONE = {0: 0, 3: 3}, {}
 
 def heads_of(model, prompts):
     """z [L B T H K], every prompt from its first column on."""
-    return np.asarray(interpose.capture(model.config, model.params, model.tokenize(prompts, 8))[1])
+    capture = jax.jit(interpose.capture, static_argnums=0)
+    return np.asarray(capture(model.config, model.params, model.tokenize(prompts, 8))[1])
 
 
 def filled(model):
