@@ -34,11 +34,11 @@ def path_svg(windows: PoolingWindows, places: Sequence[np.ndarray]) -> str:
     """A scan path: its fixations (y, x), numbered from 1, joined by lines in their order."""
     height, width = windows.size
     centres = [(float(x) + 0.5, float(y) + 0.5) for y, x in places]
-    radius = width / 26
+    radius = width / 30
     line = " ".join(f"{x:.2f},{y:.2f}" for x, y in centres)
     discs = "".join(
         f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:.2f}"/><text x="{x:.2f}" '
-        f'y="{y + 0.36 * radius * 1.2:.2f}" style="font-size: {1.2 * radius:.2f}px">{number}</text>'
+        f'y="{y + 0.45 * radius:.2f}" style="font-size: {1.3 * radius:.2f}px">{number}</text>'
         for number, (x, y) in enumerate(centres, 1)
     )
     said = "; ".join(f"{n}: {place_text(place)}" for n, place in enumerate(places, 1))

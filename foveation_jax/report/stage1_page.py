@@ -118,7 +118,7 @@ def write_report(
 
 def _shown(workdir, name, path, systems, windows) -> dict[str, Any]:
     """What the page shows of one picture: its looks, and its scan path over Reference."""
-    places = [windows.fixation if at is None else at for at in path.values()]
+    places = [np.asarray(windows.fixation if at is None else at) for at in path.values()]
     several = len(path) > 1
     shown = [s for s in systems if not (several and s == "reference")]
     looks = []
