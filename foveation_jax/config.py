@@ -139,6 +139,7 @@ def transforms_run() -> ConfigDict:
     config.scale = 0.4  # s, window width over eccentricity
     config.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
     # Or FILE.csv with a line "image,y,x" for each picture, NAME as under WORKDIR/SYSTEM/NAME.png.
+    # Several lines of one picture, in order, are its scan path: looks NAME-1, NAME-2, ...
     config.fixations = ""
     config.field_of_view = 26.0  # degrees that the width subtends
     config.published = False  # cut windows and corner slivers as in the published masks

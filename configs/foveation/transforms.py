@@ -5,6 +5,8 @@ statistics; the two blurs lose as much, in mean SSIM to Reference, by other mean
 Expected: pictures under WORKDIR/SYSTEM/, one row a picture and system in WORKDIR/metrics.jsonl, and
 WORKDIR/report.html; mean SSIM of the three compressed systems equal to within .01 on these
 pictures, the achieved gaps printed with their intervals.
+With fixations=FILE.csv (lines image,y,x) every picture has its own; several lines of one picture
+are its scan path, a look each, with fresh noise.
 Cost: compilation once (kept in --compilation_cache_dir), then `./run.sh bench foveation` has the
 seconds a picture.
 

@@ -2,11 +2,10 @@
 
 Three stages, each found and not done again when a run goes on in the same working folder:
 pictures under WORKDIR/SYSTEM/, one row a picture and system in WORKDIR/metrics.jsonl, and
-WORKDIR/report.html.
+WORKDIR/report.html. A picture with a scan path is shown, measured and kept once a look.
 """
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import hashlib
@@ -25,6 +24,7 @@ from foveation_jax import metrics, transforms
 from foveation_jax.config import check_fixation, check_size, transforms_run
 from foveation_jax.data import embedded_images, open_folder, open_tfds, read_image
 from foveation_jax.data.fingerprint import file_names, fingerprint
+from foveation_jax.data.fixations import each_look, read_fixations
 from foveation_jax.data.images import FITS, fit_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.data.tfds import describe_tfds
@@ -105,21 +105,26 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     source = open_images(config)
     if config.get("fit") == "native":
         config = _of_the_first(config, source)
-    fixations = read_fixations(config, source)
+    source, looks = open_looks(config, source)
+    fixations = {look: at for path in looks.values() for look, at in path.items()}
     blurs = [name for name in config.systems if name in BLURS]
     others = {name: system_of(name, config) for name in config.systems if name not in BLURS}
     _trace(others, config, fixations)
     claim_workdir(workdir, config, *_sources(config, workdir))
     compiled = _compiled(others)
     failures = _export(source, compiled, config, workdir, fixations)
-    if len(failures) == len(source.names):
-        raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
     readable = source.subset([i for i, n in enumerate(source.names) if n not in failures])
+    failures = _of_pictures(failures, looks)
+    if not readable.names:
+        raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
+    looks = {name: path for name, path in looks.items() if name not in failures}
     matches, refused = match_blurs(blurs, readable, config, workdir, fixations)
     systems = {name: system_of(name, config, matched=match) for name, match in matches.items()}
     if systems:
         _export(readable, _compiled(systems), config, workdir, fixations)
-    shown = readable.subset(range(min(config.report_images, len(readable.names))))
+    pictures = tuple(looks) or readable.names
+    single = {n for n in pictures[: config.report_images] if len(looks.get(n, (n,))) == 1}
+    shown = readable.subset(i for i, n in enumerate(readable.names) if n in single)
     again = {stage1_page.SECOND: compiled[TEXTURE]}
     _export(shown, again, config, workdir, fixations, stage1_page.SECOND)
     done = tuple(name for name in config.systems if name not in refused)
@@ -128,9 +133,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
             pack_records(readable, workdir / name)
     rows = measure(readable, done, config, workdir)
     page = stage1_page.write_report(
-        workdir, config, done, readable, rows, failures | refused, matches
+        workdir, config, done, readable, rows, failures | refused, matches, looks
     )
-    return Results(len(readable.names), failures | refused, page, matches)
+    return Results(len(pictures), failures | refused, page, matches)
 
 
 def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
@@ -180,48 +185,30 @@ def _of_the_first(config: ConfigDict, source: ImageSource) -> ConfigDict:
     return config
 
 
-def read_fixations(config: ConfigDict, source: ImageSource) -> dict[str, np.ndarray]:
-    """Name -> fixation (y, x) of every picture, from the file `config.fixations`; {} without one.
+def open_looks(
+    config: ConfigDict, source: ImageSource
+) -> tuple[ImageSource, dict[str, dict[str, np.ndarray]]]:
+    """`source` with an entry for each look, see `each_look`; as it is, and {}, without a file.
 
     Raises:
-        InputError: a fixation for all as well, no such file, a line that is not image,y,x, a
-            picture that it names twice or not at all, or a place off the picture.
+        InputError: a fixation for all as well, or a file that cannot be used.
     """
-    path, found = config.get("fixations"), {}
+    path = config.get("fixations")
     if not path:
-        return found
+        return source, {}
     if config.fixation is not None:
         raise InputError("fixation and fixations are both set: give one for all, or one for each.")
-    last = np.asarray(config.size) - 1
-    try:
-        lines = list(csv.reader(pathlib.Path(path).read_text("utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"fixations: {path} cannot be read ({error}).") from None
-    if not lines or [cell.strip() for cell in lines[0]] != ["image", "y", "x"]:
-        raise InputError(f"fixations: {path} must begin with a line image,y,x.")
-    for number, cells in enumerate(lines[1:], 2):
-        where, at = f"fixations: line {number} of {path}", None
-        with contextlib.suppress(ValueError):
-            at = np.asarray([float(cell) for cell in cells[1:]], np.float32)
-        if not cells:
-            continue
-        if at is None or at.shape != (2,) or not (np.isfinite(at).all() and cells[0]):
-            raise InputError(f"{where} is {','.join(cells)!r}: it must be image,y,x.")
-        if cells[0] in found:
-            raise InputError(f"{where} names {cells[0]!r} again: every picture has one fixation.")
-        if not ((at >= 0) & (at <= last)).all():
-            raise InputError(
-                f"{where} is at {tuple(at.tolist())}: it must lie on the picture as it is shown, "
-                f"within (0, 0) and {tuple(last.tolist())}."
-            )
-        found[cells[0]] = at
-    missing = [name for name in source.names if name not in found]
-    if missing:
-        raise InputError(
-            f"fixations: {path} has none for {len(missing)} of {len(source.names)} pictures, such "
-            f"as {missing[0]!r}."
-        )
-    return found
+    return each_look(source, read_fixations(path, source.names, tuple(config.size)))
+
+
+def _of_pictures(failures: dict[str, str], looks: dict[str, dict]) -> dict[str, str]:
+    """Each picture that failed once, by its own name, however many looks were to be taken."""
+    told = dict(failures)
+    for picture, path in looks.items():
+        sentences = [told.pop(look) for look in path if look in failures]
+        for sentence in sentences[:1]:
+            told[picture] = sentence.replace(f"{next(iter(path))}: ", f"{picture}: ", 1)
+    return told
 
 
 def _compiled(systems: dict[str, Callable]) -> dict[str, Callable]:

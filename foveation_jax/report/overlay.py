@@ -1,6 +1,9 @@
-"""What is drawn over a picture: the fixation, a scale in degrees, and the pooling windows."""
+"""What is drawn over a picture: fixations, a scale in degrees, and the pooling windows."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
@@ -25,6 +28,32 @@ def windows_svg(windows: PoolingWindows) -> str:
         (x1, y1), (x2, y2) = ends
         spokes.append(f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}"/>')
     return _svg(windows, "windows", "".join([*circles, *spokes, _marks(windows)]))
+
+
+def path_svg(windows: PoolingWindows, places: Sequence[np.ndarray]) -> str:
+    """A scan path: its fixations (y, x), numbered from 1, joined by lines in their order."""
+    height, width = windows.size
+    centres = [(float(x) + 0.5, float(y) + 0.5) for y, x in places]
+    radius = width / 30
+    line = " ".join(f"{x:.2f},{y:.2f}" for x, y in centres)
+    discs = "".join(
+        f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:.2f}"/><text x="{x:.2f}" '
+        f'y="{y + 0.45 * radius:.2f}" style="font-size: {1.3 * radius:.2f}px">{number}</text>'
+        for number, (x, y) in enumerate(centres, 1)
+    )
+    said = "; ".join(f"{n}: {place_text(place)}" for n, place in enumerate(places, 1))
+    title = f"Scan path of {len(centres)} fixations, {said}"
+    return (
+        f'<svg class="path" viewBox="0 0 {width} {height}" role="img" aria-label="{title}">'
+        f'<title>{title}</title><polyline class="halo" points="{line}"/>'
+        f'<polyline points="{line}"/>{discs}</svg>'
+    )
+
+
+def place_text(place: np.ndarray) -> str:
+    """Where a fixation is, in words."""
+    y, x = (float(v) for v in place)
+    return f"y {y:g}, x {x:g}"
 
 
 def scale_degrees(width_degrees: float | int) -> float:

@@ -1,15 +1,18 @@
 """The page of a stage-1 run: one HTML file that opens from disk, everything embedded.
 
 It shows how the systems see each picture, side by side at full size, the texture with noise of two
-seeds; the pooling windows over one picture; how good a texture it is, by eccentricity; how much
-each system loses, by metric and by eccentricity; and the matched blurs.
+seeds, and a scan path look by look; the pooling windows over one picture; how good a texture it is,
+by eccentricity; how much each system loses, by metric and by eccentricity; and the matched blurs.
 """
 
 import base64
+import dataclasses
 import itertools
 import json
 import math
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,7 @@ from foveation_jax.transforms.texture_statistics import texture_statistics
 from foveation_jax.windows import geometry
 from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_windows
 
+TEXTURE = "foveation_texture"
 SECOND = "second_seed"  # folder of the texture's other samples
 TEXTURED = 16  # pictures of which the texture is measured
 TITLES = {
@@ -56,6 +60,7 @@ def write_report(
     rows: list[dict],
     failures: dict[str, str],
     matches: dict[str, Match],
+    looks: Mapping[str, Mapping[str, np.ndarray]] | None = None,
 ) -> pathlib.Path:
     """Writes WORKDIR/report.html from the pictures and rows of a run; returns its path.
 
@@ -67,13 +72,19 @@ def write_report(
         rows: metrics, one a picture and system.
         failures: name -> sentence of the others.
         matches: sigmas of the blurs among the systems.
+        looks: picture -> name of each look at it -> its fixation, where pictures have their own;
+            `source` then has an entry a look.
     """
-    shown = source.names[: config.report_images]
+    looks = looks or {}
+    taken = looks or {name: {name: None} for name in source.names}
+    shown = list(taken.items())[: config.report_images]
+    first, fixation = next(iter(shown[0][1].items()))
+    at = config.fixation if fixation is None else tuple(map(float, fixation))
     windows = pooling_windows(
-        config.scale, tuple(config.size), config.fixation, config.published, config.field_of_view
+        config.scale, tuple(config.size), at, config.published, config.field_of_view
     )
     look = experiment_figures.styles(systems)
-    each_its_own = bool(config.get("fixations"))  # then no windows and no eccentricity are of all
+    each_its_own = bool(looks)  # then no eccentricity is of all
     curves = () if each_its_own else ssim_by_eccentricity(workdir, systems, source.names, windows)
     text = page.render(
         "stage1.html",
@@ -81,16 +92,17 @@ def write_report(
         look=look,
         config=config,
         size=tuple(config.size),
-        count=len(source.names),
+        count=len(taken),
+        looks=len(source.names),
+        own=each_its_own,
+        titles={name: _title(name) for name in systems},
+        fixation=_fixation_text(config, looks),
         systems=[(name, *_title(name)) for name in systems],
-        pictures=[(n, [_picture_uri(workdir / s / f"{n}.png") for s in systems]) for n in shown],
-        again=[
-            _picture_uri(p) if (p := workdir / SECOND / f"{n}.png").exists() else "" for n in shown
-        ],
+        pictures=[_shown(workdir, n, path, systems, windows) for n, path in shown],
+        first=[_picture_uri(workdir / s / f"{first}.png") for s in ("reference", TEXTURE)],
         most=TEXTURED,
         texture=() if each_its_own else texture_table(workdir, source.names[:TEXTURED], config),
-        overlay="" if each_its_own else overlay.windows_svg(windows),
-        marks="" if each_its_own else overlay.marks_svg(windows),
+        overlay=overlay.windows_svg(windows),
         table=metric_table(rows, systems, config.metrics),
         ssim_figure=stage1_figures.ssim_figure(*curves, look) if curves else "",
         sigma_figure=stage1_figures.sigma_figure(matches, look),
@@ -102,6 +114,31 @@ def write_report(
     path = workdir / "report.html"
     write(path, text)
     return path
+
+
+def _shown(workdir, name, path, systems, windows) -> dict[str, Any]:
+    """What the page shows of one picture: its looks, and its scan path over Reference."""
+    places = [np.asarray(windows.fixation if at is None else at) for at in path.values()]
+    several = len(path) > 1
+    shown = [s for s in systems if not (several and s == "reference")]
+    looks = []
+    for look, at in zip(path, places, strict=True):
+        marks = overlay.marks_svg(dataclasses.replace(windows, fixation=jnp.asarray(at)))
+        seen = [(s, _picture_uri(workdir / s / f"{look}.png")) for s in shown]
+        again = workdir / SECOND / f"{look}.png"
+        second = _picture_uri(again) if again.exists() and not several else ""
+        looks.append((overlay.place_text(at), marks, seen, second))
+    reference = _picture_uri(workdir / "reference" / f"{next(iter(path))}.png") if several else ""
+    drawn = overlay.path_svg(windows, places) if several else ""
+    return {"name": name, "looks": looks, "reference": reference, "path": drawn}
+
+
+def _fixation_text(config: ConfigDict, looks: Mapping[str, Mapping]) -> str:
+    if any(len(path) > 1 for path in looks.values()):
+        return "of each picture, scan path"
+    if looks:
+        return "of each picture"
+    return "centre" if config.fixation is None else ", ".join(map(str, config.fixation))
 
 
 def _title(system: str) -> tuple[str, str]:

@@ -248,7 +248,7 @@ def test_every_picture_has_its_own_fixation(folder, tmp_path, monkeypatch):
     for name, place in zip(source.names, places, strict=True):
         seen = read_image(tmp_path / "run" / "foveation_texture" / f"{name}.png")[..., 0]
         assert np.unravel_index(seen.argmax(), seen.shape) == place
-    found = pictures.read_fixations(config, source)
+    found = dict(zip(source.names, np.asarray(places, np.float32), strict=True))
     read = pictures.written_pictures(source, config, tmp_path / "run", found).read
     np.testing.assert_array_equal(read(np.array([5, 2]))[3], [places[5], places[2]])
     # Another file is another run.
@@ -264,7 +264,7 @@ def test_every_picture_has_its_own_fixation(folder, tmp_path, monkeypatch):
         ("image,y,x\nattic/0,1", "line 2 .* must be image,y,x"),
         ("image,y,x\nattic/0,1,nan", "line 2"),
         ("image,y,x\nattic/0,1,two", "line 2"),
-        ("image,y,x\nattic/0,1,2\n\nattic/0,1,2", "line 4 .* names 'attic/0' again"),
+        ("image,y,x\nattic/0,1,2\n\nattic/0,1,-2", r"line 4 .* \(1.0, -2.0\)"),
         ("image,y,x\nattic/0,1,32", r"line 2 .* \(1.0, 32.0\).* \(31, 31\)"),
         ("image,y,x\nattic/0,1,2", "none for 6 of 7 pictures, such as 'attic/1'"),
         ("", "must begin"),

@@ -33,19 +33,6 @@ def page(tmp_path_factory):
     return written(tmp_path_factory.mktemp("run"))
 
 
-def test_where_each_picture_has_its_own_fixation_no_windows_are_of_all(page, tmp_path):
-    text = written(tmp_path, fixations="own.csv")[2]
-    for words in (
-        "Pooling windows",
-        'class="cross"',
-        "Where it is lost",
-        "The cross is the fixation",
-    ):
-        assert words in page[2]
-        assert words not in text
-    assert "of each picture" in text
-
-
 def written(workdir, **changed):
     """A run's page: folder, path and text."""
     (workdir / "experiment.json").write_text('{"config": {"marker": 12345}}')
