@@ -76,6 +76,7 @@ def write_report(
             `source` then has an entry a look.
     """
     looks = looks or {}
+    taken: Mapping[str, Mapping[str, np.ndarray | None]]
     taken = looks or {name: {name: None} for name in source.names}
     shown = list(taken.items())[: config.report_images]
     first, fixation = next(iter(shown[0][1].items()))

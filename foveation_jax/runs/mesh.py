@@ -83,7 +83,6 @@ def each_run(function: Callable[..., Any], *runs: Any) -> Any:
 
     Property: the same on every platform, up to rounding.
     """
-
     one = jax.jit(function)  # traced once for both
 
     def together(*runs):
