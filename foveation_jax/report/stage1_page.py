@@ -76,8 +76,8 @@ def write_report(
             `source` then has an entry a look.
     """
     looks = looks or {}
-    taken: Mapping[str, Mapping[str, np.ndarray | None]]
-    taken = looks or {name: {name: None} for name in source.names}
+    no_place: Mapping[str, Mapping[str, Any]] = {name: {name: None} for name in source.names}
+    taken = looks or no_place
     shown = list(taken.items())[: config.report_images]
     first, fixation = next(iter(shown[0][1].items()))
     at = config.fixation if fixation is None else tuple(map(float, fixation))
