@@ -134,12 +134,13 @@ def test_padding_anywhere_changes_no_prompt(config, columns, filler):
 def test_positions_distances_and_last_of_any_prompt(mask):
     mask[:, 4] |= ~mask.any(axis=1)  # at least one token
     batch = TokenBatch(jnp.zeros(mask.shape, jnp.int32), jnp.asarray(mask))
+    last, positions, distance = map(np.asarray, (batch.last, batch.positions, batch.distance))
     for row, real in enumerate(mask):
         columns, places = np.flatnonzero(real), np.arange(real.sum())
-        assert batch.last[row] == columns[-1]
-        np.testing.assert_array_equal(batch.positions[row][real], places)
-        distance = np.asarray(batch.distance)[row][np.ix_(columns, columns)]
-        np.testing.assert_array_equal(distance, places[:, None] - places[None, :])
+        assert last[row] == columns[-1]
+        np.testing.assert_array_equal(positions[row][real], places)
+        between = distance[row][np.ix_(columns, columns)]
+        np.testing.assert_array_equal(between, places[:, None] - places[None, :])
 
 
 def test_a_window_hides_what_lies_behind_it():
