@@ -55,10 +55,11 @@ def free_port() -> int:
 def launch(
     library: str, folder: pathlib.Path, workdir: pathlib.Path, processes: int = 1, devices: int = 1
 ) -> list[subprocess.Popen]:
-    """The processes of a run, each with its devices, started."""
+    """The processes of a run, each with its devices, started; compiled as this one compiles."""
+    flags = os.environ.get("XLA_FLAGS", "")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",  # the last counts
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-m", f"{library}.main", *arguments(library, folder)]

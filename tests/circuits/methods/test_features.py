@@ -104,9 +104,8 @@ def test_exact_patching_is_a_loop_and_patching_all_heads_gives_the_other_prompt(
     )
     other = dataclasses.replace(learn, positives=learn.negatives)
     prepared = trial(model, other, "zero")
-    plain = metric_under(
-        model.config, model.params, prepared, jnp.ones((1, L, H)), "logit_diff"
-    ).mean()
+    every = jnp.ones_like(keep, jnp.float32)  # as many choices, so the same program
+    plain = metric_under(model.config, model.params, prepared, every, "logit_diff").mean()
     np.testing.assert_allclose(none, plain, rtol=1e-3, atol=1e-4)
     assert abs(whole - plain) > 1e-2
 
