@@ -46,7 +46,13 @@ LEAST = {
     "sparseness": 0.03, "positions": 0.05, "orientations": 0.05, "scales": 0.05, "phase": 0.05,
     PLACES: 0.05,
 }  # fmt: skip
-WEIGHT = {"phase": 2.0, "energy": 3.0, PLACES: 5.0}  # 1 for the others
+WEIGHT = {
+    "phase": 5.0,
+    "energy": 3.0,
+    "positions": 2.0,
+    "scales": 1.5,
+    PLACES: 8.0,
+}  # 1 for the others
 BEND = 1.0  # deviations from which errors count linearly
 CELLS = 1.5  # ring in whose windows the cells of pooling fit: a quarter as many as by default
 LONGEST = 3.0  # norm of a step: a hundredth of the range at 256 x 256 pixels

@@ -23,8 +23,8 @@ RINGS = slice(2, 6)  # 4.0 to 19.8 degrees at s = .4
 ROUTES = {
     "pyramid": {"route": "pyramid"},
     "disarray": {"route": "disarray"},
-    "pyramid, refined": {"route": "pyramid", "refinement": 30},
-    "disarray, refined": {"route": "disarray", "refinement": 30},
+    "pyramid, refined": {"route": "pyramid", "refinement": 33},
+    "disarray, refined": {"route": "disarray", "refinement": 33},
 }
 
 
