@@ -45,12 +45,11 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    order = {name: place for place, name in enumerate(LONGEST)}
-    place = {
-        path: min((at for name, at in order.items() if str(path).endswith(name)), default=99)
-        for path in {item.path for item in items}
-    }
-    items.sort(key=lambda item: place[item.path])
+    def place(item):
+        named = (at for at, name in enumerate(LONGEST) if item.path.match(name))
+        return next(named, len(LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -102,7 +102,6 @@ class Match:
     def sentence(self) -> str:
         """What was achieved, on how many pictures, and where the sigmas come from."""
         (blurred, target), (low, high) = self.whole, self.whole_interval
-        pictures = f"{self.n_images} picture{'s' * (self.n_images > 1)}"
         ends = f"95 % {low:+.4f} to {high:+.4f}" if self.n_images > 1 else "no interval of one"
         zones = "" if len(self.gap) == 1 else f", in its zones at most {self.largest_gap:.4f}"
         if self.joined_from_deg is not None:
@@ -112,9 +111,14 @@ class Match:
             )
         return (
             f"{self.system}: mean {self.metric.upper()} {blurred:.4f}, the texture's {target:.4f}, "
-            f"gap {self.whole_gap:+.4f} ({ends}){zones}, on {pictures}; "
+            f"gap {self.whole_gap:+.4f} ({ends}){zones}, on {counted(self.n_images)}; "
             f"{self.origin or 'sigmas of no stated origin'}"
         )
+
+
+def counted(n: int) -> str:
+    """So many pictures, in words."""
+    return f"{n} picture{'s' * (n != 1)}"
 
 
 def save(match: Match, path: str | PathLike) -> None:

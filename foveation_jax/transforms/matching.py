@@ -36,7 +36,7 @@ from foveation_jax.metrics.levels import colours
 from foveation_jax.runs.checks import Range, check_allowed
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.foveated_blur import ring_centres
-from foveation_jax.transforms.matched import TOLERANCE, Match
+from foveation_jax.transforms.matched import TOLERANCE, Match, counted
 from foveation_jax.transforms.noise import check_key
 from foveation_jax.transforms.zones import (
     MAPS,
@@ -204,7 +204,7 @@ def find_sigmas(
     return Match(
         system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
         sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
-        **view.fields, origin=f"sigmas matched on {len(here)} picture{'s' * (len(here) > 1)}",
+        **view.fields, origin=f"sigmas matched on {counted(len(here))}",
         joined_from_deg=_floats(eccentricity)[-1] if len(eccentricity) < len(rings) else None,
     )  # fmt: skip
 

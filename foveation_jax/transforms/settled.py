@@ -15,7 +15,7 @@ from jaxtyping import Int, PRNGKeyArray
 from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms import matched
 from foveation_jax.transforms.foveation_texture import DEFAULT
-from foveation_jax.transforms.matched import TOLERANCE, Match
+from foveation_jax.transforms.matched import TOLERANCE, Match, counted
 from foveation_jax.transforms.matching import find_sigmas, measure
 from foveation_jax.transforms.zones import Chunk, View, fixations_of
 
@@ -90,8 +90,7 @@ def settle_sigmas(
             record = found if found.largest_gap <= tolerance else None
     while record is None:
         places = pictures.spread(min(n_match, CHECKED))
-        some = f"{len(places)} picture{'s' * (len(places) > 1)}"
-        print(f"matching {system} to the texture on {some}", file=sys.stderr)
+        print(f"matching {system} to the texture on {counted(len(places))}", file=sys.stderr)
         windows = ", published windows" if settings.get("published") else ""
         description = f"foveation_texture, {settings['route']} route{windows}"
         last = len(places) == len(everyone)
