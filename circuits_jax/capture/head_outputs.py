@@ -21,6 +21,7 @@ from circuits_jax.capture.forked import ForkedBatch, fork
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
+from circuits_jax.runs import mesh
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
@@ -206,9 +207,14 @@ def _at_peak(
     batch: ForkedBatch,
     read_weight: float | Float[Array, ""],
 ) -> Float[Array, "B L H D"]:
-    """`read_outputs` of one batch."""
-    flow = slope_attribution.flows(config, params, batch)
-    return _project(_moved(flow, _total(flow), read_weight), params["layers"]["attention"]["o"])
+    """`read_outputs` of one batch, whose pairs are spread over the devices."""
+
+    def read(batch, given):
+        params, read_weight = given
+        flow = slope_attribution.flows(config, params, batch)
+        return _project(_moved(flow, _total(flow), read_weight), params["layers"]["attention"]["o"])
+
+    return mesh.joined(mesh.shared_out(read, batch, (params, read_weight)), len(batch.tokens))
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -219,11 +225,18 @@ def _at_spans(
     inside: Bool[Array, "B S T"],
     read_weight: float | Float[Array, ""],
 ) -> Float[Array, "S B L H D"]:
-    """`read_spans` of one batch."""
-    flow = slope_attribution.flows(config, params, batch)
-    endings = jnp.swapaxes(inside[..., -batch.n_ending :], 0, 1)[..., None]
-    moved = jax.vmap(lambda here: _moved(flow, _total(flow), read_weight, here))(endings)
-    return jax.vmap(_project, (0, None))(moved, params["layers"]["attention"]["o"])
+    """`read_spans` of one batch, whose pairs are spread over the devices."""
+
+    def read(rows, given):
+        (batch, inside), (params, read_weight) = rows, given
+        flow = slope_attribution.flows(config, params, batch)
+        endings = jnp.swapaxes(inside[..., -batch.n_ending :], 0, 1)[..., None]
+        moved = jax.vmap(lambda here: _moved(flow, _total(flow), read_weight, here))(endings)
+        found = jax.vmap(_project, (0, None))(moved, params["layers"]["attention"]["o"])
+        return jnp.swapaxes(found, 0, 1)
+
+    rows = mesh.shared_out(read, (batch, inside), (params, read_weight))
+    return jnp.swapaxes(mesh.joined(rows, len(inside)), 0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -233,13 +246,18 @@ def _graph_at_peak(
     batch: ForkedBatch,
     read_weight: float | Float[Array, ""],
 ) -> GraphReading:
-    """`read_graph` of one batch."""
-    flow = slope_attribution.graph_flows(config, params, batch)
-    heads, others = (
-        _moved(one, _total(flow.heads), read_weight) for one in (flow.heads, flow.others)
-    )
-    heads = _project(heads, params["layers"]["attention"]["o"])
-    return GraphReading(heads, jnp.moveaxis(others, 0, 1), flow.passes)
+    """`read_graph` of one batch, whose pairs are spread over the devices."""
+
+    def read(batch, given):
+        params, read_weight = given
+        flow = slope_attribution.graph_flows(config, params, batch)
+        heads, others = (
+            _moved(one, _total(flow.heads), read_weight) for one in (flow.heads, flow.others)
+        )
+        heads = _project(heads, params["layers"]["attention"]["o"])
+        return GraphReading(heads, jnp.moveaxis(others, 0, 1), flow.passes)
+
+    return mesh.joined(mesh.shared_out(read, batch, (params, read_weight)), len(batch.tokens))
 
 
 def _total(flow: slope_attribution.Flow) -> Float[Array, "1 B 1 1"]:

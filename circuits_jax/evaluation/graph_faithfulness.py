@@ -31,9 +31,10 @@ from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.evaluation.cpr_cmd import SIZES, cmd, cpr
 from circuits_jax.evaluation.faithfulness import faithfulness
+from circuits_jax.evaluation.masked_passes import in_chunks
 from circuits_jax.evaluation.track import Track, silent
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.runs import devices, keys
+from circuits_jax.runs import devices, keys, mesh
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
@@ -85,18 +86,18 @@ def graph_metrics(
 ) -> Float[np.ndarray, "M B"]:
     """The task's metric for every mask of edges that are kept, and every prompt.
 
-    One mask at a time: about two forward passes each, and what all writers write in memory.
+    One mask at a time on each device: about two forward passes, and what all writers write in
+    memory.
 
     Raises:
         InputError: a metric that is not finite.
     """
-    found = [
-        devices.fetched(
-            _metric_under(model.config, model.params, prepared, jnp.asarray(mask), metric)
-        )
-        for mask in track(list(keep), "choices of edges judged")
-    ]
-    values = np.array(found, np.float32).reshape(len(keep), -1)
+
+    def of_chunk(masks):
+        return (_metric_under(model.config, model.params, prepared, masks, metric),)
+
+    chunk = devices.mesh().shape[devices.DATA]
+    (values,) = in_chunks(of_chunk, keep, chunk, track, "choices of edges judged")
     if not np.isfinite(values).all():
         mask, prompt = np.argwhere(~np.isfinite(values))[0]
         raise InputError(
@@ -108,9 +109,14 @@ def graph_metrics(
 
 @functools.partial(jax.jit, static_argnames=("config", "metric"))
 def _metric_under(config, params, prepared, keep, metric):
-    keep = keep.astype(jnp.float32)
-    logits = interpose.replace_graph(config, params, prepared.batch, keep, prepared.replacement)
-    return metric_values(logits, prepared.targets, metric)
+    """The metric for every mask, before it is gathered."""
+
+    def judge(keep, constants):
+        params, prepared = constants
+        logits = interpose.replace_graph(config, params, prepared.batch, keep, prepared.replacement)
+        return metric_values(logits, prepared.targets, metric)
+
+    return mesh.spread(judge, keep, (params, prepared), 1)
 
 
 @dataclasses.dataclass(frozen=True)

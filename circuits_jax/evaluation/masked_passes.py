@@ -110,7 +110,7 @@ def masked_metrics(
         )
 
     chunk = MASKS_A_CALL * masks_at_once * devices.mesh().shape[devices.DATA]
-    return _finite(*_in_chunks(of_chunk, keep, chunk, track, "circuits judged"))
+    return _finite(*in_chunks(of_chunk, keep, chunk, track, "circuits judged"))
 
 
 def edge_masked_metrics(
@@ -137,7 +137,7 @@ def edge_masked_metrics(
         )
 
     chunk = devices.mesh().shape[devices.DATA]
-    return _finite(*_in_chunks(of_chunk, keep_edges, chunk, track, "choices of edges judged"))
+    return _finite(*in_chunks(of_chunk, keep_edges, chunk, track, "choices of edges judged"))
 
 
 def _finite(
@@ -155,7 +155,7 @@ def _finite(
     return values, divergence
 
 
-def _in_chunks(
+def in_chunks(
     function: Callable[[Array], Any],
     masks: Bool[np.ndarray, "M ..."],
     chunk: int,

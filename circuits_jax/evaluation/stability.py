@@ -29,7 +29,7 @@ from circuits_jax.evaluation.captured import CapturedOutputs, captured_outputs, 
 from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.methods.sae_codes import SaeCodes
-from circuits_jax.runs import errors, files, keys
+from circuits_jax.runs import errors, files, keys, mesh
 from circuits_jax.runs.checks import Range, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import Task, task_warning
@@ -191,12 +191,13 @@ def resampled_scores(
         options: of the method.
     """
 
-    def score(item):
-        seed, rows = item
+    def score(item, constants):
+        (seed, rows), (params, captured) = item, constants
         own = jax.tree.map(lambda x: x[seed][None], params)
         return head_scores(own, captured.of_pairs(rows), options)
 
-    return jax.lax.map(score, (jnp.asarray(seed), jnp.asarray(rows)), batch_size=AT_ONCE)
+    items = jnp.asarray(seed), jnp.asarray(rows)
+    return mesh.joined(mesh.spread(score, items, (params, captured), AT_ONCE), len(seed))
 
 
 def mean_jaccard(circuits: Bool[np.ndarray, "N L H"]) -> float:

@@ -37,28 +37,39 @@ def spread(
         What `jax.vmap(function, (0, None))` gives, up to rounding, filled up with results of the
         first items where the devices do not divide their number.
     """
+    parts = devices.mesh().shape[DATA]
+    own = -(-jax.tree.leaves(items)[0].shape[0] // parts)
+
+    def in_turn(items, constants):
+        return jax.lax.map(lambda item: function(item, constants), items, batch_size=at_once or own)
+
+    return shared_out(in_turn, items, constants)
+
+
+def shared_out(function: Callable[[Any, Any], Any], rows: Any, constants: Any) -> Any:
+    """`function(rows, constants)`, along `data`, of a function that takes any number of rows.
+
+    As `spread`, for what is written for a batch whose rows are computed apart.
+    """
     mesh = devices.mesh()
-    n, parts = jax.tree.leaves(items)[0].shape[0], mesh.shape[DATA]
+    n, parts = jax.tree.leaves(rows)[0].shape[0], mesh.shape[DATA]
     padded = -(-n // parts) * parts
-    items = jax.tree.map(lambda v: v[jnp.arange(padded) % n], items)
+    if padded > n:
+        rows = jax.tree.map(lambda v: v[jnp.arange(padded) % n], rows)
 
-    def on_one_device(items, constants):
+    def on_one_device(rows, constants):
         with passes.share(n / padded):
-            return jax.lax.map(
-                lambda item: function(item, constants),
-                items,
-                batch_size=at_once or padded // parts,
-            )
+            return function(rows, constants)
 
-    rows = PartitionSpec(DATA)
+    split = PartitionSpec(DATA)
     return jax.shard_map(
         on_one_device,
         mesh=mesh,
-        in_specs=(rows, PartitionSpec()),
-        out_specs=rows,
+        in_specs=(split, PartitionSpec()),
+        out_specs=split,
         axis_names={DATA},
         check_vma=False,
-    )(items, constants)
+    )(rows, constants)
 
 
 def gather(tree: T, *axes: int) -> T:

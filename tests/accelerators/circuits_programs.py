@@ -234,7 +234,7 @@ def programs(
         "circuits judged": Program(judge, (params, masks, *trial), True, seldom),
         "circuits of the graph judged": Program(
             judge_graph,
-            (params, array(*graph.is_edge.shape), written, *batch, *targets),
+            (params, array(4, *graph.is_edge.shape), written, *batch, *targets),
             True,
             seldom,
         ),

@@ -23,7 +23,7 @@ from tests.accelerators import circuits_programs, foveation_programs
 
 GIB = 2**30
 COLLECTIVE = re.compile(
-    r"= (\(?[a-z0-9\[\],{}: ()_TS#]*?\)?) "
+    r"= (\(?[a-z0-9\[\],{}: ()_TS#/*=]*?\)?) "
     r"(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\("
 )
 ARRAY = re.compile(r"(pred|[a-z]+(\d+))\[([\d,]*)\]")

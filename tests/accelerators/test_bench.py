@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+from tests.accelerators import lower
 from tests.bench import accelerator
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,3 +43,16 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(capfd, monkeypatch):
     out, err = capfd.readouterr()
     assert "failed: pique" in err
     assert '"bench": "peak"' in out
+
+
+def test_all_that_chips_send_is_counted():
+    """As the compiler writes it: one array, several, or more than five, with their numbers."""
+    text = """
+      %one = f32[2,8]{1,0:T(8,128)S(1)} all-gather(%a), channel_id=1
+      %two = (f32[64]{0:T(128)}, bf16[3]{0}) all-reduce(%a, %b), channel_id=2
+      %six = (f32[1]{0}, f32[1]{0}, f32[1]{0}, f32[1]{0}, f32[1]{0}, /*index=5*/f32[5]{0}) \
+all-reduce-start(%a, %b, %c, %d, %e, %f), channel_id=3
+    """.replace("\\\n", "")
+    kinds, sent = lower.traffic(text)
+    assert kinds == "1 all-gather, 2 all-reduce"
+    assert sent == 4 * 16 + (4 * 64 + 2 * 3) + 4 * 10

@@ -1,6 +1,7 @@
 """The same results on meshes of any shape, and what the mesh makes of flags."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ from circuits_jax.methods import METHODS
 from circuits_jax.runs import devices
 from foveation_jax.runs.mesh import each_image, runs_mesh, shard_batch
 from foveation_jax.training.step import init_state, make_step
+from tests.accelerators import circuits_programs
+from tests.accelerators.test_lowering import inside
 from tests.circuits import tiny
 from tests.foveation import tiny_training
 
@@ -68,6 +71,35 @@ def test_a_model_that_is_split_says_the_same(method):
 
     together, split = scores("data:2"), scores("data:1,model:2")
     np.testing.assert_allclose(split, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+
+
+def products(jaxpr, times=1):
+    """Multiplications that one device does, as often as loops do them."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (summed, _), _ = equation.params["dimension_numbers"]
+            sides = [equation.invars[0].aval.shape[axis] for axis in summed]
+            total += times * math.prod((*equation.outvars[0].aval.shape, *sides))
+        often = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += sum(products(inner, times * often) for inner in inside(equation))
+    return total
+
+
+# One forward pass, and the views of one pair, which is looked at by itself.
+NOT_SPREAD = {"decoder", "nodes of a pair"}
+
+
+def test_devices_share_the_work_of_every_program():
+    """A third more than half of it on each of two: what prepares it, and autoencoders are 14."""
+    each = []
+    for n in (1, 2):
+        devices.use(devices.mesh_of(f"data:{n}", jax.devices()[:n]))
+        programs = circuits_programs.programs(pairs=4).items()
+        each.append({name: products(program.traced().jaxpr.jaxpr) for name, program in programs})
+    shares = {name: each[1][name] / alone for name, alone in each[0].items()}
+    assert {name for name, share in shares.items() if share > 2 / 3} == NOT_SPREAD
+    assert all(shares[name] == 1 for name in NOT_SPREAD)
 
 
 @pytest.mark.parametrize(

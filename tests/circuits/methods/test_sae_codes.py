@@ -261,16 +261,16 @@ def test_two_programs_lead_from_tokens_to_scores(model):
     jax.random.fold_in(key, 1)
 
     def heard(event, seconds, fun_name="", **_):
-        if event.endswith("backend_compile_duration"):
+        laid_out = fun_name in ("jit(concatenate)", "jit(_multi_slice)")  # tokens, on devices
+        if event.endswith("backend_compile_duration") and not laid_out:
             found.append(fun_name)
 
     jax.monitoring.register_event_duration_secs_listener(heard)
     try:
         sae_codes(model, task, key, SaeCodes(**FAST | {"steps": 7}))
-        made = [name for name in found if name != "jit(concatenate)"]  # of the two prompts
-        assert made == ["jit(_graph_at_peak)", "jit(_graph_coded)"]
+        assert found == ["jit(_graph_at_peak)", "jit(_graph_coded)"]
         sae_codes(model, task, key, SaeCodes(**FAST | {"steps": 7}, l1=0.3, read_weight=0.1))
-        assert len(found) == 2 + found.count("jit(concatenate)")  # numbers are no part of them
+        assert len(found) == 2  # numbers are no part of them
     finally:
         jax.monitoring.unregister_event_duration_listener(heard)
 
