@@ -29,16 +29,25 @@ def runs_mesh(n_runs: int, batch_size: int = 1) -> Mesh:
 
     "runs" divides V and "batch" the batch. Two ways that are as fast use as few devices a run as
     they can: 10 runs without a batch on 8 devices use 5 of them and take no longer than on all 8.
+    A program of several hosts has to run on all of their devices: there the two divide these, and
+    those of the axis "same" do the same.
     """
     found = devices.mesh().devices.reshape(-1)
+    several = len({device.process_index for device in found}) > 1
+    r, b = layout(len(found), n_runs, batch_size, whole=several)
+    used = found if several else found[: r * b]
+    return Mesh(used.reshape(r, b, -1), ("runs", "batch", "same"))
+
+
+def layout(n_devices: int, n_runs: int, batch_size: int, whole: bool) -> tuple[int, int]:
+    """Lengths of "runs" and "batch"; their product divides the devices if these are `whole`."""
     ways = [
         (r, b)
-        for r in range(1, len(found) + 1)
-        for b in range(1, min(len(found) // r, max(batch_size // LEAST, 1)) + 1)
-        if n_runs % r == 0 and batch_size % b == 0
+        for r in range(1, n_devices + 1)
+        for b in range(1, min(n_devices // r, max(batch_size // LEAST, 1)) + 1)
+        if n_runs % r == 0 and batch_size % b == 0 and not (whole and n_devices % (r * b))
     ]
-    r, b = max(ways, key=lambda way: (way[0] * way[1], way[0]))
-    return Mesh(found[: r * b].reshape(r, b), ("runs", "batch"))
+    return max(ways, key=lambda way: (way[0] * way[1], way[0]))
 
 
 def shard_runs(tree: T, mesh: Mesh) -> T:

@@ -10,7 +10,7 @@ import pytest
 from circuits_jax.lm import placement
 from circuits_jax.methods import METHODS
 from circuits_jax.runs import devices
-from foveation_jax.runs.mesh import each_image, runs_mesh, shard_batch
+from foveation_jax.runs.mesh import each_image, layout, runs_mesh, shard_batch
 from foveation_jax.training.step import init_state, make_step
 from tests.accelerators import circuits_programs
 from tests.accelerators.test_lowering import inside
@@ -107,7 +107,24 @@ def test_devices_share_the_work_of_every_program():
     [(10, 1, (2, 1)), (1, 128, (1, 2)), (5, 128, (1, 2)), (5, 129, (1, 1)), (1, 8, (1, 1))],
 )
 def test_devices_beyond_the_runs_share_their_batches(runs, batch, shape):
-    assert runs_mesh(runs, batch).devices.shape == shape
+    assert runs_mesh(runs, batch).devices.shape == (*shape, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_devices", "runs", "batch", "alone", "hosts"),
+    [
+        (2, 2, 8, (2, 1), (2, 1)),
+        (3, 2, 16, (2, 1), (1, 1)),
+        (4, 2, 16, (2, 2), (2, 2)),
+        (256, 10, 128, (10, 16), (2, 16)),
+        (256, 100, 128, (100, 2), (4, 16)),
+    ],
+)
+def test_a_program_of_several_hosts_runs_on_all_of_their_devices(
+    n_devices, runs, batch, alone, hosts
+):
+    assert layout(n_devices, runs, batch, whole=False) == alone
+    assert layout(n_devices, runs, batch, whole=True) == hosts
 
 
 def test_a_run_that_several_devices_share_learns_the_same():
