@@ -43,12 +43,9 @@ def _lines(what, total):
     done = 0
 
     def line():
-        seconds = time.monotonic() - start
-        rate = done / max(seconds, 1e-9)
-        left = (total - done) / rate if rate else float("inf")
-        print(
-            f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True
-        )
+        rate = done / max(time.monotonic() - start, 1e-9)
+        speed = f", {rate:.1f}/s, {(total - done) / rate:.0f} s left" if done else ""
+        print(f"{what}: {done}/{total}{speed}", file=sys.stderr, flush=True)
 
     def advance(count):
         nonlocal done, last

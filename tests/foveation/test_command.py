@@ -385,9 +385,10 @@ def test_rows_cut_short_by_a_stop_are_dropped(tmp_path):
 def test_progress_off_a_terminal_is_plain_lines(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1)
     with progress.progress("steps", 3) as advance:
-        for _ in range(3):
-            advance(1)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("steps: 1/3, ")
+        for count in (0, 1, 1, 1):
+            advance(count)
+    first, second, *lines = capsys.readouterr().err.splitlines()
+    assert first == "steps: 0/3"  # compiling: there is no rate yet
+    assert second.startswith("steps: 1/3, ")
     assert lines[-1].startswith("steps: 3/3 in ")
     assert not any("\r" in line or "\x1b" in line for line in lines)
