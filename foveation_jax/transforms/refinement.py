@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from foveation_jax.runs.mesh import each_image
 from foveation_jax.runs.precision import exact
@@ -39,6 +39,7 @@ from foveation_jax.transforms.texture_statistics import (
 from foveation_jax.windows.pooling import pool
 from foveation_jax.windows.pooling_windows import PoolingWindows
 
+Bands = tuple[Complex[Array, "O _ _"], ...]
 PLACES = "places"  # correlation with the image by octave; in no table of statistics
 # Least scale of each family: where an image's windows hardly differ, errors below it are not seen.
 LEAST = {
@@ -89,9 +90,13 @@ def refine(
     width = periphery(windows) * window_width(windows)
     mask = (width / jnp.maximum(width.mean(), 1e-6))[..., None]
 
-    def statistics(picture, image):
-        found = pooled_statistics(jnp.moveaxis(picture, -1, 0), grids)
-        return found | {PLACES: _places(picture, image, grids)}
+    def split(picture):
+        return pyramid.decompose(picture @ jnp.asarray(LUMA, picture.dtype), n_scales)
+
+    def statistics(picture, originals):
+        parts = split(picture)
+        found = pooled_statistics(jnp.moveaxis(picture, -1, 0), grids, parts)
+        return found | {PLACES: _places(parts.bands, originals, grids)}
 
     def applied(start, change):
         spectrum = jnp.fft.rfft2(change) * _natural(windows.size)
@@ -99,11 +104,13 @@ def refine(
         return jnp.clip(start + mask * change, 0, 1)
 
     def one(start, image):
-        wanted = statistics(image, image) | {PLACES: _places(start, image, grids)}
+        originals = split(image).bands
+        wanted = statistics(image, originals)
+        wanted |= {PLACES: _places(split(start).bands, originals, grids)}
         scales = {f: deviations(table[None], weights[f]) + LEAST[f] for f, table in wanted.items()}
 
         def error(change):
-            found = statistics(applied(start, change), image)
+            found = statistics(applied(start, change), originals)
             return sum(
                 WEIGHT.get(f, 1.0) * _mean_error(found[f], wanted[f], scales[f], weights[f])
                 for f in wanted
@@ -135,15 +142,13 @@ def _mean_error(found, wanted, scale, weight):
     return (weight * bent).sum() / jnp.maximum(weight.sum(), 1e-6)
 
 
-def _places(picture: Float[Array, "Y X C"], image: Float[Array, "Y X C"], grids):
+def _places(bands: Bands, originals: Bands, grids):
     """Correlation of every octave's bands of luma with the image's, by window, [E, T, octaves]."""
-    luma = jnp.stack([picture, image]) @ jnp.asarray(LUMA, picture.dtype)
     found = []
-    for bands, grid in zip(pyramid.decompose(luma, len(grids)).bands, grids, strict=True):
-        ours, its = bands.real
-        maps = jnp.stack([(ours * its).sum(0), (ours**2).sum(0), (its**2).sum(0)])
-        both, own, of_it = jnp.moveaxis(pool(grid, maps, True), -1, 0)
-        found.append(both / jnp.sqrt((own + FLOOR) * (of_it + FLOOR)))
+    for own, of_it, grid in zip(bands, originals, grids, strict=True):
+        maps = jnp.stack([own.real * of_it.real, own.real**2, of_it.real**2]).sum(1)
+        both, ours, its = jnp.moveaxis(pool(grid, maps, True), -1, 0)
+        found.append(both / jnp.sqrt((ours + FLOOR) * (its + FLOOR)))
     return jnp.stack(found, -1)
 
 

@@ -195,18 +195,23 @@ def window_weights(
     return jnp.stack([share * (samples[k] >= LEAST_SAMPLES) for k in octaves], -1)
 
 
-def pooled_statistics(image: Float[Array, "C Y X"], grids: tuple[Cells, ...]) -> Families:
+def pooled_statistics(
+    image: Float[Array, "C Y X"],
+    grids: tuple[Cells, ...],
+    split: pyramid.Pyramid | None = None,
+) -> Families:
     """The families of one image, by ring and wedge of the windows.
 
     Args:
         image: colours in [0, 1].
         grids: windows on the image and on each octave, from `octave_cells`.
+        split: the pyramid of its luma, where that is at hand.
 
     Property: with one window over the whole image the statistics are plenoptic's.
     """
     n_scales = len(grids)
     luma = einsum("c,cyx->yx", jnp.asarray(LUMA, image.dtype), image)
-    split = pyramid.decompose(luma, n_scales)
+    split = split or pyramid.decompose(luma, n_scales)
     families = {name: [] for name in octaves_of(n_scales)}
     planes, (c, d) = jnp.concatenate([image, luma[None]]), ENTRIES
     mean = pool(grids[0], planes, True)
