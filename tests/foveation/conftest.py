@@ -1,6 +1,9 @@
 """What tests of several rooms share."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import skimage.data
 
 from foveation_jax.data import write_png
 from tests.foveation.data.test_images import levels
@@ -17,3 +20,10 @@ def folder(tmp_path):
     (root / "kitchen" / "notes.txt").write_text("no picture")
     (root / ".DS_Store").write_text("")
     return root
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Two photographs [2, 128, 128, 3]."""
+    pictures = [skimage.data.astronaut()[::4, ::4], skimage.data.coffee()[:384:3, :384:3]]
+    return jnp.asarray(np.stack(pictures), jnp.float32) / 255

@@ -1,6 +1,5 @@
 """Rotary frequencies: against transformers' functions, and what the formulas imply."""
 
-import importlib.util
 from pathlib import Path
 
 import jax
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 
 from circuits_jax.decoder.rotary import rotary_frequencies, rotate
 from circuits_jax.runs.errors import InputError
+from tests.goldens.circuits import make_decoder_goldens as MAKER
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
-SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
-MAKER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(MAKER)
 
 
 @pytest.mark.parametrize("name", MAKER.ROPES)

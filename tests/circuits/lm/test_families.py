@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import re
 import weakref
@@ -27,11 +26,9 @@ from circuits_jax.lm.families.families import (
 )
 from circuits_jax.lm.files.checkpoints import RawCheckpoint
 from circuits_jax.runs.errors import InputError
+from tests.goldens.circuits import make_decoder_goldens as MAKER
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
-SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
-MAKER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(MAKER)
 ALL_CASES = [*MAKER.CASES, *MAKER.MORE_CASES]
 LENGTH = 15  # of the batch: longer than the prompts, so that both are padded
 
