@@ -15,8 +15,8 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from circuits_jax import interpose
+from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Targets, targets

@@ -11,7 +11,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Int, Shaped
 
-from circuits_jax.decoder.decoder import FAR, TokenBatch
+from circuits_jax.decoder.batch import FAR, TokenBatch
 
 
 @struct.dataclass

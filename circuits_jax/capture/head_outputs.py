@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float
 from circuits_jax import interpose
 from circuits_jax.capture import slope_attribution
 from circuits_jax.capture.forked import ForkedBatch, fork
+from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
 from circuits_jax.runs import mesh
 from circuits_jax.runs.checks import check_allowed

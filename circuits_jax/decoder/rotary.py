@@ -1,16 +1,17 @@
 """Rotary position embedding (arXiv 2104.09864): radians per token for each pair of components.
 
-Which frequencies a model was trained with, as its Hugging Face config tells it: plain, divided by a
-factor (`linear`), Llama 3.1's blend (`llama3`), or YaRN (`yarn`, arXiv 2309.00071). Everything here
-is plain Python numbers, computed once when a config is read. Of settings that depend on a prompt's
-length (`dynamic`, `longrope`), these are the frequencies of prompts as long as the model was first
-trained for; `rotary_by_length` has the rest.
+`rotate` applies it. The rest is which frequencies a model was trained with, as its Hugging Face
+config tells it, in plain Python numbers, computed once as it is read: plain, divided by a
+factor (`linear`), Llama 3.1's blend (`llama3`), or YaRN (`yarn`, arXiv 2309.00071). Of settings
+that depend on a prompt's length (`dynamic`, `longrope`), these are the frequencies of prompts as
+long as the model was first trained for; `rotary_by_length` has the rest.
 """
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
 
 from circuits_jax.runs.errors import InputError
 
@@ -99,6 +100,26 @@ def rotary_by_length(
     plain = _plain(rope, width)
     long = plain / _factors(rope, "long_factor", len(plain), source)
     return {"rotary_long": tuple(long.tolist()), "rotary_context": int(context)}
+
+
+def rotate(
+    x: Float[Array, "B T H K"],
+    positions: Int[Array, "B T"],
+    frequencies: Float[Array, "*#BT rotary"],
+    scale: Float[Array, ""],
+) -> Float[Array, "B T H K"]:
+    """Rotary position embedding of the first components of heads (arXiv 2104.09864).
+
+    Twice as many as there are frequencies, which may be every token's own. Component i pairs with
+    i + rotary_width / 2. The product of a rotated query and a rotated key
+    depends on the distance of their positions alone.
+    """
+    half = frequencies.shape[-1]
+    frequencies = frequencies.reshape((1,) * (3 - frequencies.ndim) + frequencies.shape)
+    angle = (positions[..., None].astype(jnp.float32) * frequencies)[:, :, None, :]
+    cos, sin = (jnp.cos(angle) * scale).astype(x.dtype), (jnp.sin(angle) * scale).astype(x.dtype)
+    a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 def alibi_slopes(n_heads: int) -> Float[np.ndarray, " H"]:

@@ -330,18 +330,11 @@ def evaluate(
             _Judge(model, task, circuit, ablation, key, options, track, whole), keep
         )
         judgements += found
-    truths = {
-        truth.name: against_truth(
-            circuit.head_scores, circuit.heads, _mask(truth.heads, circuit.heads.shape)
-        )
-        for truth in task.truths
-        if model.name.split("/")[-1] == truth.model
-    }
     evaluation = Evaluation(
         positive_metric=measured["held_out"].metric,
         negative_metric=measured["held_out"].negative_metric,
         judgements=tuple(judgements),
-        truths=truths,
+        truths=_truths(model, task, circuit),
         performance=measured,
         ranges=ranges,
         size=circuit.size,
@@ -351,6 +344,17 @@ def evaluate(
         text for text in evaluation.warnings if text != fewer_heads(circuit.size, circuit.asked)
     )  # of which `Scores.circuit` has warned
     return evaluation
+
+
+def _truths(model: LanguageModel, task: Task, circuit: Circuit) -> dict[str, TruthMetrics]:
+    """Agreement with each published circuit of this model for the task, by its name."""
+    found = {}
+    for truth in task.truths:
+        if model.name.split("/")[-1] == truth.model:
+            mask = np.zeros(circuit.heads.shape, bool)
+            mask[tuple(np.array(sorted(truth.heads)).T)] = True
+            found[truth.name] = against_truth(circuit.head_scores, circuit.heads, mask)
+    return found
 
 
 def _under(judge: "_Judge", keep: Keep) -> tuple[list[Judgement], Interval]:
@@ -397,14 +401,14 @@ class _Judge:
         values, divergence = self._metrics(self._masks([self.circuit.size]), full, ~full)
         whole, nothing = values[0], values[1]
         ends = [float(whole.mean()), float(nothing.mean())]
-        rows = self._rows([self.circuit.size], values[2:], divergence[2:], ends)
+        rows = self._rows(KINDS[:3], [self.circuit.size], values[2:], divergence[2:], ends)
         of_range = performance.interval(whole - nothing)
         return {"ends": ends, "range": dataclasses.asdict(of_range), "judgements": rows}
 
     def curve(self, sizes: list[int], ends: list[float]) -> list[dict[str, Any]]:
         """At the other sizes of the curve."""
         values, divergence = self._metrics(self._masks(sizes))
-        return self._rows(sizes, values, divergence, ends)
+        return self._rows(KINDS[:3], sizes, values, divergence, ends)
 
     def edges(self, ends: list[float]) -> list[dict[str, Any]]:
         """The circuit's heads with its own edges, with all others, and with random ones."""
@@ -421,16 +425,7 @@ class _Judge:
             self._shown,
             self.whole(),
         )
-        rows = (
-            ("edges", slice(0, 1)),
-            ("edges_complement", slice(1, 2)),
-            ("random_edges", slice(2, None)),
-        )
-        return [
-            _judgement(self.ablation, kept, self.circuit.size, values[some], divergence[some], ends)
-            for kept, some in rows
-            if len(values[some])
-        ]
+        return self._rows(KINDS[3:], [self.circuit.size], values, divergence, ends)
 
     def _masks(self, sizes: list[int]) -> Bool[np.ndarray, "M L H"]:
         """Circuit, complement and random circuits of every size."""
@@ -451,13 +446,13 @@ class _Judge:
             self.model, self.prepared, masks, self.task.metric, at_once, self._shown, self.whole()
         )
 
-    def _rows(self, sizes, values, divergence, ends) -> list[dict[str, Any]]:
-        """Judgements of what `_masks` made, size by size."""
+    def _rows(self, kinds, sizes, values, divergence, ends) -> list[dict[str, Any]]:
+        """Judgements of the first kind, the second and any number of the third, size by size."""
         values, divergence = (x.reshape(-1, len(sizes), x.shape[1]) for x in (values, divergence))
-        kinds = {"circuit": slice(0, 1), "complement": slice(1, 2), "random": slice(2, None)}
+        parts = slice(0, 1), slice(1, 2), slice(2, None)
         return [
             _judgement(self.ablation, kept, size, values[some, i], divergence[some, i], ends)
-            for kept, some in kinds.items()
+            for kept, some in zip(kinds, parts, strict=True)
             for i, size in enumerate(sizes)
             if len(values[some])
         ]
@@ -489,9 +484,3 @@ def _judgement(
         float(divergence.max()),
     )
     return files.plain(dataclasses.asdict(row))
-
-
-def _mask(heads: frozenset[tuple[int, int]], shape: tuple[int, int]) -> Bool[np.ndarray, "L H"]:
-    mask = np.zeros(shape, bool)
-    mask[tuple(np.array(sorted(heads)).T)] = True
-    return mask

@@ -27,8 +27,8 @@ from circuits_jax.capture.ablation import Ablation, column_shares, goals, sides
 from circuits_jax.circuits.circuit import Scores, top
 from circuits_jax.circuits.graph import Graph, graph_of
 from circuits_jax.circuits.graph_circuit import GraphCircuit, connected
+from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import TokenBatch, stacked
 from circuits_jax.evaluation.cpr_cmd import SIZES, cmd, cpr
 from circuits_jax.evaluation.faithfulness import faithfulness
 from circuits_jax.evaluation.masked_passes import in_chunks

@@ -20,7 +20,7 @@ from circuits_jax.capture.forked import fork
 from circuits_jax.capture.node_passes import PairViews, chosen, pair_views
 from circuits_jax.circuits.circuit import Circuit
 from circuits_jax.circuits.graph import Graph, graph_of
-from circuits_jax.decoder.decoder import TokenBatch, stacked
+from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.evaluation.arguments import check_arguments
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.runs import devices, files

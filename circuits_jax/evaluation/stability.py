@@ -129,6 +129,11 @@ def bootstrap(
     rows = resamples(draw_key, len(task.learn), n)
     seed = np.arange(n) % n_seeds
     scores = np.asarray(resampled_scores(params, captured, seed, rows, options))
+    return _stability(scores, seed, rows, size)
+
+
+def _stability(scores, seed, rows, size: int) -> Stability:
+    """What the scores of all bootstraps say, with circuits of `size` heads."""
     circuits = np.stack([top(one, size) & above_noise(one) for one in scores])
     return Stability(
         head_scores=scores,

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from circuits_jax import interpose
+from circuits_jax.decoder.batch import ContinuedBatch, TokenBatch
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import ContinuedBatch, TokenBatch
 from circuits_jax.lm.alignment import aligned_columns
 from circuits_jax.lm.tokenizers import prompt_ids
 from circuits_jax.runs.errors import InputError

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from circuits_jax.decoder.decoder import TokenBatch
+from circuits_jax.decoder.batch import TokenBatch
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.tokenizers import prompt_ids
 from circuits_jax.runs.errors import InputError

@@ -214,17 +214,21 @@ def evaluate(
             kind = PROBES[name].decoys
             decoys = cue_conflict.decoy_indices(labels, kind) if kind else np.arange(len(labels))
             levels = PROBES[name].levels(windows)[place]
-
-            def stimuli(batch, name=name, decoys=decoys, levels=levels):
-                shown, others = jnp.asarray(images[batch]), jnp.asarray(images[decoys[batch]])
-                return (show(name, shown, level, others, mean, windows) for level in levels)
-
+            stimuli = functools.partial(_stimuli, name, levels, images, decoys, mean, windows)
             named = answers(predict, stimuli, len(images), batch_size, advance)
             targets = {"/centre": labels[decoys], "/periphery": labels} if kind else {"": labels}
             axis = PROBES[name].axis(windows)[place].astype(np.float64)
             for side, target in targets.items():
                 curves.append(Curve(name + side, system, axis, (named == target).mean(-1)))
     return curves
+
+
+def _stimuli(
+    name, levels, images, decoys, mean, windows, rows
+) -> Iterator[UInt8[Array, "B Y X 3"]]:
+    """What a probe shows of the images of those numbers, level by level."""
+    shown, others = jnp.asarray(images[rows]), jnp.asarray(images[decoys[rows]])
+    return (show(name, shown, level, others, mean, windows) for level in levels)
 
 
 def answers(

@@ -85,8 +85,8 @@ def write_report(
         config.scale, tuple(config.size), at, config.published, config.field_of_view
     )
     look = experiment_figures.styles(systems)
-    each_its_own = bool(looks)  # then no eccentricity is of all
-    curves = () if each_its_own else ssim_by_eccentricity(workdir, systems, source.names, windows)
+    # Where each has a place of its own, no eccentricity is of all.
+    curves = () if looks else ssim_by_eccentricity(workdir, systems, source.names, windows)
     text = page.render(
         "stage1.html",
         {"title": results.title},
@@ -95,14 +95,14 @@ def write_report(
         size=tuple(config.size),
         count=len(taken),
         looks=len(source.names),
-        own=each_its_own,
+        own=bool(looks),
         titles={name: _title(name) for name in systems},
         fixation=_fixation_text(config, looks),
         systems=[(name, *_title(name)) for name in systems],
         pictures=[_shown(workdir, n, path, systems, windows) for n, path in shown],
         first=[_picture_uri(workdir / s / f"{first}.png") for s in ("reference", TEXTURE)],
         most=TEXTURED,
-        texture=() if each_its_own else texture_table(workdir, source.names[:TEXTURED], config),
+        texture=() if looks else texture_table(workdir, source.names[:TEXTURED], config),
         overlay=overlay.windows_svg(windows),
         table=metric_table(rows, systems, config.metrics),
         ssim_figure=stage1_figures.ssim_figure(*curves, look) if curves else "",

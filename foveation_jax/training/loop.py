@@ -114,10 +114,7 @@ def train(
             save_variables(workdir, system, epoch, state)
 
     with progress(f"{system}: training images", setup.steps * images_a_step) as advance:
-        found = load_latest(folder / "latest", lambda: state_shapes(setup), folder)
-        done, start = found or (0, init_state(setup))
-        drop_rows(rows, system, after=done // length if done else -1)
-        check_epochs(rows, folder, system, done // length + 1 if done else 0)
+        done, start = resume(setup, system, rows, folder)
         if not done:
             finish_epoch(0, start)
         advance(done * images_a_step)
@@ -137,6 +134,22 @@ def train(
                 save_latest(folder / "latest", step, state)
                 saved = time.monotonic()
     return load_variables(workdir, system, last)
+
+
+def resume(
+    setup: Setup, system: str, rows: pathlib.Path, folder: pathlib.Path
+) -> tuple[int, TrainState]:
+    """(steps done, state after them); `rows` then holds the epochs up to there, and no other.
+
+    Raises:
+        InputError: the state is damaged, or a row is missing.
+    """
+    found = load_latest(folder / "latest", lambda: state_shapes(setup), folder)
+    done, state = found or (0, init_state(setup))
+    epochs = done // setup.steps_per_epoch + 1 if done else 0
+    drop_rows(rows, system, after=epochs - 1)
+    check_epochs(rows, folder, system, epochs)
+    return done, state
 
 
 def run_steps(

@@ -116,24 +116,29 @@ def refine(
                 for f in wanted
             )
 
-        def step(state, _):
-            change, solved, best, least = state
-            value, slope = jax.value_and_grad(error)(change)
-            best, least = jax.tree.map(
-                lambda new, old: jnp.where(value < least, new, old), (change, value), (best, least)
-            )
-            update, solved = SOLVER.update(slope, solved, change)
-            return (change + update, solved, best, least), None
-
-        change = jnp.zeros_like(start[..., 0])
-        state = change, SOLVER.init(change), change, jnp.inf
-        (_, _, best, _), _ = jax.lax.scan(step, state, length=steps + 1)
-        return applied(start, best)
+        return applied(start, _best(error, jnp.zeros_like(start[..., 0]), steps))
 
     stopped = jax.lax.stop_gradient((textures, images))
     with exact():
         refined = each_image(one, *stopped)
     return textures + jax.lax.stop_gradient(refined - textures)
+
+
+def _best(error, change: Float[Array, "Y X"], steps: int) -> Float[Array, "Y X"]:
+    """The change of least error among the one given and those after each of `steps` steps."""
+
+    def step(state, _):
+        change, solved, best, least = state
+        value, slope = jax.value_and_grad(error)(change)
+        best, least = jax.tree.map(
+            lambda new, old: jnp.where(value < least, new, old), (change, value), (best, least)
+        )
+        update, solved = SOLVER.update(slope, solved, change)
+        return (change + update, solved, best, least), None
+
+    state = change, SOLVER.init(change), change, jnp.inf
+    (_, _, best, _), _ = jax.lax.scan(step, state, length=steps + 1)
+    return best
 
 
 def _mean_error(found, wanted, scale, weight):

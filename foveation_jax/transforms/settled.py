@@ -82,28 +82,36 @@ def settle_sigmas(
     made_of = _digest(settings, system, size, n_match, tolerance, drawn, pictures.fingerprint())
     if kept is not None and kept.made_of == made_of:
         return kept
-    everyone, first = pictures.spread(CHECKED), matched.shipped(system)
-    record = None
-    for known in (kept, first if settings["route"] == DEFAULT else None):
-        if known is not None and not matched.misfits(known, view.fields) and record is None:
+    everyone, shipped = pictures.spread(CHECKED), matched.shipped(system)
+    for known in (kept, shipped if settings["route"] == DEFAULT else None):
+        if known is not None and not matched.misfits(known, view.fields):
             found = measure(known, view, _reader(pictures, everyone, view), key)
-            record = found if found.largest_gap <= tolerance else None
-    while record is None:
+            if found.largest_gap <= tolerance:
+                return dataclasses.replace(found, made_of=made_of)
+    windows = ", published windows" if settings.get("published") else ""
+    texture = f"foveation_texture, {settings['route']} route{windows}"
+    found = _matched_anew(system, texture, view, key, shipped, pictures, n_match, tolerance)
+    return dataclasses.replace(found, made_of=made_of)
+
+
+def _matched_anew(system, texture, view, key, first, pictures, n_match, tolerance) -> Match:
+    """Sigmas matched on `n_match` pictures, and on twice as many until they hold on all."""
+    everyone = pictures.spread(CHECKED)
+    while True:
         places = pictures.spread(min(n_match, CHECKED))
         print(f"matching {system} to the texture on {counted(len(places))}", file=sys.stderr)
-        windows = ", published windows" if settings.get("published") else ""
-        description = f"foveation_texture, {settings['route']} route{windows}"
         last = len(places) == len(everyone)
-        record = find_sigmas(
+        found = find_sigmas(
             system, "ssim", view, _reader(pictures, places, view), key,
-            tolerance if last else math.inf, first, description,
+            tolerance if last else math.inf, first, texture,
         )  # fmt: skip
-        record = dataclasses.replace(record, origin=f"sigmas matched here, on {len(places)}")
-        if not last:
-            first = record = measure(record, view, _reader(pictures, everyone, view), key)
-            record = record if record.largest_gap <= tolerance else None
+        found = dataclasses.replace(found, origin=f"sigmas matched here, on {len(places)}")
+        if last:
+            return found
+        first = measure(found, view, _reader(pictures, everyone, view), key)
+        if first.largest_gap <= tolerance:
+            return first
         n_match *= 2
-    return dataclasses.replace(record, made_of=made_of)
 
 
 def check_sigmas(record: Match, key: PRNGKeyArray, path: pathlib.Path, pictures: Pictures) -> Match:

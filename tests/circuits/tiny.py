@@ -42,7 +42,7 @@ CONFIG = DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class WordTokenizer:
-    """The part of a Hugging Face tokenizer that the library uses; a word is a token."""
+    """The part of a Hugging Face tokenizer that the library uses."""
 
     inner: tokenizers.Tokenizer
 

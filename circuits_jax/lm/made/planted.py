@@ -36,8 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from circuits_jax.decoder.batch import TokenBatch
 from circuits_jax.decoder.config import DecoderConfig
-from circuits_jax.decoder.decoder import TokenBatch
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.made import decoys
 from circuits_jax.runs.checks import check_allowed

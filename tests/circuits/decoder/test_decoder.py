@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from circuits_jax.decoder.config import NO_WINDOW, DecoderConfig
 from circuits_jax.decoder.decoder import (
     Attention,
-    ContinuedBatch,
     Decoder,
     Norm,
     TokenBatch,
     initial_params,
     layer_data,
-    rotate,
     softcap,
 )
 
@@ -129,20 +126,6 @@ def test_padding_anywhere_changes_no_prompt(config, columns, filler):
         close(last[row], plain[row, length - 1])
 
 
-@settings(deadline=None)
-@given(mask=arrays(bool, (4, 9)))
-def test_positions_distances_and_last_of_any_prompt(mask):
-    mask[:, 4] |= ~mask.any(axis=1)  # at least one token
-    batch = TokenBatch(jnp.zeros(mask.shape, jnp.int32), jnp.asarray(mask))
-    last, positions, distance = map(np.asarray, (batch.last, batch.positions, batch.distance))
-    for row, real in enumerate(mask):
-        columns, places = np.flatnonzero(real), np.arange(real.sum())
-        assert last[row] == columns[-1]
-        np.testing.assert_array_equal(positions[row][real], places)
-        between = distance[row][np.ix_(columns, columns)]
-        np.testing.assert_array_equal(between, places[:, None] - places[None, :])
-
-
 def test_a_window_hides_what_lies_behind_it():
     """Two layers with a window of 3 see four tokens back; nothing of the fifth reaches them."""
     config = dataclasses.replace(LLAMA, windows=(3, 3))
@@ -152,25 +135,6 @@ def test_a_window_hides_what_lies_behind_it():
     assert np.all(moved[2:7] > 1e-4)
     np.testing.assert_array_equal(moved[:2], 0)
     np.testing.assert_array_equal(moved[7:], 0)
-
-
-def test_rotary_positions_matter_by_their_distance_only():
-    """Queries and keys moved together by any offset keep their products."""
-    q, k = jax.random.normal(jax.random.key(0), (2, 1, 5, 2, 8))
-    frequencies, scale = jnp.array([1.0, 0.2, 0.05]), jnp.array(1.0)
-
-    def products(offset):
-        positions = offset + jnp.arange(5)[None]
-        a, b = (rotate(x, positions, frequencies, scale) for x in (q, k))
-        return jnp.einsum("bthk,bshk->bhts", a, b)
-
-    np.testing.assert_allclose(products(0), products(37), atol=2e-4)
-    assert np.abs(products(0) - jnp.einsum("bthk,bshk->bhts", q, k)).max() > 0.1
-    rotated = rotate(q, jnp.arange(5)[None], frequencies, scale)
-    np.testing.assert_array_equal(rotated[..., 6:], q[..., 6:])  # partial: the rest stays
-    np.testing.assert_allclose(
-        jnp.linalg.norm(rotated, axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5
-    )
 
 
 def test_grouped_heads_equal_full_heads_with_repeated_keys_and_values():
@@ -273,40 +237,3 @@ def test_prompts_shard_over_devices():
 def test_configs_need_an_entry_for_each_layer():
     with pytest.raises(ValueError, match="windows needs one entry for each of 2 layers"):
         dataclasses.replace(GPT2, windows=(4, 4, 4))
-
-
-@pytest.mark.parametrize("config", [GPT2, LLAMA], ids=["gpt2", "llama"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_continuations_in_one_row_compute_what_rows_of_their_own_do(config, side):
-    """And the prompt computes the same as without them."""
-    params = params_of(config)
-    prompts, ends = ([3, 1, 4, 1, 5], [9, 2]), ([[7, 8, 6], [2, 2]], [[5, 3], [4]])
-    tokens, mask = np.zeros((2, 6), int), np.zeros((2, 6), bool)
-    for row, prompt in enumerate(prompts):
-        at = slice(6 - len(prompt), 6) if side == "left" else slice(len(prompt))
-        tokens[row, at], mask[row, at] = prompt, True
-    rows = [[(t, n) for n, one in enumerate(row, start=1) for t in one] for row in ends]
-    after = np.zeros((2, 2, 6), int)
-    for row, parts in enumerate(rows):
-        after[:, row, : len(parts)] = np.transpose(parts)
-    batch = ContinuedBatch(
-        jnp.asarray(np.concatenate([tokens, after[0]], axis=1)),
-        jnp.asarray(np.concatenate([mask, after[1] > 0], axis=1)),
-        jnp.asarray(np.concatenate([np.zeros_like(tokens), after[1]], axis=1)),
-        n_after=6,
-    )
-    found = last_logits(config, params, batch)
-    assert found.shape == (2, 7, config.vocab_size)
-    texts = [
-        [prompt] + [[*prompt, *one[:n]] for one in ends[row] for n in range(1, len(one) + 1)]
-        for row, prompt in enumerate(prompts)
-    ]
-    alone, mask = np.zeros((2, 7, 8), int), np.zeros((2, 7, 8), bool)  # a row each, padded
-    for row, column in ((r, c) for r in range(2) for c in range(len(texts[r]))):
-        text = texts[row][column]
-        alone[row, column, -len(text) :], mask[row, column, -len(text) :] = text, True
-    rows = TokenBatch(jnp.asarray(alone.reshape(14, 8)), jnp.asarray(mask.reshape(14, 8)))
-    wanted = last_logits(config, params, rows).reshape(found.shape)
-    there = mask.any(-1)
-    assert there.sum() == 10
-    np.testing.assert_allclose(found[there], wanted[there], rtol=1e-4, atol=1e-5)

@@ -1,20 +1,19 @@
 """Rotary frequencies: against transformers' functions, and what the formulas imply."""
 
-import importlib.util
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits_jax.decoder.rotary import rotary_frequencies
+from circuits_jax.decoder.rotary import rotary_frequencies, rotate
 from circuits_jax.runs.errors import InputError
+from tests.goldens.circuits import make_decoder_goldens as MAKER
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "circuits"
-SPEC = importlib.util.spec_from_file_location("goldens", GOLDENS / "make_decoder_goldens.py")
-MAKER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(MAKER)
 
 
 @pytest.mark.parametrize("name", MAKER.ROPES)
@@ -58,3 +57,22 @@ def test_null_fields_count_as_absent():
 def test_unknown_scalings_are_refused():
     with pytest.raises(InputError, match=r"^tiny: rope_type 'ntk'.*default, dynamic, linear"):
         rotary_frequencies({"rope_theta": 1e4, "rope_type": "ntk"}, 64, 4096, "tiny")
+
+
+def test_rotary_positions_matter_by_their_distance_only():
+    """Queries and keys moved together by any offset keep their products."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 1, 5, 2, 8))
+    frequencies, scale = jnp.array([1.0, 0.2, 0.05]), jnp.array(1.0)
+
+    def products(offset):
+        positions = offset + jnp.arange(5)[None]
+        a, b = (rotate(x, positions, frequencies, scale) for x in (q, k))
+        return jnp.einsum("bthk,bshk->bhts", a, b)
+
+    np.testing.assert_allclose(products(0), products(37), atol=2e-4)
+    assert np.abs(products(0) - jnp.einsum("bthk,bshk->bhts", q, k)).max() > 0.1
+    rotated = rotate(q, jnp.arange(5)[None], frequencies, scale)
+    np.testing.assert_array_equal(rotated[..., 6:], q[..., 6:])  # partial: the rest stays
+    np.testing.assert_allclose(
+        jnp.linalg.norm(rotated, axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5
+    )

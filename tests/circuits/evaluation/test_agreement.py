@@ -8,7 +8,6 @@ from circuits_jax.evaluation.agreement import against_exact, heads_that_matter
 from circuits_jax.evaluation.cpr_cmd import SIZES, area_masks, cmd, cpr
 
 EFFECTS = np.array([[1.0, -0.5], [0.01, 0.0]])
-NO_EDGES = np.zeros((4, 4), np.float32)
 
 
 def scores(values, **details):

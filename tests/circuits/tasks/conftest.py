@@ -1,8 +1,6 @@
 """Small byte-level BPE tokenizers that differ in how they write numbers, and the real SmolLM2's."""
 
-import dataclasses
 import functools
-from types import SimpleNamespace
 
 import pytest
 import tokenizers
@@ -11,28 +9,13 @@ from tokenizers import models, pre_tokenizers, trainers
 from circuits_jax.tasks.docstring import WORDS
 from circuits_jax.tasks.greater_than import NOUNS
 from circuits_jax.tasks.ioi import NAMES
+from tests.circuits.tiny import WordTokenizer
 
 _TEXT = (
     "The lasted from the year to gave def port self param import She said that was not what any of "
     "them had come to talk about so they all went out"
 )
 _NUMBER_CUTS = {"two_digits": r" ?\d{2}", "three_digits": r" ?\d{1,3}", "split_digits": r"\d"}
-
-
-@dataclasses.dataclass(frozen=True)
-class SmallTokenizer:
-    """The part of a Hugging Face tokenizer that the tasks use."""
-
-    inner: tokenizers.Tokenizer
-
-    def __call__(self, text, *, add_special_tokens=True):
-        return SimpleNamespace(input_ids=self.inner.encode(text).ids)
-
-    def decode(self, token_ids):
-        return self.inner.decode(list(token_ids))
-
-    def __len__(self):
-        return self.inner.get_vocab_size()
 
 
 @functools.cache
@@ -60,7 +43,7 @@ def make_tokenizer(numbers, words=(*NAMES, *NOUNS, *WORDS), text=_TEXT):
     inner.train_from_iterator(
         [text, *letters, *years, *words, *(" " + word for word in words)], trainer
     )
-    return SmallTokenizer(inner)
+    return WordTokenizer(inner)
 
 
 @pytest.fixture(scope="session", params=["two_digits", "split_digits"])

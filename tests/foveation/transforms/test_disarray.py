@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
 
 import foveation_jax as fj
 from foveation_jax.transforms import disarray, pyramid
@@ -20,13 +19,6 @@ from foveation_jax.windows.pooling import cells
 def eccentricity(n, field_of_view=26.0):
     at = (np.arange(n) - (n - 1) / 2) * field_of_view / n
     return np.hypot(at[:, None], at[None])
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    """Two photographs [2, 128, 128, 3]."""
-    pictures = [skimage.data.astronaut()[::4, ::4], skimage.data.coffee()[:384:3, :384:3]]
-    return jnp.asarray(np.stack(pictures), jnp.float32) / 255
 
 
 @pytest.fixture(scope="module")

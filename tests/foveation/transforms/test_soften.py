@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
 
 import foveation_jax as fj
 from foveation_jax.transforms import options_for
@@ -13,13 +12,6 @@ from foveation_jax.transforms.texture_statistics import LUMA, difference_of_gaus
 from foveation_jax.transforms.uniform_blur import blur_batch
 
 KEY = jax.random.key(0)
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    """Two photographs [2, 128, 128, 3]."""
-    pictures = [skimage.data.astronaut()[::4, ::4], skimage.data.coffee()[:384:3, :384:3]]
-    return jnp.asarray(np.stack(pictures), jnp.float32) / 255
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
 
 import foveation_jax as fj
 from foveation_jax.transforms.texture_statistics import FLOOR, SHIFTS, pooled_statistics
 from foveation_jax.windows.pooling import Cells
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "foveation" / "texture_plenoptic.npz"
-
-
-@pytest.fixture(scope="module")
-def photographs():
-    """Two photographs [2, 128, 128, 3]."""
-    pictures = [skimage.data.astronaut()[::4, ::4], skimage.data.coffee()[:384:3, :384:3]]
-    return jnp.asarray(np.stack(pictures), jnp.float32) / 255
 
 
 def one_window(size: int, n_scales: int) -> tuple[Cells, ...]:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from circuits_jax.lm.families.families import read_config, read_params, with_stored_head
 from circuits_jax.lm.files.gguf import read_gguf, smollm2_path
 from circuits_jax.lm.files.gguf_families import FAMILIES
 from circuits_jax.lm.files.gguf_file import open_gguf, read_tensor
 from circuits_jax.lm.files.gguf_settings import llama3_scaling
 from circuits_jax.runs.errors import InputError
+from tests.circuits.lm.test_families import parameters
 
 LAYERS, D, H, J, K, E, V = 2, 64, 4, 2, 32, 96, 48
 KINDS = gguf.GGMLQuantizationType
@@ -316,12 +316,6 @@ def test_settings_that_are_not_read_are_refused_where_they_do_something(tmp_path
     read_gguf(write_tiny(tmp_path / "idle.gguf", "llama", **{key: idle}))
     with pytest.raises(InputError, match=rf"'llama\.{re.escape(key)}' is {value}.* supported is"):
         read_gguf(write_tiny(tmp_path / "m.gguf", "llama", **{key: value}))
-
-
-def parameters(raw):
-    """As `load_model` reads them."""
-    config = with_stored_head(raw, read_config(raw.config, raw.source))
-    return config, read_params(raw, config)
 
 
 @pytest.mark.parametrize("arch", FAMILIES)

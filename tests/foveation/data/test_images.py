@@ -1,30 +1,17 @@
-"""Pictures of every kind, read as a person sees them; folders, TFDS, export; hostile files."""
+"""Pictures of every kind, read as a person sees them, and written; hostile files."""
 
-import dataclasses
-import os
 import struct
 import zlib
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from foveation_jax.data import (
-    embedded_images,
-    fit_image,
-    open_folder,
-    open_tfds,
-    read_batches,
-    read_image,
-    write_png,
-)
+from foveation_jax.data import fit_image, read_image, write_png
 from foveation_jax.data.images import to_levels
-from foveation_jax.data.tfds import _three_channels
 from foveation_jax.runs.errors import InputError
-from foveation_jax.stage1.export import export_pictures, pack_records, shard_images, whole_batches
 
 
 def levels(seed=0, shape=(20, 30, 3)) -> np.ndarray:
@@ -108,18 +95,21 @@ def test_colour_profile_is_applied_and_a_broken_one_ignored(tmp_path):
     assert read_image(tmp_path / "other.png").shape == (20, 30, 3)
 
 
-def _png_of_size(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds hardly a pixel."""
-
+def _png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
     def chunk(kind, data):
         check = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + check
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )  # fmt: skip
+
+
+def _png_of_size(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds hardly a pixel."""
+    return _png(width, height, 8, 2, b"\0" * 64)
 
 
 GREY16 = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 109  # 0 to 65291
@@ -128,17 +118,8 @@ GREY16 = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30) * 109  # 0 to 65291
 def _png_of_16_bits(levels) -> bytes:
     """A PNG of big-endian levels [Y, X, C]: Pillow writes none with colours of 16 bits."""
     (height, width, channels), kinds = levels.shape, {1: 0, 2: 4, 3: 2, 4: 6}
-
-    def chunk(kind, data):
-        check = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + check
-
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    header = struct.pack(">IIBBBBB", width, height, 16, kinds[channels], 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )  # fmt: skip
+    return _png(width, height, 16, kinds[channels], rows)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -200,46 +181,6 @@ def test_pictures_that_are_not_finite_or_on_another_scale_are_not_written(tmp_pa
     assert not list(tmp_path.iterdir())
     write_png(tmp_path / "levels.png", levels())
     np.testing.assert_array_equal(np.round(read_image(tmp_path / "levels.png") * 255), levels())
-
-
-def test_a_source_of_wrong_values_fails_by_name(folder):
-    source = open_folder(folder)
-    for value in (np.nan, 17.0):
-        wrong = dataclasses.replace(
-            source, read=lambda i, v=value: np.full((20, 20, 3), v if i == 1 else 0.5, np.float32)
-        )
-        (batch,) = read_batches(wrong, (16, 24), 8, [0])
-        assert list(batch.failures) == ["attic/1"]
-        assert "attic/1: the picture's levels" in batch.failures["attic/1"]
-        np.testing.assert_array_equal(batch.images, 0.5)
-
-
-@pytest.mark.parametrize("name", [b"\xff\xfe", b"sub/\xe9t\xe9.png", b"n" * 240 + b".png"])
-def test_names_that_no_page_can_hold_are_refused_before_any_work(name, tmp_path):
-    path = os.path.join(os.fsencode(tmp_path), name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "wb") as file:
-        Image.fromarray(levels()).save(file, "PNG")
-    with pytest.raises(InputError, match=r"images: .*(is not UTF-8|over 230 bytes)") as refusal:
-        open_folder(tmp_path)
-    str(refusal.value).encode()
-
-
-def test_odd_names_come_through(tmp_path):
-    names = ["a\nb.png", 'it\'s "so" & <b>.png', "x..png", "#1?.png", "日本.png", "a.png.jpg"]
-    names += ["a.png", "a.jpg", "c.jpg", "c.png/d.jpg", ".hidden.png"]
-    (tmp_path / "c.png").mkdir()
-    for name in names:
-        Image.fromarray(levels()).save(tmp_path / name)
-    source = open_folder(tmp_path)
-    assert len(set(source.names)) == len(names) - 1
-    assert {"a.png", "a.jpg", "a.png.jpg", "a\nb", "x.", "日本"} < set(source.names)
-    failures = export_pictures(
-        source, {"raw": lambda x, n: x}, tmp_path / "out", (20, 30), whole_batches(4)
-    )
-    assert not failures
-    for name in source.names:
-        assert (tmp_path / "out" / "raw" / f"{name}.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -318,192 +259,3 @@ def test_png_comes_back_to_within_half_a_level_and_leaves_no_other_file(tmp_path
     np.testing.assert_allclose(again, np.clip(image, 0, 1), atol=0.501 / 255)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.png"]
     np.testing.assert_array_equal(to_levels(again), to_levels(image))
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of three pictures, one file that is none, and a hidden file."""
-    root = tmp_path / "photographs"
-    for label in ("kitchen", "attic"):
-        for number in range(3):
-            seed = number + 10 * len(label)
-            write_png(root / label / f"{number}.png", levels(seed, (20, 20, 3)) / 255)
-    (root / "kitchen" / "notes.txt").write_text("no picture")
-    (root / ".DS_Store").write_text("")
-    return root
-
-
-def test_folder_with_classes(folder):
-    source = open_folder(folder)
-    assert source.class_names == ("attic", "kitchen")
-    assert source.names[:2] == ("attic/0", "attic/1")
-    assert source.names[-1] == "kitchen/notes"
-    np.testing.assert_array_equal(source.labels, [0, 0, 0, 1, 1, 1, 1])
-    np.testing.assert_allclose(source.read(3) * 255, levels(70, (20, 20, 3)), atol=1e-3)
-
-
-def test_folder_without_classes_and_names_that_would_clash(tmp_path):
-    for name in ("a.png", "a.bmp", "sub/b.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(levels()).save(tmp_path / name)
-    source = open_folder(tmp_path)
-    assert source.names == ("a.bmp", "a.png", "sub/b")
-    assert source.class_names == ()
-
-
-def test_folders_that_cannot_be_used(tmp_path):
-    with pytest.raises(InputError, match="is not a folder"):
-        open_folder(tmp_path / "absent")
-    with pytest.raises(InputError, match="holds no files"):
-        open_folder(tmp_path)
-
-
-def test_batches_have_one_shape_and_keep_their_places(folder):
-    batches = list(read_batches(open_folder(folder), (16, 24), 4))
-    assert [b.images.shape for b in batches] == [(4, 16, 24, 3)] * 2
-    np.testing.assert_array_equal(batches[1].indices, [4, 5, 6, -1])
-    np.testing.assert_array_equal(batches[1].present, [True, True, False, False])
-    assert list(batches[1].failures) == ["kitchen/notes"]
-    np.testing.assert_array_equal(batches[1].images[2:], 0.5)
-    (second,) = read_batches(open_folder(folder), (16, 24), 4, [1])
-    np.testing.assert_array_equal(second.images, batches[1].images)
-
-
-def _inverted(calls):
-    def apply(images, digests):
-        calls.append(len(digests))
-        return 1 - images
-
-    return apply
-
-
-def test_export_writes_all_but_the_failures_and_goes_on_where_it_stopped(folder, tmp_path):
-    source, out, calls, steps = open_folder(folder), tmp_path / "out", [], []
-    systems = {"inverted": _inverted(calls)}
-    failures = export_pictures(source, systems, out, (20, 20), 3, steps.append)
-    assert list(failures) == ["kitchen/notes"]
-    assert sum(steps) == 7
-    seen = read_image(out / "inverted" / "attic" / "1.png")
-    np.testing.assert_allclose(seen, 1 - levels(51, (20, 20, 3)) / 255, atol=1e-6)
-    pictures = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    assert len(pictures) == 6
-    assert all(p.endswith(".png") for p in pictures)
-
-    calls.clear()
-    (out / "inverted" / "attic" / "1.png").unlink()
-    export_pictures(source, systems, out, (20, 20), 3)
-    assert calls == [jax.device_count()]  # one picture a device, once
-    np.testing.assert_array_equal(read_image(out / "inverted" / "attic" / "1.png"), seen)
-
-
-def test_images_are_split_over_devices():
-    assert whole_batches(3) % jax.device_count() == 0
-    images = shard_images(np.zeros((2 * jax.device_count(), 16, 16, 3), np.float32))
-    assert len(images.sharding.device_set) == jax.device_count()
-    assert images.addressable_shards[0].data.shape[0] == 2
-
-
-def test_records_hold_names_labels_and_pictures(folder, tmp_path):
-    from array_record.python.array_record_module import ArrayRecordReader
-    from flax.serialization import msgpack_restore
-
-    source, out = open_folder(folder), tmp_path / "out"
-    export_pictures(source, {"inverted": _inverted([])}, out, (20, 20), 4)
-    (path,) = pack_records(source, out / "inverted")
-    assert path.name == "inverted-00000-of-00001.array_record"
-    reader = ArrayRecordReader(str(path))
-    records = [msgpack_restore(r) for r in reader.read_all()]
-    reader.close()
-    assert [r["name"] for r in records] == list(source.names[:-1])
-    assert records[4]["class"] == "kitchen"
-    assert records[4]["label"] == 1
-    assert records[4]["png"] == (out / "inverted" / "kitchen" / "1.png").read_bytes()
-    written = path.stat().st_mtime_ns
-    pack_records(source, out / "inverted")
-    assert path.stat().st_mtime_ns == written
-
-
-def test_embedded_pictures_are_named_and_readable():
-    source = embedded_images(0, (32, 32))
-    assert len(set(source.names)) == len(source.names) >= 10
-    assert source.names[-1] == "scenes/room"
-    assert source.read(0).shape[2] == source.read(len(source.names) - 1).shape[2] == 3
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A TFDS data set of four pictures, prepared as array_record without TensorFlow."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    root = tmp_path_factory.mktemp("tfds")
-    for number in range(4):
-        Image.fromarray(np.full((20, 24, 3), 60 * number, np.uint8)).save(root / f"{number}.png")
-
-    class TinyScenes(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["attic", "kitchen"]),
-            }
-            features = tfds.features.FeaturesDict(features)
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for number in range(4):
-                yield number, {"image": str(root / f"{number}.png"), "label": number % 2}
-
-    TinyScenes(data_dir=root / "data", file_format="array_record").download_and_prepare()
-    return root / "data"
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tfds_is_read_without_tensorflow(prepared):
-    import sys
-
-    source = open_tfds("tiny_scenes", "train[:3]", str(prepared))
-    assert len(source.names) == 3
-    assert source.class_names == ("attic", "kitchen")
-    for index, label in enumerate(source.labels):
-        level = round(float(source.read(index)[0, 0, 0]) * 255)
-        assert source.read(index).shape == (20, 24, 3)
-        assert level in range(0, 240, 60)
-        assert level // 60 % 2 == label
-    assert "tensorflow" not in sys.modules
-
-
-@pytest.mark.parametrize(
-    ("levels", "sentence"),
-    [
-        (np.full((4, 5, 1), 4095, np.uint16), "none of the picture's 16-bit levels is above 4095"),
-        (np.full((4, 5, 3), 254, np.float32), "its colours span 254 to 254: .*divide .* by 255"),
-        (np.full((4, 5, 3), np.nan, np.float32), r"its colours hold nan at \[0, 0, 0\]"),
-        (np.full((4, 5, 3), 7, np.int32), "its image is of type int32"),
-        (np.full((4, 5, 4), 7, np.uint8), r"its image has shape \(4, 5, 4\)"),
-    ],
-)
-def test_levels_of_examples_that_say_no_white_are_refused(levels, sentence):
-    with pytest.raises(InputError, match=f"^tfds:x, example 3: {sentence}"):
-        _three_channels(levels, "tfds:x, example 3")
-
-
-def test_levels_of_examples_by_their_type():
-    grey = np.array([[[0.0], [0.25], [1.0]]], np.float32)
-    expected = np.repeat(grey, 3, axis=2)
-    for levels in (grey, grey.astype(np.float64), np.round(grey * 65535).astype(np.uint16),
-                   np.round(grey * 255).astype(np.uint8)):  # fmt: skip
-        values = _three_channels(levels, "x")
-        assert values.dtype == np.float32
-        np.testing.assert_allclose(values, expected, atol=2e-3)
-    assert not _three_channels(np.zeros((2, 2, 1), np.uint16), "x").any()
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_tfds_sets_that_do_not_exist(prepared):
-    with pytest.raises(InputError, match="images=tfds:no_such_set, split train: "):
-        open_tfds("no_such_set", "train", str(prepared))
-    with pytest.raises(InputError, match="images=tfds:tiny_scenes, split validation: "):
-        open_tfds("tiny_scenes", "validation", str(prepared))
