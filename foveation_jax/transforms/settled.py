@@ -32,11 +32,13 @@ class Pictures:
         read: places [N] -> those pictures [N, Y, X, C] in [0, 1] as they are, as Reference and as
             the texture, and their fixations [N, 2], None where all have that of the run.
         fingerprint: () -> what tells these pictures from others.
+        picture_of: entry -> number of the picture that it is a look at [N]; None, one look at each.
     """
 
     count: int
     read: Callable[[Int[np.ndarray, " N"]], tuple]
     fingerprint: Callable[[], str]
+    picture_of: Int[np.ndarray, " N"] | None = None
 
     def spread(self, most: int) -> np.ndarray:
         """Places of at most `most` pictures, evenly over all: sources are sorted by class."""
@@ -79,28 +81,33 @@ def settle_sigmas(
     view = View.of(
         settings["scale"], size, settings.get("fixation"), settings["field_of_view"], drawn
     )
-    made_of = _digest(settings, system, size, n_match, tolerance, drawn, pictures.fingerprint())
+    parts = [settings, system, size, n_match, tolerance, drawn, pictures.fingerprint()]
+    own = pictures.picture_of
+    made_of = _digest(*parts, *([] if own is None else [own.tolist()]))
     if kept is not None and kept.made_of == made_of:
         return kept
-    everyone, first = pictures.spread(CHECKED), matched.shipped(system)
+    everyone, first = _in_turn(pictures.spread(CHECKED)), matched.shipped(system)
+    of_all = None if own is None else own[everyone]
     record = None
     for known in (kept, first if settings["route"] == DEFAULT else None):
         if known is not None and not matched.misfits(known, view.fields) and record is None:
-            found = measure(known, view, _reader(pictures, everyone, view), key)
+            found = measure(known, view, _reader(pictures, everyone, view), key, of_all)
             record = found if found.largest_gap <= tolerance else None
     while record is None:
-        places = pictures.spread(min(n_match, CHECKED))
-        print(f"matching {system} to the texture on {counted(len(places))}", file=sys.stderr)
+        places = _in_turn(pictures.spread(min(n_match, CHECKED)))
+        of = None if own is None else own[places]
+        those = counted(len(places), None if of is None else len(set(of.tolist())))
+        print(f"matching {system} to the texture on {those}", file=sys.stderr)
         windows = ", published windows" if settings.get("published") else ""
         description = f"foveation_texture, {settings['route']} route{windows}"
         last = len(places) == len(everyone)
         record = find_sigmas(
             system, "ssim", view, _reader(pictures, places, view), key,
-            tolerance if last else math.inf, first, description,
+            tolerance if last else math.inf, first, description, of,
         )  # fmt: skip
         record = dataclasses.replace(record, origin=f"sigmas matched here, on {len(places)}")
         if not last:
-            first = record = measure(record, view, _reader(pictures, everyone, view), key)
+            first = record = measure(record, view, _reader(pictures, everyone, view), key, of_all)
             record = record if record.largest_gap <= tolerance else None
         n_match *= 2
     return dataclasses.replace(record, made_of=made_of)
@@ -112,7 +119,7 @@ def check_sigmas(record: Match, key: PRNGKeyArray, path: pathlib.Path, pictures:
     kept = load_kept(path)
     if kept is None or kept.made_of != made_of:
         view = View.of(record.scale, record.size, record.fixation, record.field_of_view)
-        chunks = _reader(pictures, pictures.spread(CHECKED), view)
+        chunks = _reader(pictures, _in_turn(pictures.spread(CHECKED)), view)
         kept = dataclasses.replace(measure(record, view, chunks, key), made_of=made_of)
         matched.save(kept, path)
     return kept
@@ -134,13 +141,14 @@ def _digest(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def _reader(pictures: Pictures, places, view: View) -> Callable[[], Iterable[Chunk]]:
-    """Chunks of those pictures; the view's fixation where they have none of their own.
-
-    The first is spread over all, as matching starts from it.
-    """
+def _in_turn(places: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Those places in an order whose first chunk is spread over all: matching starts from it."""
     apart = -(-len(places) // AT_ONCE)
-    places = places[np.argsort(np.arange(len(places)) % apart, kind="stable")]
+    return places[np.argsort(np.arange(len(places)) % apart, kind="stable")]
+
+
+def _reader(pictures: Pictures, places, view: View) -> Callable[[], Iterable[Chunk]]:
+    """Chunks of those pictures; the view's fixation where they have none of their own."""
 
     def chunks():
         for start in range(0, len(places), AT_ONCE):
