@@ -274,6 +274,8 @@ def test_looks_at_one_picture_are_drawn_together_for_the_interval():
     assert uneven["achieved"] == (0.07,)  # each look counts once
     low, high = uneven["whole_interval"]
     assert low < 0.07 < high
+    level = matching._achieved(np.zeros((5, 1)), np.full((5, 1), 0.25), np.ones(1), KEY, looks[:5])
+    assert level["whole_interval"] == (0.25, 0.25)  # however many looks are drawn
 
 
 def test_chunks_of_looks_keep_the_picture_that_each_is_at(monkeypatch):
