@@ -118,7 +118,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Results:
     if not readable.names:
         raise InputError(f"images: none of the files can be read; {next(iter(failures.values()))}")
     looks = {name: path for name, path in looks.items() if name not in failures}
-    matches, refused = match_blurs(blurs, readable, config, workdir, fixations)
+    matches, refused = match_blurs(blurs, readable, config, workdir, looks)
     systems = {name: system_of(name, config, matched=match) for name, match in matches.items()}
     if systems:
         _export(readable, _compiled(systems), config, workdir, fixations)
@@ -299,13 +299,13 @@ def match_blurs(
     source: ImageSource,
     config: ConfigDict,
     workdir: pathlib.Path,
-    fixations: dict[str, np.ndarray],
+    looks: dict[str, dict[str, np.ndarray]],
 ) -> tuple[dict[str, matched.Match], dict[str, str]]:
     """Record of every blur, and blur -> sentence of those that no sigma can match."""
     matches, refused = {}, {}
     for name in names:
         try:
-            matches[name] = blur_match(name, source, config, workdir, fixations)
+            matches[name] = blur_match(name, source, config, workdir, looks)
         except NoSigma as error:
             refused[name] = f"{name} is left out: {error}"
     return matches, refused
@@ -316,7 +316,7 @@ def blur_match(
     source: ImageSource,
     config: ConfigDict,
     workdir: pathlib.Path,
-    fixations: dict[str, np.ndarray],
+    looks: dict[str, dict[str, np.ndarray]],
 ) -> matched.Match:
     """Sigmas of a blur that hold on this run's pictures, kept in WORKDIR/NAME.json.
 
@@ -331,10 +331,10 @@ def blur_match(
         tuple(config.size),
         jax.random.key(config.seed),
         before,
-        written_pictures(source, config, workdir, fixations),
+        written_pictures(source, config, workdir, looks),
         config.match_images,
         config.match_tolerance,
-        drawn=bool(fixations),
+        drawn=bool(looks),
     )
     if before is None or before.sigma_deg != record.sigma_deg:
         shutil.rmtree(workdir / name, ignore_errors=True)
@@ -351,10 +351,17 @@ def blur_match(
 
 
 def written_pictures(
-    source: ImageSource, config: ConfigDict, workdir: pathlib.Path, fixations: dict[str, np.ndarray]
+    source: ImageSource,
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    looks: dict[str, dict[str, np.ndarray]],
 ) -> Pictures:
     """The run's pictures as Reference and Foveation-Texture show them, from its folder."""
     size, fit = tuple(config.size), _fit(config)
+    fixations = {look: at for path in looks.values() for look, at in path.items()}
+    number = {look: i for i, path in enumerate(looks.values()) for look in path}
+    paired = len(number) > len(looks)  # some picture has a scan path
+    picture_of = np.asarray([number[name] for name in source.names]) if paired else None
 
     def paths(places):
         names = [source.names[place] for place in places]
@@ -374,7 +381,7 @@ def written_pictures(
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    pictures = Pictures(len(source.names), read, fingerprint)
+    pictures = Pictures(len(source.names), read, fingerprint, picture_of)
     return pictures
 
 

@@ -39,18 +39,20 @@ class Match:
         metric: name of the measure that was matched.
         target: what it was matched to, in words.
         scale: s of the target's pooling windows.
-        n_images: pictures on which target_value, achieved and the intervals were measured.
+        n_images: looks on which target_value, achieved and the intervals were measured; one a
+            picture but in scan paths.
         eccentricity_deg: centre of each zone, [0] for a uniform blur. All lists are [Z].
         sigma_deg: deviation of the Gaussian in degrees.
         target_value, achieved: mean measure of the target and of the blur.
-        interval: 95 % bootstrap interval over images of achieved - target_value; of one image it is
-            that image's gap twice, and is not told.
+        interval: 95 % bootstrap interval over pictures of achieved - target_value, looks at one
+            picture staying together; of one picture it is its gap twice, and is not told.
         share: of the measured pixels that lie in each zone; adds to 1.
         whole_interval: 95 % bootstrap interval of `whole_gap`.
         size: (Y, X) of the pictures.
         fixation: (y, x) in pixels; None where every picture had its own.
         field_of_view: degrees that the width subtends.
         origin: where the sigmas come from, in words.
+        n_pictures: how many pictures those looks are at; None where it is one look at each.
         joined_from_deg: centre of the ring from which on all are one zone, since in some of them
             the target is farther than any blur goes; None where every ring is its own.
         made_of: digest of the pictures and settings of a run, which finds its record by it.
@@ -74,6 +76,7 @@ class Match:
     origin: str = ""
     made_of: str = ""
     joined_from_deg: float | None = None
+    n_pictures: int | None = None
 
     @property
     def gap(self) -> tuple[float, ...]:
@@ -102,7 +105,9 @@ class Match:
     def sentence(self) -> str:
         """What was achieved, on how many pictures, and where the sigmas come from."""
         (blurred, target), (low, high) = self.whole, self.whole_interval
-        ends = f"95 % {low:+.4f} to {high:+.4f}" if self.n_images > 1 else "no interval of one"
+        several = (self.n_pictures or self.n_images) > 1
+        ends = f"95 % {low:+.4f} to {high:+.4f}" if several else "no interval of one"
+        those = counted(self.n_images, self.n_pictures)
         zones = "" if len(self.gap) == 1 else f", in its zones at most {self.largest_gap:.4f}"
         if self.joined_from_deg is not None:
             zones += (
@@ -111,13 +116,15 @@ class Match:
             )
         return (
             f"{self.system}: mean {self.metric.upper()} {blurred:.4f}, the texture's {target:.4f}, "
-            f"gap {self.whole_gap:+.4f} ({ends}){zones}, on {counted(self.n_images)}; "
+            f"gap {self.whole_gap:+.4f} ({ends}){zones}, on {those}; "
             f"{self.origin or 'sigmas of no stated origin'}"
         )
 
 
-def counted(n: int) -> str:
-    """So many pictures, in words."""
+def counted(n: int, pictures: int | None = None) -> str:
+    """So many pictures in words, or `n` looks at so many where they differ."""
+    if pictures not in (None, n):
+        return f"{n} looks at {counted(pictures)}"
     return f"{n} picture{'s' * (n != 1)}"
 
 
@@ -150,6 +157,7 @@ def from_fields(fields: Mapping[str, Any]) -> Match:
     pairs |= {"size": (match.size,), "fixation": (match.fixation or (0, 0),)}
     lists = {name: getattr(match, name) for name in zones}
     lists |= {"joined_from_deg": (match.joined_from_deg or 0,)}
+    lists |= {"n_pictures": (match.n_pictures or 1,)}
     lists |= {"scale": (match.scale,), "field_of_view": (match.field_of_view,)}
     lists |= {name: tuple(x for pair in value for x in pair) for name, value in pairs.items()}
     for name, values in lists.items():

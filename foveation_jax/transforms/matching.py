@@ -29,7 +29,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 from foveation_jax import metrics
 from foveation_jax.metrics.levels import colours
@@ -155,10 +155,12 @@ def find_sigmas(
     tolerance: float,
     start: Match | None,
     description: str,
+    picture_of: Int[np.ndarray, " N"] | None = None,
 ) -> Match:
     """`match` on chunks of pictures that may each have a fixation of their own.
 
     The first chunk is matched by itself first; where there is more than one, it should be like all.
+    `picture_of` says which entries, in the order of the chunks, are looks at one picture.
     """
     held = tuple(itertools.islice(chunks(), 2))
     stages = [(lambda: held[:1])] + ([chunks] if len(held) > 1 else [])
@@ -203,7 +205,7 @@ def find_sigmas(
     _refuse(metric, wanted.mean(0), here.mean(0), sigma, bounds, tolerance)
     return Match(
         system=system, metric=metric, target=description, eccentricity_deg=_floats(eccentricity),
-        sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key),
+        sigma_deg=_floats(sigma / per_degree), **_achieved(wanted, here, share, key, picture_of),
         **view.fields, origin=f"sigmas matched on {counted(len(here))}",
         joined_from_deg=_floats(eccentricity)[-1] if len(eccentricity) < len(rings) else None,
     )  # fmt: skip
@@ -273,7 +275,11 @@ def _slopes(values, place, here, apart) -> np.ndarray:
 
 
 def measure(
-    record: Match, view: View, chunks: Callable[[], Iterable[Chunk]], key: PRNGKeyArray
+    record: Match,
+    view: View,
+    chunks: Callable[[], Iterable[Chunk]],
+    key: PRNGKeyArray,
+    picture_of: Int[np.ndarray, " N"] | None = None,
 ) -> Match:
     """`check_match` on chunks of pictures that may each have a fixation of their own."""
     areas, moments = of_target(record.system, record.metric, view, chunks)
@@ -282,7 +288,8 @@ def measure(
     sigmas = _at(centres, record) * view.windows.pixels_per_degree
     moments = of_blur(record.system, record.metric, view, chunks, sigmas)
     here, _ = by_zone(known, centres, areas, moments)
-    return dataclasses.replace(record, **_achieved(wanted, here, share, key), **view.fields)
+    found = _achieved(wanted, here, share, key, picture_of)
+    return dataclasses.replace(record, **found, **view.fields)
 
 
 def _centres(system: str, view: View) -> np.ndarray:
@@ -349,14 +356,21 @@ def _within(log_sigma, here, wanted, share, bounds, tolerance) -> np.ndarray:
     return np.arange(max(first + (abs(joined) <= tolerance), 1))
 
 
-def _achieved(wanted, here, share, key) -> dict[str, Any]:
-    """The fields of a record that say what was measured; wanted and here are [N, Z]."""
+def _achieved(wanted, here, share, key, picture_of=None) -> dict[str, Any]:
+    """The fields of a record that say what was measured; wanted and here are [N, Z].
+
+    Pictures are drawn for the intervals, each with all looks at it, as those are not independent.
+    """
+    own = np.arange(len(here)) if picture_of is None else picture_of
+    _, own, looks = np.unique(own, return_inverse=True, return_counts=True)
     apart = np.concatenate([here - wanted, ((here - wanted) @ share)[:, None]], 1)
-    draws = np.asarray(jax.random.randint(key, (RESAMPLES, len(here)), 0, len(here)))
-    means = np.stack([column[draws].mean(1) for column in apart.T], 1)
+    draws = np.asarray(jax.random.randint(key, (RESAMPLES, len(looks)), 0, len(looks)))
+    sums = [np.bincount(own, column)[draws].sum(1) for column in apart.T]
+    means = np.stack(sums, 1) / looks[draws].sum(1)[:, None]
     *interval, whole = (_floats(pair) for pair in np.quantile(means, [0.025, 0.975], 0).T)
     return {
         "n_images": len(here),
+        "n_pictures": None if len(looks) == len(here) else len(looks),
         "target_value": _floats(wanted.mean(0)),
         "achieved": _floats(here.mean(0)),
         "interval": tuple(interval),

@@ -32,15 +32,21 @@ class Pictures:
         read: places [N] -> those pictures [N, Y, X, C] in [0, 1] as they are, as Reference and as
             the texture, and their fixations [N, 2], None where all have that of the run.
         fingerprint: () -> what tells these pictures from others.
+        picture_of: entry -> number of the picture that it is a look at [N]; None, one look at each.
     """
 
     count: int
     read: Callable[[Int[np.ndarray, " N"]], tuple]
     fingerprint: Callable[[], str]
+    picture_of: Int[np.ndarray, " N"] | None = None
 
     def spread(self, most: int) -> np.ndarray:
         """Places of at most `most` pictures, evenly over all: sources are sorted by class."""
         return np.unique(np.linspace(0, self.count - 1, min(most, self.count)).round().astype(int))
+
+    def pictures_of(self, places: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"] | None:
+        """Numbers of the pictures that entries at these places are looks at; None, one each."""
+        return None if self.picture_of is None else self.picture_of[places]
 
 
 def settle_sigmas(
@@ -80,12 +86,15 @@ def settle_sigmas(
         settings["scale"], size, settings.get("fixation"), settings["field_of_view"], drawn
     )
     made_of = _digest(settings, system, size, n_match, tolerance, drawn, pictures.fingerprint())
+    if pictures.picture_of is not None:
+        made_of = _digest(made_of, pictures.picture_of.tolist())
     if kept is not None and kept.made_of == made_of:
         return kept
-    everyone, shipped = pictures.spread(CHECKED), matched.shipped(system)
+    everyone, shipped = _in_turn(pictures.spread(CHECKED)), matched.shipped(system)
     for known in (kept, shipped if settings["route"] == DEFAULT else None):
         if known is not None and not matched.misfits(known, view.fields):
-            found = measure(known, view, _reader(pictures, everyone, view), key)
+            chunks, at = _reader(pictures, everyone, view), pictures.pictures_of(everyone)
+            found = measure(known, view, chunks, key, at)
             if found.largest_gap <= tolerance:
                 return dataclasses.replace(found, made_of=made_of)
     windows = ", published windows" if settings.get("published") else ""
@@ -96,19 +105,22 @@ def settle_sigmas(
 
 def _matched_anew(system, texture, view, key, first, pictures, n_match, tolerance) -> Match:
     """Sigmas matched on `n_match` pictures, and on twice as many until they hold on all."""
-    everyone = pictures.spread(CHECKED)
+    everyone = _in_turn(pictures.spread(CHECKED))
     while True:
-        places = pictures.spread(min(n_match, CHECKED))
-        print(f"matching {system} to the texture on {counted(len(places))}", file=sys.stderr)
+        places = _in_turn(pictures.spread(min(n_match, CHECKED)))
+        at = pictures.pictures_of(places)
+        those = counted(len(places), None if at is None else len(set(at.tolist())))
+        print(f"matching {system} to the texture on {those}", file=sys.stderr)
         last = len(places) == len(everyone)
         found = find_sigmas(
             system, "ssim", view, _reader(pictures, places, view), key,
-            tolerance if last else math.inf, first, texture,
+            tolerance if last else math.inf, first, texture, at,
         )  # fmt: skip
         found = dataclasses.replace(found, origin=f"sigmas matched here, on {len(places)}")
         if last:
             return found
-        first = measure(found, view, _reader(pictures, everyone, view), key)
+        chunks, at = _reader(pictures, everyone, view), pictures.pictures_of(everyone)
+        first = measure(found, view, chunks, key, at)
         if first.largest_gap <= tolerance:
             return first
         n_match *= 2
@@ -120,7 +132,7 @@ def check_sigmas(record: Match, key: PRNGKeyArray, path: pathlib.Path, pictures:
     kept = load_kept(path)
     if kept is None or kept.made_of != made_of:
         view = View.of(record.scale, record.size, record.fixation, record.field_of_view)
-        chunks = _reader(pictures, pictures.spread(CHECKED), view)
+        chunks = _reader(pictures, _in_turn(pictures.spread(CHECKED)), view)
         kept = dataclasses.replace(measure(record, view, chunks, key), made_of=made_of)
         matched.save(kept, path)
     return kept
@@ -142,13 +154,14 @@ def _digest(*parts) -> str:
     return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def _reader(pictures: Pictures, places, view: View) -> Callable[[], Iterable[Chunk]]:
-    """Chunks of those pictures; the view's fixation where they have none of their own.
-
-    The first is spread over all, as matching starts from it.
-    """
+def _in_turn(places: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Those places in an order whose first chunk is spread over all: matching starts from it."""
     apart = -(-len(places) // AT_ONCE)
-    places = places[np.argsort(np.arange(len(places)) % apart, kind="stable")]
+    return places[np.argsort(np.arange(len(places)) % apart, kind="stable")]
+
+
+def _reader(pictures: Pictures, places, view: View) -> Callable[[], Iterable[Chunk]]:
+    """Chunks of those pictures; the view's fixation where they have none of their own."""
 
     def chunks():
         for start in range(0, len(places), AT_ONCE):

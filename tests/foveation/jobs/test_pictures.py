@@ -249,8 +249,10 @@ def test_every_picture_has_its_own_fixation(folder, tmp_path, monkeypatch):
         seen = read_image(tmp_path / "run" / "foveation_texture" / f"{name}.png")[..., 0]
         assert np.unravel_index(seen.argmax(), seen.shape) == place
     found = dict(zip(source.names, np.asarray(places, np.float32), strict=True))
-    read = pictures.written_pictures(source, config, tmp_path / "run", found).read
-    np.testing.assert_array_equal(read(np.array([5, 2]))[3], [places[5], places[2]])
+    looks = {name: {name: place} for name, place in found.items()}
+    written = pictures.written_pictures(source, config, tmp_path / "run", looks)
+    np.testing.assert_array_equal(written.read(np.array([5, 2]))[3], [places[5], places[2]])
+    assert written.picture_of is None
     # Another file is another run.
     fixations_file(tmp_path / "at.csv", source, places[::-1])
     with pytest.raises(fj.InputError, match="fixations"):

@@ -149,3 +149,5 @@ def test_lines_of_a_path_may_stand_apart_and_labels_go_with_their_looks(folder, 
         "a": (3, 4), "b-1": (1, 2), "b-2": (5, 6)
     }  # fmt: skip
     np.testing.assert_array_equal(looks.read(2), source.read(1))
+    written = pictures.written_pictures(looks, config_of(folder, str(path)), tmp_path, places)
+    assert written.picture_of.tolist() == [0, 1, 1]

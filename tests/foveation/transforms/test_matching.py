@@ -262,6 +262,49 @@ def test_sigmas_that_hold_on_few_pictures_alone_are_matched_on_more(images, fitt
     assert record.origin != "sigmas matched here, on 4"
 
 
+def test_looks_at_one_picture_are_drawn_together_for_the_interval():
+    gaps = np.asarray([0.1, 0.3, -0.2, 0.05])[:, None]
+    own = matching._achieved(0 * gaps, gaps, np.ones(1), KEY)
+    looks = np.asarray([0, 1, 2, 3, 0, 1, 2, 3])
+    twice = np.concatenate([gaps, gaps])
+    paths = matching._achieved(0 * twice, twice, np.ones(1), KEY, looks)
+    assert paths["whole_interval"] == own["whole_interval"]
+    assert (paths["n_images"], paths["n_pictures"], own["n_pictures"]) == (8, 4, None)
+    uneven = matching._achieved(0 * twice[:5], twice[:5], np.ones(1), KEY, looks[:5])
+    assert uneven["achieved"] == (0.07,)  # each look counts once
+    low, high = uneven["whole_interval"]
+    assert low < 0.07 < high
+    level = matching._achieved(np.zeros((5, 1)), np.full((5, 1), 0.25), np.ones(1), KEY, looks[:5])
+    assert level["whole_interval"] == (0.25, 0.25)  # however many looks are drawn
+
+
+def test_chunks_of_looks_keep_the_picture_that_each_is_at(monkeypatch):
+    """Looks are read in another order than they stand in, and their pictures with them."""
+    told, own = [], np.repeat(np.arange(10), 4)
+
+    def read(places):
+        return (own[places],) * 3 + (np.zeros((len(places), 2)),)
+
+    def measured(record, view, chunks, key, picture_of=None):
+        told.append((np.concatenate([chunk[0] for chunk in chunks()]), picture_of))
+        return dataclasses.replace(record, achieved=record.target_value)
+
+    monkeypatch.setattr(settled, "measure", measured)
+    monkeypatch.setattr(matched, "misfits", lambda record, view: "")
+    settle(settled.Pictures(40, read, lambda: "these", own), drawn=True)
+    np.testing.assert_array_equal(*told[0])
+    assert (told[0][1] != own).any()
+
+
+def test_a_sentence_says_looks_where_they_are_more_than_pictures():
+    record = dataclasses.replace(matched.shipped("uniform_blur"), n_images=7, n_pictures=3)
+    assert "on 7 looks at 3 pictures;" in record.sentence()
+    assert "(95 % " in record.sentence()
+    alone = dataclasses.replace(record, n_pictures=1).sentence()
+    assert "(no interval of one), on 7 looks at 1 picture;" in alone
+    assert "on 7 pictures;" in dataclasses.replace(record, n_pictures=None).sentence()
+
+
 def test_pictures_with_fixations_of_their_own_are_matched_together(images):
     """Each is seen by its own rings: sigmas that all were blurred with are found again."""
     fixations = np.array([[0, 0], [31.5, 31.5], [10, 60], [63, 20]], np.float32)
