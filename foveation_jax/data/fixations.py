@@ -21,7 +21,8 @@ def read_fixations(
     """Name -> its fixations in the order of the lines, for every one of `names`.
 
     Args:
-        path: a CSV whose first line is image,y,x.
+        path: a CSV whose first line is image,y,x. A picture is named with or without the ending
+            of its file.
         names: of pictures; lines of others are checked, not used.
         size: (Y, X) of the pictures as they are shown.
 
@@ -29,7 +30,7 @@ def read_fixations(
         InputError: no such file, a line that is not image,y,x, a place off the picture, or a
             picture without a fixation.
     """
-    last, found = np.asarray(size) - 1, {}
+    last, known, found = np.asarray(size) - 1, set(names), {}
     try:
         lines = list(csv.reader(pathlib.Path(path).read_text("utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -49,7 +50,8 @@ def read_fixations(
                 f"{where} is at {tuple(at.tolist())}: it must lie on the picture as it is shown, "
                 f"within (0, 0) and {tuple(last.tolist())}."
             )
-        found.setdefault(cells[0], []).append(at)
+        name = cells[0] if cells[0] in known else cells[0].rpartition(".")[0]
+        found.setdefault(name, []).append(at)
     missing = [name for name in names if name not in found]
     if missing:
         raise InputError(

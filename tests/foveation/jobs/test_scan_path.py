@@ -137,6 +137,14 @@ def test_a_look_with_the_name_of_a_picture_is_refused(folder, tmp_path):
     assert not (tmp_path / "run" / SYSTEM).exists()
 
 
+def test_a_picture_is_named_with_or_without_the_ending_of_its_file(tmp_path):
+    path = tmp_path / "at.csv"
+    path.write_text("image,y,x\nb.png,1,2\na.1,3,4\nc,5,6\nb,7,8\nother.png,0,0\nd/e.x.jpg,1,1\n")
+    found = read_fixations(path, ["a.1", "b", "c", "d/e.x"], SIZE)
+    places = {name: [tuple(at.tolist()) for at in looks] for name, looks in found.items()}
+    assert places == {"a.1": [(3, 4)], "b": [(1, 2), (7, 8)], "c": [(5, 6)], "d/e.x": [(1, 1)]}
+
+
 def test_lines_of_a_path_may_stand_apart_and_labels_go_with_their_looks(folder, tmp_path):
     path = tmp_path / "at.csv"
     path.write_text("image,y,x\nb,1,2\na,3,4\nother,0,0\nb,5,6\n")
