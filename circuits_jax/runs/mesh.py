@@ -86,11 +86,15 @@ def gather(tree: T, *axes: int) -> T:
 
 
 def joined(tree: T, *axes: int) -> T:
-    """`gather` within the program that `spread` is part of: whole on every device, for all."""
-    n, whole = math.prod(axes), NamedSharding(devices.mesh(), devices.WHOLE)
+    """`gather` within the program that `spread` is part of: all items on every device.
+
+    What lies along `model` stays where it is.
+    """
+    n = math.prod(axes)
 
     def one(v):
-        v = jax.lax.with_sharding_constraint(v, whole)
+        spec = PartitionSpec(None, *[PartitionSpec.UNCONSTRAINED] * (v.ndim - 1))
+        v = jax.lax.with_sharding_constraint(v, NamedSharding(devices.mesh(), spec))
         return v[:n].reshape(*axes, *v.shape[1:])
 
     return jax.tree.map(one, tree)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from circuits_jax.capture.head_outputs import read_outputs
 from circuits_jax.lm import placement
 from circuits_jax.methods import METHODS
 from circuits_jax.runs import devices
@@ -71,6 +72,14 @@ def test_a_model_that_is_split_says_the_same(method):
 
     together, split = scores("data:2"), scores("data:1,model:2")
     np.testing.assert_allclose(split, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+
+
+def test_what_is_read_of_a_model_that_is_split_stays_where_it_is():
+    devices.use(devices.mesh_of("data:1,model:2", jax.devices()))
+    model = tiny.model()
+    model = dataclasses.replace(model, params=placement.place(model.params))
+    moved = read_outputs(model, tiny.task().learn)  # [B L H D], of 4 heads
+    assert {shard.data.shape[2] for shard in moved.addressable_shards} == {2}
 
 
 def products(jaxpr, times=1):
