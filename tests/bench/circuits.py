@@ -9,8 +9,9 @@ Rivals and ours take turns; the numbers are medians over `--rounds`.
                    isometric basis, and our shared one, against PyTorch's shared one
     edges          peak memory of the scores of all head pairs of 1,200 heads, 10 prompts
     capture        every head's pooled output on 20 prompts, against the forward pass alone
-    codes          `sae_codes`, edges included, against attribution patching, IOI, 5 + 5 prompts:
-                   the first call of a process, compilation included, and warm
+    codes          `sae_codes` with all edges of the graph, and of heads alone, against attribution
+                   patching, IOI, 5 + 5 prompts: the first call of a process, compilation
+                   included, and warm; without the look at whether the model does the task
     bootstrap      100 resamples of prompts and seeds, against one run
     exact          exact patching of all heads, against as many forward passes of the same prompts
 """
@@ -30,9 +31,11 @@ import jax.numpy as jnp
 import circuits_jax as cj
 from circuits_jax import interpose
 from circuits_jax.codes import codes, fit, sae
-from circuits_jax.methods.sae_codes import PUBLISHED, inputs
+from circuits_jax.methods import METHODS
+from circuits_jax.methods.sae_codes import PUBLISHED, SaeCodes, inputs
 
 EXAMPLES, HEADS, WIDTH = 10, 144, 768
+HEADS_ALONE = "sae_codes, heads"
 RIVAL = Path(__file__).with_name("sae_torch.py")
 
 
@@ -117,8 +120,11 @@ def first_and_next(method: str, calls: int = 5) -> tuple[float, float]:
     task = cj.make_task("ioi", model.tokenizer, n=5)
     jax.block_until_ready(model.params)
 
+    name, _, heads = method.partition(", ")
+    options = SaeCodes(edges="together") if heads else None
+
     def call():
-        scores = cj.discover(model, task, method)
+        scores = METHODS[name].run(model, task, jax.random.key(0), options)
         return scores.head_scores, scores.edge_scores
 
     first = seconds(call)
@@ -127,7 +133,7 @@ def first_and_next(method: str, calls: int = 5) -> tuple[float, float]:
 
 def race_methods(rounds: int) -> None:
     """Our codes against attribution patching, each call in a process of its own, in turns."""
-    found = {"sae_codes": [], "attribution": []}
+    found = {"sae_codes": [], HEADS_ALONE: [], "attribution": []}
     for _ in range(rounds):
         for method, times in found.items():
             command = [sys.executable, __file__, "--only", method]
@@ -138,7 +144,8 @@ def race_methods(rounds: int) -> None:
         for i in (0, 1)
     )
     for name, times in (("cold", cold), ("warm", warm)):
-        say(f"codes/{name}", **times, of_attribution=times["sae_codes"] / times["attribution"])
+        shares = {f"{ours} of it": times[ours] / times["attribution"] for ours in list(found)[:2]}
+        say(f"codes/{name}", **times, **shares)
 
 
 def bootstrap(rounds: int) -> None:
