@@ -160,8 +160,9 @@ def race_stage1(options: argparse.Namespace) -> None:
     print(f"texture, 512 x 512, batch {options.batch}: {texture:.3f} s an image", flush=True)
     spent = seconds_an_image("foveation_texture", 512, options.batch, route="pyramid")
     print(f"pyramid: {spent:.3f} s an image, disarray {texture / spent:.2f} times", flush=True)
-    spent = seconds_an_image("foveation_texture", 256, options.batch, refinement=33)
-    print(f"refined by 30 steps, 256: {spent:.2f} s an image", flush=True)
+    steps = 33
+    spent = seconds_an_image("foveation_texture", 256, options.batch, refinement=steps)
+    print(f"refined by {steps} steps, 256: {spent:.2f} s an image", flush=True)
     if options.rival:
         command = [options.rival, RIVAL, "--size", "512", "--images", "2"]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
