@@ -52,7 +52,7 @@ def test_all_that_chips_send_is_counted():
       %two = (f32[64]{0:T(128)}, bf16[3]{0}) all-reduce(%a, %b), channel_id=2
       %six = (f32[1]{0}, f32[1]{0}, f32[1]{0}, f32[1]{0}, f32[1]{0}, /*index=5*/f32[5]{0}) \
 all-reduce-start(%a, %b, %c, %d, %e, %f), channel_id=3
-    """.replace("\\\n", "")
+    """
     kinds, sent = lower.traffic(text)
     assert kinds == "1 all-gather, 2 all-reduce"
     assert sent == 4 * 16 + (4 * 64 + 2 * 3) + 4 * 10
