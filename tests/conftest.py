@@ -2,8 +2,9 @@
 
 Programs are compiled without LLVM's costly passes and by the older emitters of loops, a third of
 the time of the newer ones, which most of the tests' time went into; what XLA does to a program
-(fusions, buffers, dtypes) stays. Each is compiled once for all workers and
-for the commands that tests start, and forgotten when the run ends.
+(fusions, buffers, dtypes) stays. Large ones are compiled once for all workers and for the commands
+that tests start, and forgotten when the run ends; to keep a small one would take longer than to
+compile it again. Programs do not say which line they come from.
 """
 
 import gc
@@ -18,10 +19,11 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if not WORKER:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
