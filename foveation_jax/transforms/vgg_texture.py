@@ -159,11 +159,15 @@ def load_networks(weights: str | os.PathLike) -> tuple[Network, Network]:
             "train a decoder with configs/foveation/train_decoder.py if you have none."
         )
     paths = tuple(pathlib.Path(name) for name in names)
-    return _load(paths, tuple(path.is_file() and path.stat().st_mtime_ns for path in paths))
+    changed = tuple(path.is_file() and path.stat().st_mtime_ns for path in paths)
+    return _load(paths, changed, jax.sharding.get_abstract_mesh())
 
 
 @functools.lru_cache(maxsize=2)
-def _load(paths: tuple[pathlib.Path, ...], _changed: tuple) -> tuple[Network, Network]:
-    """Both networks, read again only if a file has changed; no tracers, even in a trace."""
+def _load(paths: tuple[pathlib.Path, ...], _changed: tuple, _mesh) -> tuple[Network, Network]:
+    """Both networks, read again only if a file has changed; no tracers, even in a trace.
+
+    Arrays made inside a `shard_map` are of its mesh, and of no use in another's.
+    """
     with jax.ensure_compile_time_eval():
         return load_encoder(paths), load_decoder(paths)

@@ -178,7 +178,8 @@ def pooling_windows(
     if traced and published:
         raise InputError("published windows need a fixation of two numbers: it is traced.")
     per_degree = geometry.pixels_per_degree(size, field_of_view)
-    windows = _build(float(scale), tuple(map(int, size)), point, bool(published), per_degree)
+    view = float(scale), tuple(map(int, size)), point, bool(published), per_degree
+    windows = _build(*view, jax.sharding.get_abstract_mesh())
     return dataclasses.replace(windows, fixation=fixation) if traced else windows
 
 
@@ -189,8 +190,11 @@ def _check(scale, size):
 
 
 @functools.lru_cache(maxsize=64)
-def _build(scale, size, fixation, published, per_degree) -> PoolingWindows:
-    """Count rings and wedges on the host, then find slivers and cut areas if they are asked for."""
+def _build(scale, size, fixation, published, per_degree, _mesh) -> PoolingWindows:
+    """Count rings and wedges on the host, then find slivers and cut areas if they are asked for.
+
+    Arrays made inside a `shard_map` are of its mesh, and of no use in another's.
+    """
     width, n_wedges = 2 * math.asinh(scale / 2), round(4 * math.pi / scale)
     corners = np.array([(y, x) for y in (0, size[0] - 1) for x in (0, size[1] - 1)])
     far = np.hypot(*(corners - fixation).T).max() / per_degree

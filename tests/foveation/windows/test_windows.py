@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, PartitionSpec
 
 import foveation_jax as fj
 from foveation_jax.windows import pooling
@@ -90,6 +91,20 @@ def test_windows_do_not_depend_on_the_resolution():
     same = jax.jit(lambda fine, coarse: (fine.factors(at, at), coarse.pixel_factors()))
     for a, b in zip(*same(fine, coarse), strict=True):
         np.testing.assert_allclose(a[:6], b[:6], atol=2e-4)
+
+
+def test_windows_that_were_counted_within_one_mesh_serve_in_another():
+    """As stage 1 beforehand, over images, and then on the fly, over runs."""
+
+    def weigh(axis):
+        def one(x):
+            windows = fj.pooling_windows(0.4, (19, 23), published=False)
+            return x * jnp.einsum("et,et->", windows.kept, windows.mixing())
+
+        mesh, part = Mesh(np.array(jax.devices()[:1]), (axis,)), PartitionSpec(axis)
+        return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=part, out_specs=part))(jnp.ones(1))
+
+    np.testing.assert_array_equal(weigh("images"), weigh("runs"))
 
 
 def test_moving_the_fixation_moves_the_windows():
