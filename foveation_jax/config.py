@@ -84,6 +84,10 @@ def systems_experiment() -> ConfigDict:
     config.stage1 = ConfigDict()
     config.stage1.scale = 0.4  # s, window width over eccentricity
     config.stage1.fixation = config_dict.placeholder(tuple)  # (y, x) in pixels; the centre if unset
+    # Or FILE.csv with lines "image,y,x", one or more for each image, named as train/CLASS/FILE: on
+    # the fly every step draws one of an image's; all others are seen from their first. Probes hide
+    # and exchange the middle of the image all the same.
+    config.stage1.fixations = ""
     config.stage1.field_of_view = 26.0  # degrees that the width subtends
     config.stage1.published = False  # cut windows and corner slivers as in the published masks
     config.stage1.route = "disarray"  # or "pyramid", "vgg"

@@ -13,6 +13,7 @@ often set, first of the experiment:
     --config.runs=3               paired runs of every system
     --config.recipe.epochs=10     and the other fields of the optimiser
     --config.stage1.scale=0.4     window width over eccentricity
+    --config.stage1.fixations=FILE  lines image,y,x: where each image is looked at
 
 and of the other two:
 

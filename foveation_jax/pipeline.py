@@ -27,6 +27,7 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, check_size, systems_experiment
+from foveation_jax.data.fixations import Fixations
 from foveation_jax.data.images import FITS
 from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
 from foveation_jax.jobs.workdir import check_workdir, claim_workdir, code_of, fingerprints
@@ -37,7 +38,7 @@ from foveation_jax.probes.evaluate import mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.report import experiment_page
 from foveation_jax.report.samples import sample_strips
-from foveation_jax.runs.checks import Allowed, Range, check_all
+from foveation_jax.runs.checks import Allowed, Range, check_all, check_allowed
 from foveation_jax.runs.command import check_values
 from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
@@ -117,17 +118,17 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
         InputError: a config or data that cannot be used, or a folder of another experiment.
     """
     check_config(config)
-    code = fingerprints(workdir, code_of(config.systems))
-    check_workdir(workdir, config, code)
+    sources = fingerprints(workdir, named_files(config))
+    check_workdir(workdir, config, sources)
     data = open_data(config, workdir)
-    claim_workdir(workdir, config, code)
+    claim_workdir(workdir, config, sources)
     seen = look(config, data, workdir)
     keeping = Keeping(tuple(config.keep_epochs), config.keep_seconds)
     for name, system in seen.items():
         images = system.splits.get(TRAIN, data[TRAIN])
         setup = set_up(config, images, system.see)
         train(setup, name, images, system.splits[TEST], workdir, keeping)
-    results = gather(config, seen, workdir)
+    results = gather(config, seen, workdir, data[TEST].fixations)
     table = verdicts.judge(results)
     write_results(results, table, workdir)
     page = experiment_page.write_report(results, table, workdir)
@@ -142,7 +143,7 @@ def check_config(config: ConfigDict) -> None:
         InputError: a field, its value, and what is allowed.
     """
     check_values(config, systems_experiment())
-    check_fixation(config.stage1.fixation)
+    check_looks(config.stage1)
     if not config.data:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
     config_recipe(config)
@@ -151,6 +152,25 @@ def check_config(config: ConfigDict) -> None:
     if not config.systems:
         raise InputError(f"systems is empty: name one or more of {', '.join(SYSTEMS)}.")
     check_network(config)
+
+
+def check_looks(stage1: ConfigDict) -> None:
+    """Raises InputError unless fixations come from one place: a field, eye movements or a file."""
+    check_fixation(stage1.fixation)
+    if stage1.fixations and stage1.fixation is not None:
+        raise InputError(
+            f"stage1.fixation is {tuple(stage1.fixation)}; with stage1.fixations={stage1.fixations}"
+            " it must be unset: each image has its own."
+        )
+    if stage1.fixations:
+        told = "stage1.eye_movements, with stage1.fixations,"
+        check_allowed(told, stage1.eye_movements, ("fixed",))
+
+
+def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
+    """Field of `config` -> files that it names, on which all results rest; data has its own."""
+    path = config.stage1.fixations
+    return code_of(config.systems) | ({"stage1.fixations": [pathlib.Path(path)]} if path else {})
 
 
 def config_recipe(config: ConfigDict) -> Recipe:
@@ -185,6 +205,7 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, LabelledIm
         limit_train=config.limit_train,
         limit_test=config.limit_test,
         fit=config.fit,
+        fixations=config.stage1.fixations,
     )
 
 
@@ -246,8 +267,16 @@ def show(config: ConfigDict, seen: Mapping[str, Seen]) -> Shown:
     )
 
 
-def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) -> ProbeResults:
-    """Everything that is measured of the trained networks, and of what they see."""
+def gather(
+    config: ConfigDict,
+    seen: Mapping[str, Seen],
+    workdir: pathlib.Path,
+    looked: Fixations | None = None,
+) -> ProbeResults:
+    """Everything that is measured of the trained networks, and of what they see.
+
+    `looked`: where the test images are looked at, where each has its own fixations.
+    """
     shown = show(config, seen)
     final = [probe(config, shown, name, None, workdir) for name in seen]
     return ProbeResults(
@@ -270,6 +299,7 @@ def gather(config: ConfigDict, seen: Mapping[str, Seen], workdir: pathlib.Path) 
             mean=next(iter(shown.colours.values())),
             windows=shown.windows,
             n_images=config.report_images,
+            fixations=None if looked is None else looked.first(),
         ),
         windows=shown.windows,
         filters={

@@ -45,11 +45,15 @@ class History:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """Sample stimuli for the page: pictures side by side, each with its caption."""
+    """Sample stimuli for the page: pictures side by side, each with its caption.
+
+    `windows` are of these images, where they have a fixation of their own; None for those of all.
+    """
 
     title: str
     captions: tuple[str, ...]
     images: UInt8[np.ndarray, "N Y X 3"]
+    windows: PoolingWindows | None = None
 
 
 @dataclasses.dataclass(frozen=True)

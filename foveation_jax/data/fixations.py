@@ -3,16 +3,54 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.runs.errors import InputError
 
 Fixation = Float[np.ndarray, "2"]  # (y, x) in pixels of the picture as it is shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixations:
+    """Where each of N images is looked at: at one place or several, as observers did.
+
+    Attributes:
+        places: (y, x) in pixels [P, 2], image after image.
+        begins: index of each image's first place.
+        counts: how many each image has, 1 or more.
+    """
+
+    places: Float32[np.ndarray, "P 2"]
+    begins: Int[np.ndarray, " N"]
+    counts: Int[np.ndarray, " N"]
+
+    @classmethod
+    def of(cls, looks: Collection[Any]) -> "Fixations":
+        """Of places (y, x), one or more an image: looks[n][k] is the k-th of image n."""
+        counts = np.array([len(own) for own in looks])
+        places = np.asarray([place for own in looks for place in own], np.float32)
+        return cls(places, np.cumsum(counts) - counts, counts)
+
+    def first(self) -> Float32[np.ndarray, "N 2"]:
+        """The first of each image."""
+        return self.places[self.begins]
+
+    def draw(
+        self, random: np.random.Generator, images: Int[np.ndarray, " B"]
+    ) -> Float32[np.ndarray, "B 2"]:
+        """One for each of these images, any of its own with equal probability."""
+        return self.places[self.begins[images] + random.integers(self.counts[images])]
+
+    def fingerprint(self) -> str:
+        """What tells them from others."""
+        return hashlib.sha256(self.places.tobytes() + self.counts.tobytes()).hexdigest()
 
 
 def read_fixations(

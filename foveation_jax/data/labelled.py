@@ -20,6 +20,7 @@ from jaxtyping import Int, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
 from foveation_jax.data.fingerprint import fingerprint
+from foveation_jax.data.fixations import Fixations, read_fixations
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
 from foveation_jax.data.scenes import SCENE_CLASSES, open_scenes
@@ -45,12 +46,14 @@ class LabelledImages:
         labels: index into `class_names` an image.
         class_names: L names, the same in every split.
         fingerprint: tells these images from others; "" for arrays made by hand.
+        fixations: where each is looked at; None where all have the fixation of the system.
     """
 
     images: UInt8[np.ndarray, "N Y X 3"]
     labels: Int[np.ndarray, " N"]
     class_names: tuple[str, ...]
     fingerprint: str = ""
+    fixations: Fixations | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ def open_labelled(
     limit_train: int = 0,
     limit_test: int = 0,
     fit: str = "crop",
+    fixations: str = "",
 ) -> dict[str, LabelledImages]:
     """The splits "train" and "test" of a data set, and "val" where a folder has it.
 
@@ -94,11 +98,14 @@ def open_labelled(
             scenes, 0 stands for 100.
         limit_test: the same of every other split; 0 stands for 50 scenes.
         fit: how images come to `size`, see `fit_image`.
+        fixations: FILE.csv of where each image is looked at, see `read_fixations`. Images are named
+            by their files, as train/CLASS/FILE, with or without an ending; those of a TFDS set by
+            their numbers, as train/0000012; scenes as train/CLASS/00012.
 
     Raises:
         InputError: no such data, a split or class that is missing, empty or unknown, fewer than two
-            classes, images that cannot be read (all are counted), or a `folder` that holds images
-            of another making.
+            classes, images that cannot be read (all are counted), a `folder` that holds images
+            of another making, or fixations that cannot be used or that an image lacks.
     """
     limits = {TRAIN: limit_train, TEST: limit_test, VALIDATION: limit_test}
     _check_limits(limits)
@@ -111,12 +118,14 @@ def open_labelled(
     paths = {name: folder / f"{name}.npy" for name in splits}
     kept = {name: find_array(paths[name], split.made_of) for name, split in splits.items()}
     found = {name: array for name, array in kept.items() if array is not None}
-    if len(found) < len(splits):
+    looked: dict[str, Fixations] = {}
+    if len(found) < len(splits) or fixations:
         sources = {
             name: _choose(split.open(), classes, split.limit, f"data={data}, {name}")
             for name, split in splits.items()
         }
         _check_classes(sources, data)
+        looked = _read_fixations(fixations, sources, size) if fixations else {}
         for name, source in sources.items():
             if name not in found:
                 found[name] = _decode(source, splits[name], size, paths[name], name)
@@ -124,7 +133,7 @@ def open_labelled(
     for name, (record, _) in found.items():
         if record["files"] != splits[name].files:  # the same content, elsewhere or anew
             write_record(paths[name].with_suffix(".json"), record | {"files": splits[name].files})
-    return {name: _labelled(*array) for name, array in found.items()}
+    return {name: _labelled(*array, looked.get(name)) for name, array in found.items()}
 
 
 def _earlier_files(folder: pathlib.Path) -> dict[str, dict[str, str]]:
@@ -266,6 +275,13 @@ def _check_classes(sources: dict[str, ImageSource], data: str) -> None:
         raise InputError(f"data={data}: {', '.join(everywhere)} is its only class, two are needed.")
 
 
+def _read_fixations(path: str, sources: dict[str, ImageSource], size) -> dict[str, Fixations]:
+    """Split -> where its images are looked at; in the file they are named SPLIT/NAME."""
+    names = {split: [f"{split}/{name}" for name in s.names] for split, s in sources.items()}
+    found = read_fixations(path, [name for own in names.values() for name in own], size)
+    return {split: Fixations.of([found[name] for name in own]) for split, own in names.items()}
+
+
 def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: str):
     """Decodes a split to `path`; returns the record beside it, and its images."""
     record = {
@@ -302,11 +318,13 @@ def _read_levels(
         raise InputError(f"data: {len(failures)} images cannot be read: {some}")
 
 
-def _labelled(record: Mapping, images: np.ndarray) -> LabelledImages:
-    made_of = json.dumps(record["made_of"], sort_keys=True)
+def _labelled(record: Mapping, images: np.ndarray, looked: Fixations | None) -> LabelledImages:
+    fixated = {} if looked is None else {"fixations": looked.fingerprint()}
+    made_of = json.dumps(record["made_of"] | fixated, sort_keys=True)
     return LabelledImages(
         images=images,
         labels=np.asarray(record["labels"], np.int32),
         class_names=tuple(record["class_names"]),
         fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
+        fixations=looked,
     )

@@ -3,7 +3,8 @@
 Run i of arXiv 2006.07991 sees the same images in the same order under every system. Here the order
 of run v in epoch e is a permutation drawn from (seed, v, e) alone, so that it is the same for every
 system and any step can be reached without the ones before. Batches of all V runs come together:
-images [V, B, Y, X, 3] and labels [V, B], gathered in the background from a memory map. An epoch is
+images [V, B, Y, X, 3] and labels [V, B], gathered in the background from a memory map; where images
+have fixations of their own, also one of each, [V, B, 2], drawn from (seed, v, step). An epoch is
 N // B steps; the images that are left over, other ones each epoch, are not seen in it (the
 published loop trains on them as a smaller batch: 16 of 90,000 at its batch of 128).
 """
@@ -13,13 +14,15 @@ import sys
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Float32, Int
 
+from foveation_jax.data.fixations import Fixations
 from foveation_jax.data.labelled import LabelledImages
 from foveation_jax.runs.errors import InputError
 
 READERS = 2  # threads that gather
 AHEAD = 4  # batches of all runs gathered in advance
+LOOKS = 1  # tells the random numbers of fixations from those of orders
 
 
 def epoch_order(seed: int, run: int, epoch: int, count: int) -> Int[np.ndarray, " N"]:
@@ -61,10 +64,21 @@ def batch_indices(
 _kept_order = functools.lru_cache(maxsize=64)(epoch_order)
 
 
+def looks_of_step(
+    looks: Fixations, seed: int, step: int, chosen: Int[np.ndarray, "V B"]
+) -> Float32[np.ndarray, "V B 2"]:
+    """A fixation, one of its own, for each image that each run sees at a step."""
+    randoms = (np.random.default_rng((seed, run, step, LOOKS)) for run in range(len(chosen)))
+    return np.stack([looks.draw(random, own) for random, own in zip(randoms, chosen, strict=True)])
+
+
 def batches(
     labelled: LabelledImages, seed: int, n_runs: int, batch_size: int, start: int
-) -> Iterator[tuple[UInt8[np.ndarray, "V B Y X 3"], Int32[np.ndarray, "V B"]]]:
+) -> Iterator[tuple[np.ndarray, ...]]:
     """The batches of step `start` and all steps after it, without end, gathered ahead in threads.
+
+    A batch is images uint8 [V, B, Y, X, 3] and labels int32 [V, B]; and, where the images have
+    them, fixations float32 [V, B, 2], any of an image's own with equal probability in every step.
 
     Four batches wait at most, so memory does not grow with the data. What a step brings does not
     depend on where the stream started: a resumed run gets what it would have got.
@@ -74,12 +88,13 @@ def batches(
     """
     import grain
 
-    count = len(labelled.labels)
+    count, looks = len(labelled.labels), labelled.fixations
     steps_an_epoch(count, batch_size)
 
     def gather(step):
         chosen = batch_indices(seed, n_runs, batch_size, count, step)
-        return labelled.images[chosen], labelled.labels[chosen]
+        batch = labelled.images[chosen], labelled.labels[chosen]
+        return batch if looks is None else (*batch, looks_of_step(looks, seed, step, chosen))
 
     options = grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)
     steps = grain.MapDataset.range(start, sys.maxsize)

@@ -1,6 +1,7 @@
 """The folder of a run: the record of the experiment that owns it, `experiment.json`."""
 
 import json
+import operator
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,9 +47,10 @@ def check_workdir(
         )
     for field, files in (sources or {}).items():
         if record["sources"].get(field, {}).get("content") != files["content"]:
+            named = operator.attrgetter(field)(config)
             raise InputError(
-                f"workdir: {workdir} holds a run on other files: what {field}={config[field]} "
-                "names has changed since; name another --workdir."
+                f"workdir: {workdir} holds a run on other files: what {field}={named} names has "
+                "changed since; name another --workdir."
             )
 
 

@@ -69,8 +69,8 @@ def render(results: ProbeResults, table: ClaimTable) -> str:
         groups=[_group(number, table) for number in verdicts.HEADLINES if _of(number, table)],
         left_out=table.left_out,
         strips=_strips(results),
-        windows=overlay.windows_svg(results.windows) if results.windows else "",
-        marks=overlay.marks_svg(results.windows) if results.windows else "",
+        marked=results.windows is not None,
+        own=any(strip.windows is not None for strip in results.strips),
         training=experiment_figures.training_figures(results.training, look, results.chance),
         families=_families(results, look),
         notes={family: note for family, (_, note) in FAMILIES.items()},
@@ -229,8 +229,11 @@ def _values_text(values: Any, unit: str) -> str:
     return f"{shown} {name}, run by run".replace("points", "%")
 
 
-def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]], bool]]:
-    """(title, [(caption, picture)], whether captions are systems) of the sample stimuli."""
+def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]], bool, str, str]]:
+    """(title, [(caption, picture)], whether captions are systems, marks, windows) of the samples.
+
+    Marks and windows are SVG to lay over the pictures; "" where windows are not known.
+    """
     systems = {title(name): name for name in results.systems}
     found = []
     for strip in results.strips:
@@ -238,7 +241,11 @@ def _strips(results: ProbeResults) -> list[tuple[str, list[tuple[str, str]], boo
         captions = (systems.get(caption, caption) for caption in strip.captions)
         pictures = list(zip(captions, map(picture_uri, strip.images), strict=True))
         said = probe.title if probe else strip.title.replace("_", " ")
-        found.append((said, pictures, all(name in results.systems for name, _ in pictures)))
+        ours = all(name in results.systems for name, _ in pictures)
+        windows = strip.windows or results.windows
+        marks = overlay.marks_svg(windows) if windows else ""
+        drawn = overlay.windows_svg(windows) if windows else ""
+        found.append((said, pictures, ours, marks, drawn))
     return found
 
 

@@ -32,8 +32,9 @@ from foveation_jax.stage1.export import image_digests, on_all_devices, picture_k
 from foveation_jax.transforms import SYSTEMS, transform
 from foveation_jax.windows import geometry
 
-# (images, key) -> what stage 1 lets through; what `on_the_fly` makes
-Perceive = Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Shaped[Array, "B Y X 3"]]
+# (images [B, Y, X, 3], key) -> what stage 1 lets through, of that shape; what `on_the_fly` makes.
+# Also takes a fixation for each image, [B, 2].
+Perceive = Callable[..., Shaped[Array, "B Y X 3"]]
 BATCH = 32  # images that share one field of noise
 EYE_MOVEMENTS = ("fixed", "uniform", "gaussian")
 
@@ -51,14 +52,15 @@ def perceive(
     on the number of devices or on stops. A run that was killed goes on with the batch it was at.
 
     Args:
-        labelled: the images.
+        labelled: the images, each seen from the first of its fixations where it has its own.
         system: name of a registered system.
         key: of the noise.
         path: of the .npy file.
         options: of the system.
 
     Returns:
-        The same labels with the images that the system lets through, a memory map.
+        The same labels with the images that the system lets through, a memory map; they have been
+        looked at, and have no fixations.
 
     Raises:
         InputError: an unknown system or option, a `path` that holds images of another making, or
@@ -80,7 +82,7 @@ def perceive(
     else:
         images = _write(labelled, system, key, path, options, made_of)
     known_by = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-    return dataclasses.replace(labelled, images=images, fingerprint=known_by)
+    return dataclasses.replace(labelled, images=images, fingerprint=known_by, fixations=None)
 
 
 def perceive_batch(
@@ -112,7 +114,7 @@ def _levels(system, options, images, key, fixations=None) -> Float[Array, "B Y X
     else:
 
         def one(image, fixation):
-            return transform(system, image[None], key, **options, fixation=fixation)[0]
+            return transform(system, image[None], key, **{**options, "fixation": fixation})[0]
 
         seen = each_image(one, values, fixations)
     return jnp.round(jnp.where(jnp.isfinite(seen), jnp.clip(seen, 0, 1), jnp.nan) * 255)
@@ -147,11 +149,11 @@ def on_the_fly(
     options: Mapping[str, Hashable] | None = None,
     eye_movements: str = "fixed",
     deviation: int | float = 2.0,
-) -> Callable[[UInt8[Array, "B Y X 3"], PRNGKeyArray], Float[Array, "B Y X 3"]]:
+) -> Perceive:
     """Stage 1 for the training step of one run: (images, key) -> what it lets through.
 
     That is in levels, as whole numbers of type float32, so that what is not finite stays so and
-    stops the training.
+    stops the training. Where images have their own fixations, (images, key, fixations [B, 2]).
 
     Args:
         system: name of a registered system.
@@ -170,15 +172,15 @@ def on_the_fly(
     moving = eye_movements != "fixed"
     if moving and options.pop("fixation", None) is not None:
         raise InputError(f"fixation is set: with eye_movements={eye_movements!r} it is drawn.")
-    moving = moving and _has_fixation(system)
+    looking = _has_fixation(system)
     spread = deviation if eye_movements == "gaussian" else None
     view: Any = options.get("field_of_view", geometry.FIELD_OF_VIEW)
 
-    def see(images, key):
+    def see(images, key, fixations=None):
         noise_key, eye_key = jax.random.split(key)
-        count, size = len(images), images.shape[1:3]
-        fixations = draw_fixations(eye_key, count, size, spread, view) if moving else None
-        return _levels(system, options, images, noise_key, fixations)
+        if moving:
+            fixations = draw_fixations(eye_key, len(images), images.shape[1:3], spread, view)
+        return _levels(system, options, images, noise_key, fixations if looking else None)
 
     return see
 
@@ -190,21 +192,33 @@ def _has_fixation(system: str) -> bool:
 
 
 def _hash(labelled: LabelledImages) -> str:
-    """Hash of the pixels: arrays made by hand have no record."""
-    return hashlib.sha256(np.ascontiguousarray(labelled.images)).hexdigest()
+    """Hash of the pixels and fixations: arrays made by hand have no record."""
+    digest = hashlib.sha256(np.ascontiguousarray(labelled.images))
+    digest.update(labelled.fixations.fingerprint().encode() if labelled.fixations else b"")
+    return digest.hexdigest()
 
 
 def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "N Y X 3"]:
     """Makes the images of `perceive` batch by batch over all devices, with progress."""
     see = _compiled(system, tuple(sorted(options.items())))
+    own = labelled.fixations if _has_fixation(system) else None
+    places = None if own is None else own.first()
+
+    def known(number, batch):
+        keys = own_keys(key, batch)
+        if places is None:
+            return (keys,)
+        here = places[number * BATCH : (number + 1) * BATCH]
+        return keys, np.resize(here, (len(batch), 2))
+
     first = _batch(labelled, 0)
-    jax.eval_shape(see, first, own_keys(key, first))  # bad options stop before any output
+    jax.eval_shape(see, first, known(0, first))  # bad options stop before any output
 
     def make(numbers: range) -> Iterator[np.ndarray]:
         for number in numbers:
             length = min(BATCH, len(labelled.images) - number * BATCH)
             batch = _batch(labelled, number)
-            seen = see(batch, own_keys(key, batch))
+            seen = see(batch, known(number, batch))
             levels, finite = (part[:length] for part in fetched(seen))
             if not finite.all():
                 image = number * BATCH + int(np.argmin(finite))
@@ -221,20 +235,33 @@ def _write(labelled, system, key, path, options, made_of) -> UInt8[np.ndarray, "
 
 @functools.lru_cache(maxsize=16)
 def _compiled(system: str, options: tuple[tuple[str, Hashable], ...]):
-    """(images, keys) -> levels and whether each image is finite, compiled once for all splits."""
-    return on_all_devices(functools.partial(perceived_each, system, dict(options)), shared=False)
+    """`perceived_each` of (images, (keys,) or (keys, fixations)), compiled once for all splits."""
+
+    def see(images, known):
+        return perceived_each(system, dict(options), images, *known)
+
+    return on_all_devices(see, shared=False)
 
 
 def perceived_each(
-    system: str, options: Mapping, images: UInt8[Array, "N Y X 3"], keys: Key[Array, " N"]
+    system: str,
+    options: Mapping,
+    images: UInt8[Array, "N Y X 3"],
+    keys: Key[Array, " N"],
+    fixations: Float[Array, "N 2"] | None = None,
 ) -> tuple[UInt8[Array, "N Y X 3"], Bool[Array, " N"]]:
-    """Levels of every image with the noise of its own key, and whether each image is finite."""
+    """Levels of every image with the noise of its own key, and whether each image is finite.
 
-    def one(image, key):
-        levels = _levels(system, options, image[None], key)[0]
+    `fixations`: where each image is looked at, where it has its own place.
+    """
+    own = () if fixations is None else (fixations,)
+
+    def one(image, key, *fixation):
+        at = fixation[0][None] if fixation else None
+        levels = _levels(system, options, image[None], key, at)[0]
         return levels.astype(jnp.uint8), jnp.isfinite(levels).all()
 
-    return each_image(one, images, keys)
+    return each_image(one, images, keys, *own)
 
 
 def own_keys(key: Key[Array, ""], images: UInt8[np.ndarray, "N Y X 3"]) -> Key[Array, " N"]:

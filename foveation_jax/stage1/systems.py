@@ -16,14 +16,13 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from foveation_jax.data.labelled import TEST, TRAIN, LabelledImages
-from foveation_jax.runs.mesh import each_image
 from foveation_jax.stage1.perceived import (
     Perceive,
     draw_fixations,
     on_the_fly,
     own_keys,
     perceive,
-    perceive_batch,
+    perceived_each,
 )
 from foveation_jax.transforms import matched, options_for
 from foveation_jax.transforms.matched import Match
@@ -113,8 +112,9 @@ def blur_matches(
     )
     if record != kept:
         matched.save(record, path)
-    test = shown_pictures(config, TEST, data, seen)
-    return {TRAIN: record, TEST: check_sigmas(record, key, workdir / f"{name}-test.json", test)}
+    test, own = shown_pictures(config, TEST, data, seen), bool(config.stage1.fixations)
+    held_out = check_sigmas(record, key, workdir / f"{name}-test.json", test, drawn=own)
+    return {TRAIN: record, TEST: held_out}
 
 
 def shown_pictures(
@@ -123,7 +123,7 @@ def shown_pictures(
     """Images of a split as they are, and as Reference and Foveation-Texture show them.
 
     What is on disk is read; the rest is made when it is read, with a noise and, under eye
-    movements, a fixation of its own for every image.
+    movements or with a file of fixations, a fixation of its own for every image.
     """
     images, key = data[split].images, jax.random.fold_in(jax.random.key(config.seed), 1 << 20)
     on_disk = {
@@ -131,14 +131,7 @@ def shown_pictures(
         for name in MATCHED_TO
         if name in seen and split in seen[name].splits
     }
-    fixations = None
-    if split == TRAIN and _moving(config):
-        spread = config.stage1.deviation if config.stage1.eye_movements == "gaussian" else None
-        fixations = np.asarray(
-            draw_fixations(
-                key, len(images), tuple(config.size), spread, config.stage1.field_of_view
-            )
-        )
+    fixations = _places(config, split, data[split], key)
 
     @functools.cache
     def made(name: str, places: tuple[int, ...]) -> np.ndarray:
@@ -170,16 +163,25 @@ def shown_pictures(
 
 @functools.partial(jax.jit, static_argnames=("name", "options"))
 def _perceived(name, options, images, keys, fixations):
-    """Every image with the noise of its own key, and with its fixation if it has one."""
+    at = None if fixations is None else jnp.asarray(fixations)
+    return perceived_each(name, dict(options), jnp.asarray(images), keys, at)[0]
 
-    def one(image, key, *fixation):
-        at = fixation[0][None] if fixation else None
-        return perceive_batch(name, dict(options), image[None], key, at)[0]
 
-    given = () if fixations is None else (jnp.asarray(fixations),)
-    return each_image(one, jnp.asarray(images), keys, *given)
+def _places(config, split, labelled, key) -> Float[np.ndarray, "N 2"] | None:
+    """Where each image of a split is looked at; None where all have the fixation of the run."""
+    stage1, count, own = config.stage1, len(labelled.images), labelled.fixations
+    in_steps = split == TRAIN and stage1.when == "on_the_fly"
+    if own is not None:
+        random = np.random.default_rng((config.seed, 1 << 20))
+        return own.draw(random, np.arange(count)) if in_steps else own.first()
+    if not in_steps or stage1.eye_movements == "fixed":
+        return None
+    spread = stage1.deviation if stage1.eye_movements == "gaussian" else None
+    return np.asarray(draw_fixations(key, count, tuple(config.size), spread, stage1.field_of_view))
 
 
 def _moving(config: ConfigDict) -> bool:
+    """Whether training images have fixations of their own."""
     stage1 = config.stage1
-    return stage1.when == "on_the_fly" and stage1.eye_movements != "fixed"
+    drawn = stage1.when == "on_the_fly" and stage1.eye_movements != "fixed"
+    return drawn or bool(stage1.fixations)

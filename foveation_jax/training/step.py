@@ -4,6 +4,7 @@ Everything is written for one run; `runs/mesh.py` makes V of it and lays them ov
 Run v's first weights, dropout and eye movements are pure functions of (seed, v) and (seed, v,
 step), so run v is the same in every system but for what stage 1 lets through. Shapes, for one run:
 images uint8 [B, Y, X, 3], labels [B]; images go up to the device as bytes and are normalised there.
+Fixations of a file, where images have them, come with the batch (data/order.py), [B, 2].
 """
 
 import dataclasses
@@ -154,11 +155,10 @@ def state_shapes(setup: Setup) -> TrainState:
 
 def make_step(
     setup: Setup,
-) -> Callable[
-    [TrainState, UInt8[Array, "V B Y X 3"], Int[Array, "V B"]],
-    tuple[TrainState, Float[Array, " V"]],
-]:
-    """The compiled step: (state, images, labels) -> (state, loss of each run).
+) -> Callable[..., tuple[TrainState, Float[Array, " V"]]]:
+    """The compiled step: (state, images, labels) -> (state, loss of each run); all [V, ...].
+
+    Or (state, images, labels, fixations), which stage 1 on the fly is given.
 
     The old state's memory is reused. Nothing waits for the device. Give it `shard_batch` of images
     and labels where there are several devices. All systems of one set-up share the program.
@@ -177,6 +177,7 @@ def train_step(
     state: TrainState,
     images: UInt8[Array, "B Y X 3"],
     labels: Int[Array, " B"],
+    *fixations: Float[Array, "B 2"],
 ) -> tuple[TrainState, Float[Array, ""]]:
     """One step of one run: the state after it, and the mean cross-entropy of the batch before it.
 
@@ -184,7 +185,7 @@ def train_step(
     """
     recipe = setup.recipe
     epoch, begins = state.step // setup.steps_per_epoch, state.step % setup.steps_per_epoch == 0
-    inputs = _perceived(setup, state, images)
+    inputs = _perceived(setup, state, images, *fixations)
     objective = functools.partial(_objective, setup, state, inputs, labels)
     with recipe.products():  # of the way back as well
         (loss, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
@@ -211,11 +212,11 @@ def train_step(
     ), loss
 
 
-def _perceived(setup, state, images):
+def _perceived(setup, state, images, *fixations):
     """The batch as the network takes it, in the type of computation."""
     if setup.perceive is not None:
         key = run_key(setup.seed, Purpose.PERCEPTION, state.run)
-        images = setup.perceive(images, jax.random.fold_in(key, state.step))
+        images = setup.perceive(images, jax.random.fold_in(key, state.step), *fixations)
     return normalise(images / jnp.float32(255)).astype(setup.recipe.dtype)
 
 

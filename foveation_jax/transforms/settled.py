@@ -126,12 +126,21 @@ def _matched_anew(system, texture, view, key, first, pictures, n_match, toleranc
         n_match *= 2
 
 
-def check_sigmas(record: Match, key: PRNGKeyArray, path: pathlib.Path, pictures: Pictures) -> Match:
-    """What a run's sigmas achieve on other pictures, such as those held out; kept at `path`."""
+def check_sigmas(
+    record: Match,
+    key: PRNGKeyArray,
+    path: pathlib.Path,
+    pictures: Pictures,
+    drawn: bool = False,
+) -> Match:
+    """What a run's sigmas achieve on other pictures, such as those held out; kept at `path`.
+
+    `drawn`: each of these has a fixation of its own.
+    """
     made_of = _digest(record.made_of, list(record.sigma_deg), pictures.fingerprint())
     kept = load_kept(path)
     if kept is None or kept.made_of != made_of:
-        view = View.of(record.scale, record.size, record.fixation, record.field_of_view)
+        view = View.of(record.scale, record.size, record.fixation, record.field_of_view, drawn)
         chunks = _reader(pictures, _in_turn(pictures.spread(CHECKED)), view)
         kept = dataclasses.replace(measure(record, view, chunks, key), made_of=made_of)
         matched.save(kept, path)

@@ -12,7 +12,7 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import ClaimTable, ProbeResults, title
 from foveation_jax.probes.curves import Curve
 from foveation_jax.probes.evaluate import PROBES
-from foveation_jax.report import experiment_figures, experiment_page
+from foveation_jax.report import experiment_figures, experiment_page, samples
 from foveation_jax.report.page import COLOURS
 from foveation_jax.report.stage1_page import TITLES
 from foveation_jax.windows.pooling_windows import pooling_windows
@@ -74,9 +74,32 @@ def test_pictures_come_first_with_fixation_degrees_and_windows(made):
     order = [text.index(f'<section id="{name}">') for name in ("seen", "holds", "accuracy")]
     assert order == sorted(order)
     seen = text[order[0] : order[1]]
+    assert "The cross is the fixation," in seen
     assert seen.count('class="marks"') == sum(len(strip.images) for strip in results.strips) > 0
     of_systems = [s for s in results.strips if set(s.captions) <= set(SYSTEMS)]
     assert seen.count('class="windows"') == len(of_systems) > 0
+
+
+def test_images_with_fixations_of_their_own_are_marked_there(made, monkeypatch):
+    monkeypatch.setattr(samples, "PROBES", {"occlusion/scotoma": PROBES["occlusion/scotoma"]})
+    windows, places = pooling_windows(0.5, (32, 32)), [(1.0, 2.0), (3.0, 20.0), (30.0, 8.0)]
+    shown = {name: np.zeros((3, 32, 32, 3), np.uint8) for name in SYSTEMS}
+    strips = samples.sample_strips(
+        shown, np.array([0, 1, 0]), ("a", "b"), mean=np.zeros(3, np.float32), windows=windows,
+        n_images=2, fixations=np.array(places, np.float32),
+    )  # fmt: skip
+    assert [strip.title for strip in strips] == ["a", "b", "occlusion/scotoma"]
+    results = dataclasses.replace(made[0], windows=windows, strips=strips)
+    text = experiment_page.render(results, made[1])
+    crosses = re.findall(r'class="cross" d="M([\d.]+) ([\d.]+)h', text)
+    at_first, at_second = ((f"{x + 0.5 - 1:.2f}", f"{y + 0.5:.2f}") for y, x in places[:2])
+    of_probe = len(strips[2].images)
+    assert crosses == [at_first] * 5 + [at_second] * 5 + [at_first] * of_probe
+    drawn = re.findall(r'<svg class="windows".*?</svg>', text)
+    rings = [len(strip.windows.ring_edges()) for strip in strips[:2]]
+    assert [svg.count("<circle") for svg in drawn] == rings
+    assert "The cross is the first of the image's own fixations," in html.unescape(text)
+    assert text.count("wherever it is looked at") == 2  # of all probes, and of the centre
 
 
 def test_a_probe_of_ones_own_has_its_section(made, monkeypatch):

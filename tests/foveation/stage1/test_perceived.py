@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from foveation_jax import InputError, pooling_windows, transform
 from foveation_jax.data import LabelledImages, render_scenes
+from foveation_jax.data.fixations import Fixations
 from foveation_jax.data.images import to_levels
 from foveation_jax.stage1 import on_the_fly, perceive, perceive_batch
 from foveation_jax.stage1 import perceived as module
@@ -242,6 +243,45 @@ def test_eye_movements_differ_by_image_and_call_and_are_functions_of_the_key():
         assert np.abs(a.astype(int) - b).mean() > 0.5
     still = on_the_fly("uniform_blur", {"sigma": 1.0}, "gaussian")(same, KEY)
     assert np.ptp(np.asarray(still), axis=0).max() == 0
+
+
+def test_images_are_seen_from_the_first_of_their_own_fixations(tmp_path):
+    """On disk, over several batches; a system that looks nowhere sees what it saw."""
+    places = np.random.default_rng(0).uniform(0, 31, (len(LABELS), 2))
+    own = Fixations.of([[place, (0, 0)] for place in places])
+    looked = dataclasses.replace(LABELLED, fixations=own)
+    seen = perceive(looked, "foveation_blur", KEY, tmp_path / "x.npy", {"matched": RECORD})
+    assert seen.fixations is None
+    at = jnp.asarray(places, jnp.float32)
+    for some in (slice(0, 3), slice(BATCH, BATCH + 3)):
+        images = jnp.asarray(IMAGES[some]) / 255
+        expected = transform("foveation_blur", images, KEY, matched=RECORD, fixation=at[some])
+        assert _levels_apart(seen.images[some], to_levels(expected)) <= 1
+    still = perceive(looked, "grainy", KEY, tmp_path / "y.npy")
+    np.testing.assert_array_equal(still.images, perceive(LABELLED, "grainy", KEY,
+                                                         tmp_path / "z.npy").images)  # fmt: skip
+
+
+def test_other_fixations_are_other_images_on_disk(tmp_path):
+    few = dataclasses.replace(LABELLED, images=IMAGES[:2], labels=LABELS[:2], fingerprint="")
+    for place, refused in (((1, 1), False), ((1, 1), False), ((1, 2), True)):
+        looked = dataclasses.replace(few, fixations=Fixations.of([[place]] * 2))
+        arguments = (looked, "cortical_magnification", KEY, tmp_path / "x.npy")
+        if refused:
+            with pytest.raises(InputError, match=r"another making \(images was"):
+                perceive(*arguments)
+        else:
+            perceive(*arguments)
+
+
+def test_on_the_fly_images_are_seen_from_the_fixations_that_are_given():
+    at = jnp.array([[3.0, 20.0], [15.5, 15.5], [31.0, 0.0]])
+    options = {"matched": RECORD, "fixation": (1.0, 1.0)}
+    seen = jax.jit(on_the_fly("foveation_blur", options))(IMAGES[:3], KEY, at)
+    expected = perceive_batch("foveation_blur", {"matched": RECORD}, IMAGES[:3], KEY, at)
+    np.testing.assert_array_equal(seen, expected)
+    see = on_the_fly("grainy")
+    np.testing.assert_array_equal(see(IMAGES[:3], KEY, at), see(IMAGES[:3], KEY))
 
 
 def test_eye_movements_that_cannot_be_used():

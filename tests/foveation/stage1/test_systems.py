@@ -1,5 +1,7 @@
 """The first stage of an experiment: sigmas are matched on training images and tried on others."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import foveation_jax as fj
 from foveation_jax.config import systems_experiment
 from foveation_jax.data import LabelledImages, render_scenes
+from foveation_jax.data.fixations import Fixations
 from foveation_jax.data.images import to_levels
 from foveation_jax.stage1 import perceived as perceived_module
 from foveation_jax.stage1 import systems
@@ -134,6 +137,36 @@ def test_under_eye_movements_sigmas_match_what_is_seen_with_drawn_fixations(tmp_
     some = pictures.read(np.array([3, 7]))
     np.testing.assert_array_equal(some[-1], fixations[[3, 7]])
     np.testing.assert_allclose(some[2], texture[[3, 7]], atol=1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("when", "names", "drawn"),
+    [
+        ("beforehand", ("foveation_texture",), {0}),
+        ("on_the_fly", ("foveation_texture", "foveation_blur"), {0, 1, 2}),
+    ],
+)
+def test_images_are_seen_from_the_fixations_of_a_file(tmp_path, when, names, drawn):
+    """From the first of their own; in steps, and there to match sigmas, from any of them."""
+    rng = np.random.default_rng(0)
+    places = {split: rng.uniform(0, 31, (12, 3, 2)).astype(np.float32) for split in DATA}
+    own = {split: Fixations.of(places[split]) for split in DATA}
+    data = {split: dataclasses.replace(DATA[split], fixations=own[split]) for split in DATA}
+    config = config_of(names, when=when, fixations="at.csv")
+    seen = systems.look(config, data, tmp_path)
+    for split in DATA:
+        pictures = systems.shown_pictures(config, split, data, seen)
+        images, _, texture, fixations = pictures.read(np.arange(12))
+        which = [places[split][n].tolist().index(at.tolist()) for n, at in enumerate(fixations)]
+        assert set(which) == (drawn if split == "train" else {0})
+        expected = fj.transform("foveation_texture", images, None, fixation=fixations)
+        np.testing.assert_allclose(texture, expected, atol=1 / 255)
+    for system in seen.values():
+        assert set(system.splits) == ({"train", "test"} if when == "beforehand" else {"test"})
+        for split, record in system.matches.items():
+            assert record.fixation is None
+            assert record.n_images == 12
+            assert record.largest_gap <= (0.01 if split == "train" else 0.05)
 
 
 def test_a_gap_that_no_sigma_closes_stops_the_run(tmp_path, monkeypatch):

@@ -221,6 +221,21 @@ def test_stage_1_on_the_fly_gets_a_key_of_seed_run_and_step(state):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), on_the_fly, beforehand)
 
 
+def test_stage_1_on_the_fly_is_given_the_fixations_of_the_batch(state):
+    """Those of the run and of the image, also where devices share them."""
+
+    def perceive(images, key, fixations):
+        return images ^ (fixations @ jnp.array([1.0, 16.0])).astype(jnp.uint8)[:, None, None, None]
+
+    pixels, labels = tiny.batch()
+    at = np.random.default_rng(0).integers(0, 16, (tiny.RUNS, tiny.BATCH, 2)).astype(np.float32)
+    seen = np.stack([perceive(images, None, own) for images, own in zip(pixels, at, strict=True)])
+    on_the_fly, loss = step(tiny.setup(perceive=perceive), state, (pixels, labels, at))
+    beforehand, expected = step(tiny.setup(), state, (seen, labels))
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), on_the_fly, beforehand)
+
+
 @pytest.mark.parametrize(("runs", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2)])
 def test_devices_share_runs_evenly(runs, devices):
     assert runs_mesh(runs).size == devices
