@@ -1,4 +1,4 @@
-"""Fixations of pictures from a file: one for each, or several in order, which are a scan path."""
+"""Fixations of images from a file: one of each, or several: a scan path, or what steps draw."""
 
 import contextlib
 import csv
