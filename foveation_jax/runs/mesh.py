@@ -5,13 +5,17 @@ its batch: statistics over the batch are of the whole batch, and gradients are s
 
 The runs of one device are computed together on a CPU, and one after another, in the same program,
 on an accelerator: `vmap` turns the convolutions of several runs into grouped ones, which there are
-many times slower and need the memory of all runs at once.
+many times slower and need the memory of all runs at once. An accelerator holds the states of its
+runs once, as a training step writes a run's new state over the old, and the activations of one run.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from foveation_jax.runs import devices
@@ -60,19 +64,22 @@ def shard_batch(tree: T, mesh: Mesh) -> T:
     return devices.placed(tree, NamedSharding(mesh, IMAGES))
 
 
-def over_runs(function: Callable[..., Any], mesh: Mesh, shared: int = 0) -> Callable[..., Any]:
+def over_runs(
+    function: Callable[..., Any], mesh: Mesh, shared: int = 0, updates: bool = False
+) -> Callable[..., Any]:
     """`function` of every run, for use under `jit`: leaves [V, ...] in and out.
 
     Args:
         function: of the parts of one run.
         mesh: that `runs_mesh` gives.
         shared: how many of the last arguments are the same for all runs.
+        updates: as in `each_run`.
     """
 
     def on_one_device(*arguments):
         runs = arguments[: len(arguments) - shared]
         rest = arguments[len(runs) :]
-        return each_run(lambda *run: function(*run, *rest), *runs)
+        return each_run(lambda *run: function(*run, *rest), *runs, updates=updates)
 
     def of_all(*arguments):
         return jax.shard_map(
@@ -87,8 +94,14 @@ def over_runs(function: Callable[..., Any], mesh: Mesh, shared: int = 0) -> Call
     return of_all
 
 
-def each_run(function: Callable[..., Any], *runs: Any) -> Any:
+def each_run(function: Callable[..., Any], *runs: Any, updates: bool = False) -> Any:
     """`function` of every run of a device: leaves [V, ...] in and out; to be used under `jit`.
+
+    Args:
+        function: of the parts of one run.
+        runs: the parts of all.
+        updates: `function` gives its first argument anew, and something else. On an accelerator
+            the new is written over the old, run by run.
 
     Property: the same on every platform, up to rounding.
     """
@@ -100,7 +113,29 @@ def each_run(function: Callable[..., Any], *runs: Any) -> Any:
     def in_turn(*runs):
         return jax.lax.map(lambda run: one(*run), runs)
 
-    return jax.lax.platform_dependent(*runs, cpu=together, default=in_turn)
+    one_by_one = functools.partial(_over_the_old, one) if updates else in_turn
+    return jax.lax.platform_dependent(*runs, cpu=together, default=one_by_one)
+
+
+def _over_the_old(one, states, *rest):
+    """`one` of every run in turn, whose new state takes the place of its old one.
+
+    The barrier: what is written is whole before the old is touched, or XLA copies all runs' states
+    to read from. The layout: that of the arguments, or it copies them all into a convolution's.
+    """
+    read, write = jax.lax.dynamic_index_in_dim, jax.lax.dynamic_update_index_in_dim
+
+    def as_it_came(x):
+        return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+    def of_run(states, run):
+        v, rest = run
+        new, given = one(jax.tree.map(lambda all_: read(all_, v, keepdims=False), states), *rest)
+        new = jax.tree.map(as_it_came, jax.lax.optimization_barrier(new))
+        return jax.tree.map(lambda all_, x: write(all_, x, v, 0), states, new), given
+
+    n_runs = len(jax.tree.leaves(states)[0])
+    return jax.lax.scan(of_run, states, (jnp.arange(n_runs), rest))
 
 
 def each_image(function: Callable[..., Any], *images: Any) -> Any:

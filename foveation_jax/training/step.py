@@ -168,7 +168,7 @@ def make_step(
 
 @functools.lru_cache(maxsize=8)
 def _make_step(setup, mesh):
-    step = over_runs(functools.partial(train_step, setup), mesh)
+    step = over_runs(functools.partial(train_step, setup), mesh, updates=True)
     return jax.jit(step, donate_argnums=0)
 
 

@@ -344,19 +344,35 @@ def test_runs_are_one_after_another_on_an_accelerator_and_together_on_a_cpu(name
         groups = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
         assert set(groups) == {"1"}
         assert "stablehlo.while" in text
+        assert "stablehlo.optimization_barrier" in text
     assert "stablehlo.convolution" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
-def test_runs_in_turn_are_runs_together(state, monkeypatch):
-    setup = tiny.setup()
-    step = functools.partial(train_step, setup)
+@pytest.fixture
+def accelerator(monkeypatch):
+    """What an accelerator is given is compiled here."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *runs, cpu, default: default(*runs))
+
+
+def test_runs_in_turn_are_runs_together(state, request):
+    step = functools.partial(train_step, tiny.setup())
     batch = tiny.batch()
-    together = jax.jit(lambda *a: each_run(step, *a))(state, *batch)
 
-    def accelerator(*runs, cpu, default):
-        return default(*runs)
+    def after(**options):
+        return jax.jit(lambda *a: each_run(step, *a, **options))(state, *batch)
 
-    monkeypatch.setattr(jax.lax, "platform_dependent", accelerator)
-    in_turn = jax.jit(lambda *a: each_run(step, *a))(state, *batch)
+    together = after()
+    request.getfixturevalue("accelerator")
     assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-    jax.tree.map(assert_close, together, in_turn)
+    jax.tree.map(assert_close, together, after())
+    jax.tree.map(assert_close, together, after(updates=True))
+
+
+def test_runs_in_turn_are_written_over_the_old(accelerator):
+    setup = tiny.setup(network=tiny.TinyNetwork(features=64), n_runs=64)
+    images = jax.ShapeDtypeStruct((64, tiny.BATCH, *tiny.SIZE, 3), np.uint8)
+    labels = jax.ShapeDtypeStruct((64, tiny.BATCH), np.int32)
+    compiled = make_step(setup).lower(state_shapes(setup), images, labels).compile()
+    memory = compiled.memory_analysis()
+    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    assert beside < memory.alias_size_in_bytes / 4  # all runs' weights and momentum
