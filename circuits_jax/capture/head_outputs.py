@@ -6,7 +6,7 @@ multiplication, so z is pooled inside the forward pass, to [B L H K], and multip
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -21,7 +21,7 @@ from circuits_jax.capture.forked import ForkedBatch, fork
 from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LENGTH_MULTIPLE, LanguageModel, not_finite, split
-from circuits_jax.runs import mesh
+from circuits_jax.runs import devices, mesh
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
@@ -119,13 +119,13 @@ def read_outputs(
         model: a loaded model.
         pairs: B pairs.
         read_weight: a in [0, 1]; 0 looks at the movement alone, 1 at the flow alone.
-        batch_size: prompts in one forward pass.
+        batch_size: prompts in one forward pass, at most; long ones are fewer (`mesh.fitting`).
 
     Returns:
         For each pair the movement at the peak, with the length of what matters there; 0 where the
         two prompts are the same. Float32. Not yet computed, and so not checked, on return.
     """
-    batches = split(forked(model, pairs), max(batch_size // 2, 1))
+    batches = _in_parts(model, forked(model, pairs), batch_size)
     rows = [_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
     return _joined(rows, len(pairs))
 
@@ -146,7 +146,7 @@ def read_spans(
     both = forked(model, pairs), jnp.swapaxes(inside, 0, 1)
     rows = [
         _at_spans(model.config, model.params, *part, read_weight)
-        for part in split(both, max(batch_size // 2, 1))
+        for part in _in_parts(model, both, batch_size)
     ]
     return jnp.concatenate(rows, axis=1)[:, : len(pairs)]
 
@@ -179,9 +179,20 @@ def read_graph(
 
     Not yet computed, and so not checked, on return.
     """
-    batches = split(forked(model, pairs), max(batch_size // 2, 1))
+    batches = _in_parts(model, forked(model, pairs), batch_size)
     rows = [_graph_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
     return _joined(rows, len(pairs))
+
+
+def _in_parts(model: LanguageModel, rows: Any, batch_size: int) -> Iterator[Any]:
+    """Pairs, and what goes with each, in parts of `batch_size` prompts, fewer if they are long.
+
+    What is kept of all layers is the most of the memory, and of that the patterns.
+    """
+    batch = jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, ForkedBatch))[0]
+    held = model.config.n_layers * model.config.pattern_bytes(batch.length)
+    at_once = devices.mesh().shape[devices.DATA] * mesh.fitting(batch_size, held)
+    return split(rows, min(max(batch_size // 2, 1), at_once))
 
 
 def _joined(rows: list[Any], n: int) -> Any:

@@ -136,6 +136,10 @@ class DecoderConfig:
         """(L, H)."""
         return self.n_layers, self.n_heads
 
+    def pattern_bytes(self, n_tokens: int) -> int:
+        """What the attention patterns of one layer take for a prompt of `n_tokens`, float32."""
+        return 4 * self.n_heads * n_tokens**2
+
     @property
     def d_expert(self) -> int:
         """Neurons of one expert; of a plain MLP, all."""

@@ -52,7 +52,8 @@ class Attribution:
     Attributes:
         steps: points at which gradients are taken; 1 is plain attribution patching.
         spans: score heads by token span too: `changed`, `slots` or templates; "" for no spans.
-        prompts_at_once: prompts that share a backward pass on one device; bounds the memory.
+        prompts_at_once: prompts that share a backward pass on one device, at most; long ones are
+            fewer (`mesh.fitting`).
 
     Raises:
         InputError: a value that is not allowed.
@@ -153,4 +154,6 @@ def _effects(config, params, trial, metric, options, inside):
 
         return jnp.mean(jax.lax.map(gradient, points), axis=0)
 
-    return mesh.spread(of_one_prompt, rows, (params, points), options.prompts_at_once)
+    held = config.n_layers * config.pattern_bytes(trial.batch.tokens.shape[1])
+    at_once = mesh.fitting(options.prompts_at_once, held)
+    return mesh.spread(of_one_prompt, rows, (params, points), at_once)

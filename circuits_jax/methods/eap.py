@@ -53,7 +53,8 @@ class Eap:
     """Options of `eap`.
 
     Attributes:
-        prompts_at_once: prompts that share a backward pass on one device; bounds the memory.
+        prompts_at_once: prompts that share a backward pass on one device, at most; long ones are
+            fewer (`mesh.fitting`).
 
     Raises:
         InputError: a value that is not allowed.

@@ -166,7 +166,8 @@ def _effects(
         of_prompt = positive, negative, target
         return _effects_of(config, params, points, *of_prompt, metric, rules, descent)
 
-    return mesh.spread(of_one_prompt, rows, (params, points), prompts_at_once)
+    held = config.n_layers * config.pattern_bytes(positives.tokens.shape[1])
+    return mesh.spread(of_one_prompt, rows, (params, points), mesh.fitting(prompts_at_once, held))
 
 
 def _effects_of(

@@ -62,8 +62,8 @@ class ExactPatching:
         edges: score edges by the `product` of their heads' scores, or the `n_edges` best of these
             by exact `path` patching and others by 0.
         n_edges: how many edges are patched.
-        heads_at_once: heads, or edges into one layer, that share a forward pass; on one device for
-            heads. Bounds the memory.
+        heads_at_once: heads, or edges into one layer, that share a forward pass, at most; on one
+            device for heads. Fewer where prompts are many or long (`mesh.fitting`).
 
     Raises:
         InputError: a value that is not allowed.
@@ -188,4 +188,6 @@ def _patched_change(config, params, trial, metric, heads_at_once, where):
         return jax.lax.map(patch, jnp.arange(config.n_layers))
 
     constants = (params, trial, whole, streams, where)
-    return mesh.spread(patch_layers, jnp.arange(config.n_heads), constants, heads_at_once)
+    n, length = trial.batch.tokens.shape
+    at_once = mesh.fitting(heads_at_once, n * config.pattern_bytes(length))
+    return mesh.spread(patch_layers, jnp.arange(config.n_heads), constants, at_once)

@@ -44,7 +44,8 @@ class Hisp:
         replacement: what stands in a head's place, `zero`, `mean` or `resample`: see
             `ablation.trial`.
         normalise: divide by the norm over a `layer`'s heads, or `none`.
-        prompts_at_once: prompts that share a backward pass on one device; bounds the memory.
+        prompts_at_once: prompts that share a backward pass on one device, at most; long ones are
+            fewer (`mesh.fitting`).
 
     Raises:
         InputError: a value that is not allowed.

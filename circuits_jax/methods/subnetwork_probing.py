@@ -62,7 +62,8 @@ class SubnetworkProbing:
         steps: of Adam.
         learning_rate: of Adam, in units of log alpha.
         n_seeds: masks that are learnt, each with draws of its own.
-        prompts_at_once: prompts that share a backward pass; bounds the memory.
+        prompts_at_once: prompts that share a backward pass, at most; long ones are fewer
+            (`mesh.fitting`).
 
     Raises:
         InputError: a value that is not allowed.
@@ -188,5 +189,7 @@ def _slope(config, constants, keep, metric, options):
 
         return jax.value_and_grad(lost)(keep)
 
-    found = jax.lax.map(of_prompt, rows, batch_size=min(options.prompts_at_once, len(whole)))
+    held = config.n_layers * config.pattern_bytes(trial.batch.tokens.shape[1])
+    at_once = min(mesh.fitting(options.prompts_at_once, held), len(whole))
+    found = jax.lax.map(of_prompt, rows, batch_size=at_once)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

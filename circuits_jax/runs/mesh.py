@@ -17,6 +17,7 @@ from circuits_jax.runs import devices, passes
 from circuits_jax.runs.devices import DATA
 
 T = TypeVar("T")
+HELD = 2**32  # bytes that attention patterns which a device works on at once may take
 
 
 def spread(
@@ -44,6 +45,14 @@ def spread(
         return jax.lax.map(lambda item: function(item, constants), items, batch_size=at_once or own)
 
     return shared_out(in_turn, items, constants)
+
+
+def fitting(most: int, each: int) -> int:
+    """How many items a device works on at once: `most`, or as many of `each` bytes as `HELD` holds.
+
+    Property: 1 or more; `most` where items are small.
+    """
+    return max(1, min(most, HELD // each))
 
 
 def shared_out(function: Callable[[Any, Any], Any], rows: Any, constants: Any) -> Any:

@@ -89,7 +89,8 @@ def main() -> None:
     models = options.model or ["GPT-2 small", "stage 1", "alexnet", "resnet18"]
     print(f"{HEAD}\n|{' --- |' * 9}", flush=True)
     for topology in options.topology or ["v5e:1x1", "v5e:2x2"]:
-        extra = {"chips_per_host_bounds": [1, 1, 1]} if topology.endswith(":1x1") else {}
+        one = set(topology.partition(":")[2].split("x")) == {"1"}
+        extra = {"chips_per_host_bounds": [1, 1, 1]} if one else {}
         chips = topologies.get_topology_desc(topology, platform="tpu", **extra).devices
         mesh = vision.mesh_of(options.mesh, list(chips))
         language.use(mesh)
