@@ -3,7 +3,7 @@
 A record holds for what it was matched on: pictures, their size, the fixation, the field of view and
 the texture. Sigmas are kept in degrees, but SSIM looks through windows of a few pixels, so even in
 degrees they depend on the size. The records in `foveation_jax/assets` were matched to the
-pyramid route's texture on colour photographs of 256 x 256 pixels; `choose` says so wherever they
+default texture on colour photographs of 256 x 256 pixels; `choose` says so wherever they
 are taken.
 """
 
