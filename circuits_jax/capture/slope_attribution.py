@@ -37,6 +37,7 @@ read as if they were not there.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -161,11 +162,9 @@ def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Graph
         heads = jax.vmap(functools.partial(onward, config, own, moved))(heads)
         return jnp.concatenate([heads, moved.mlp[None]])
 
-    layers = jax.lax.map(written, (params["layers"], moved))
-    writers = jnp.concatenate([embedding[0][None], layers.reshape(-1, *embedding[0].shape)])
-    # Pairs first, so that no product below has to move them: they are large, and used L times.
-    writers = jnp.moveaxis(writers, 1, 0)
-    at_logits = einsum("bwqd,bqd->bw", writers, weight)[..., None]
+    writers = all_writers(embedding[0], written, (params["layers"], moved), config.n_heads + 1)
+    last = writers[:, :, -config.d_model :]  # all that is read of the stream after the last layer
+    at_logits = einsum("bwd,bd->bw", last, weight[:, -1])[..., None]
 
     def step(weight, layer):
         own, data, moved = layer
@@ -174,7 +173,7 @@ def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Graph
         weight, flow, directions = read_layer(
             config, own, data, batch.first, moved, weight, apart=True
         )
-        return weight, (flow, mlp, einsum("bwqd,rbqd->bwr", writers, directions))
+        return weight, (flow, mlp, along(writers, directions))
 
     layers = params["layers"], layer_data(config), moved
     weight, (heads, mlps, passes) = jax.lax.scan(step, weight, layers, reverse=True)
@@ -185,6 +184,34 @@ def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Graph
         relative[..., None, :], jnp.linalg.norm(relative, axis=-1)[..., None], read[..., None]
     )
     return GraphFlow(heads, others, jnp.concatenate([passes, at_logits], axis=2))
+
+
+def all_writers(
+    embedding: Float[Array, "B Q D"], of_layer: Callable[[Any], Array], layers: Any, width: int
+) -> Float[Array, "B writers QD"]:
+    """The embedding and then what `of_layer` gives of each layer, [width, B, Q, D].
+
+    They are large, and used L times: pairs first and tokens and D in one, so that no product has to
+    move them, and each written to its place, so that they are there once.
+    """
+    n_layers, n = len(jax.tree.leaves(layers)[0]), len(embedding)
+    embedding = embedding.reshape(n, -1)
+    kept = jnp.zeros((n, 1 + n_layers * width, embedding.shape[1]), embedding.dtype)
+    kept = kept.at[:, 0].set(embedding)
+
+    def write(kept, at):
+        number, layer = at
+        own = jnp.moveaxis(of_layer(layer), 1, 0).reshape(n, width, -1).astype(kept.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(kept, own, 1 + number * width, axis=1), None
+
+    return jax.lax.scan(write, kept, (jnp.arange(n_layers), layers))[0]
+
+
+def along(
+    writers: Float[Array, "B writers QD"], directions: Float[Array, "R B Q D"]
+) -> Float[Array, "B writers R"]:
+    """What `all_writers` move along each direction, summed over tokens."""
+    return einsum("bwn,rbn->bwr", writers, directions.reshape(*directions.shape[:2], -1))
 
 
 def embedding_movement(

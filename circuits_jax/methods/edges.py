@@ -32,6 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import goals, sides
+from circuits_jax.capture.slope_attribution import all_writers, along
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.circuits.graph import INPUTS, Graph, graph_of, head_edges
 from circuits_jax.codes.codes import directed
@@ -286,7 +287,7 @@ def _outputs(config: DecoderConfig, params: Any, batch: TokenBatch) -> Outputs:
 
 
 def _differences(config, params, rules, positive: Outputs, moved: Outputs):
-    """out_u(positive) - out_u(negative) of every writer, [writers, B, T, D].
+    """out_u(positive) - out_u(negative) of every writer, [B, writers, TD].
 
     Where the family has a norm on what attention writes, by that norm's derivative.
     """
@@ -304,8 +305,8 @@ def _differences(config, params, rules, positive: Outputs, moved: Outputs):
         return jnp.concatenate([heads, mlp[None]])
 
     z, mlp = moved.written.z, moved.written.mlp
-    layers = jax.lax.map(of_layer, (params["layers"], positive.written.z, z, mlp))
-    return jnp.concatenate([moved.embedding[None], layers.reshape(-1, *mlp.shape[1:])])
+    layers = params["layers"], positive.written.z, z, mlp
+    return all_writers(moved.embedding, of_layer, layers, config.n_heads + 1)
 
 
 def _normed(config, place, layer, x):
@@ -337,13 +338,13 @@ def _contracted(config, params, batch, targets, metric, start, shift, difference
         gradient, by_added = pull_back(gradient)
         own = jax.tree.map(lambda x: x[layer], params["layers"])
         reads = _by_residual_stream(config, own, stream, by_added)
-        return gradient, einsum("wbtd,rbtd->wr", differences, reads)
+        return gradient, jnp.sum(along(differences, reads), axis=0)
 
     gradient = jax.grad(value)(last)
-    at_logits = einsum("wbtd,btd->w", differences, gradient)
+    at_logits = jnp.sum(along(differences, gradient[None]), axis=0)
     _, layers = jax.lax.scan(backward, gradient, (numbers, streams, shift), reverse=True)
-    layers = layers.swapaxes(0, 1).reshape(len(differences), -1)
-    return jnp.concatenate([layers, at_logits[:, None]], axis=1)
+    layers = layers.swapaxes(0, 1).reshape(len(at_logits), -1)
+    return jnp.concatenate([layers, at_logits], axis=1)
 
 
 def _added(written: Written) -> Added:
