@@ -201,7 +201,7 @@ def all_writers(
 
     def write(kept, at):
         number, layer = at
-        own = jnp.moveaxis(of_layer(layer), 1, 0).reshape(n, width, -1).astype(kept.dtype)
+        own = jnp.moveaxis(of_layer(layer), 1, 0).reshape(n, width, -1)
         return jax.lax.dynamic_update_slice_in_dim(kept, own, 1 + number * width, axis=1), None
 
     return jax.lax.scan(write, kept, (jnp.arange(n_layers), layers))[0]
