@@ -11,6 +11,7 @@ from scipy import ndimage
 
 import foveation_jax as fj
 from foveation_jax.transforms import matched
+from foveation_jax.transforms.foveation_texture import DEFAULT
 from foveation_jax.transforms.uniform_blur import blur, gaussian_matrix
 
 KEY = jax.random.key(0)
@@ -51,7 +52,8 @@ def test_foveation_blur_is_clear_in_the_fovea_and_blurred_outside():
 def test_shipped_sigmas_grow_with_eccentricity_and_follow_the_resolution():
     record = matched.shipped("foveation_blur")
     assert (np.diff(record.sigma_deg) > 0).all()
-    # Matched before zones left SSIM's border out; measured again since, on the same photographs.
+    for system in ("uniform_blur", "foveation_blur"):
+        assert matched.shipped(system).target == f"foveation_texture, {DEFAULT} route"
     assert record.largest_gap < 0.004
     assert abs(record.whole_gap) < 0.001
     assert record.n_images == 1000
