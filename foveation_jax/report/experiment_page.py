@@ -32,6 +32,7 @@ FAMILIES = {
         "sigma, the fewer high ones.",
     ),
 }
+MIDDLE = "What is hidden or shown is the middle of the image, wherever it is looked at."
 UNITS = {  # unit -> (factor, format, name)
     "accuracy": (100, "{:+.1f}", "points"),
     "area": (100, "{:+.1f}", "% area"),
@@ -52,6 +53,8 @@ def write_report(results: ProbeResults, table: ClaimTable, workdir: pathlib.Path
 def render(results: ProbeResults, table: ClaimTable) -> str:
     """The page as HTML. It holds every claim, and no address of another resource."""
     look = experiment_figures.styles(results.systems)
+    stage1 = results.experiment.get("config", {}).get("stage1", {})
+    own = bool(stage1.get("fixations"))  # a file, of each image's own
     return page.render(
         "experiment.html",
         {"p_text": p_text, "title": title, "percent": percent},
@@ -70,10 +73,11 @@ def render(results: ProbeResults, table: ClaimTable) -> str:
         left_out=table.left_out,
         strips=_strips(results),
         marked=results.windows is not None,
-        own=any(strip.windows is not None for strip in results.strips),
+        own=own,
         training=experiment_figures.training_figures(results.training, look, results.chance),
         families=_families(results, look),
-        notes={family: note for family, (_, note) in FAMILIES.items()},
+        notes={family: note for family, (_, note) in FAMILIES.items()}
+        | ({"occlusion": MIDDLE} if own else {}),
         conflicts=_conflicts(results, look),
         matrix=_matrix(results),
         dynamics=_dynamics(results, look),

@@ -89,7 +89,8 @@ def test_images_with_fixations_of_their_own_are_marked_there(made, monkeypatch):
         n_images=2, fixations=np.array(places, np.float32),
     )  # fmt: skip
     assert [strip.title for strip in strips] == ["a", "b", "occlusion/scotoma"]
-    results = dataclasses.replace(made[0], windows=windows, strips=strips)
+    looked = {"config": {"stage1": {"fixations": "looks.csv"}}}
+    results = dataclasses.replace(made[0], windows=windows, strips=strips, experiment=looked)
     text = experiment_page.render(results, made[1])
     crosses = re.findall(r'class="cross" d="M([\d.]+) ([\d.]+)h', text)
     at_first, at_second = ((f"{x + 0.5 - 1:.2f}", f"{y + 0.5:.2f}") for y, x in places[:2])
@@ -99,7 +100,10 @@ def test_images_with_fixations_of_their_own_are_marked_there(made, monkeypatch):
     rings = [len(strip.windows.ring_edges()) for strip in strips[:2]]
     assert [svg.count("<circle") for svg in drawn] == rings
     assert "The cross is the first of the image's own fixations," in html.unescape(text)
-    assert text.count("wherever it is looked at") == 2  # of all probes, and of the centre
+    without = experiment_page.render(dataclasses.replace(results, strips=()), made[1])
+    for page in (text, without):  # below occlusion, and of the centre
+        assert page.count("wherever it is looked at") == 2
+    assert "wherever it is looked at" not in experiment_page.render(*made)
 
 
 def test_a_probe_of_ones_own_has_its_section(made, monkeypatch):
