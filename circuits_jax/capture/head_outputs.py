@@ -25,7 +25,7 @@ from circuits_jax.runs import devices, mesh
 from circuits_jax.runs.checks import check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
-from circuits_jax.tasks import PromptPairs
+from circuits_jax.tasks import PromptPairs, Targets, targets
 
 Position = Literal["last", "mean", "all"]
 POSITIONS = ("last", "mean", "all")
@@ -160,7 +160,7 @@ class GraphReading:
         others: the same of the embedding and of every MLP, as of 1 + L layers of one head. What is
             read of them is a share of the flow over all heads too.
         passes: see `slope_attribution.GraphFlow`; mean over pairs it is to first order what cutting
-            each edge does, along p+ - p-.
+            each edge takes from the prediction, along p+ - p-, or from a metric.
     """
 
     heads: Float[Array, "B L H D"]
@@ -174,13 +174,21 @@ def read_graph(
     *,
     read_weight: float = 0.65,
     batch_size: int = 32,
+    metric: str = "",
 ) -> GraphReading:
     """`read_outputs`, of MLPs and the embedding too, and what passes through every edge.
 
-    Not yet computed, and so not checked, on return.
+    What passes is on the way to the prediction, or to a `metric` of the task. Where an answer has
+    several tokens it is to the prediction, which is of the first. Not yet computed, and so not
+    checked, on return.
     """
-    batches = _in_parts(model, forked(model, pairs), batch_size)
-    rows = [_graph_at_peak(model.config, model.params, batch, read_weight) for batch in batches]
+    goal = targets(pairs) if metric else None
+    if goal is not None and goal.answer_at is not None:
+        goal, metric = None, ""
+    rows = [
+        _graph_at_peak(model.config, model.params, *part, read_weight, metric)
+        for part in _in_parts(model, (forked(model, pairs), goal), batch_size)
+    ]
     return _joined(rows, len(pairs))
 
 
@@ -250,25 +258,28 @@ def _at_spans(
     return jnp.swapaxes(mesh.joined(rows, len(inside)), 0, 1)
 
 
-@functools.partial(jax.jit, static_argnames="config")
+@functools.partial(jax.jit, static_argnames=("config", "metric"))
 def _graph_at_peak(
     config: DecoderConfig,
     params: Any,
     batch: ForkedBatch,
+    goal: Targets | None,
     read_weight: float | Float[Array, ""],
+    metric: str = "",
 ) -> GraphReading:
     """`read_graph` of one batch, whose pairs are spread over the devices."""
 
-    def read(batch, given):
-        params, read_weight = given
-        flow = slope_attribution.graph_flows(config, params, batch)
+    def read(rows, given):
+        (batch, goal), (params, read_weight) = rows, given
+        flow = slope_attribution.graph_flows(config, params, batch, goal, metric)
         heads, others = (
             _moved(one, _total(flow.heads), read_weight) for one in (flow.heads, flow.others)
         )
         heads = _project(heads, params["layers"]["attention"]["o"])
         return GraphReading(heads, jnp.moveaxis(others, 0, 1), flow.passes)
 
-    return mesh.joined(mesh.shared_out(read, batch, (params, read_weight)), len(batch.tokens))
+    rows = mesh.shared_out(read, (batch, goal), (params, read_weight))
+    return mesh.joined(rows, len(batch.tokens))
 
 
 def _total(flow: slope_attribution.Flow) -> Float[Array, "1 B 1 1"]:

@@ -27,8 +27,9 @@ from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.capture.slope_attribution import (
     movement,
-    prediction_weight,
+    prediction_direction,
     read_layer,
+    start,
 )
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import NORMS, Decoder, layer_data, norm_of
@@ -123,10 +124,9 @@ def pair_views(
     direct, logits_of, named = _direct(
         config, params, says, last[0], scale, answers, _numbers(config, nodes), n_tokens
     )
-    start = prediction_weight(config, params, logits, scale[:, 0])
-    total = jnp.sum((last[0, 0] - last[0, 1]) * start[0])
+    weight = start(config, params, batch, prediction_direction(logits), scale[:, 0])
+    total = jnp.sum((last[0, 0] - last[0, 1]) * weight[0, -1])
     share = 1 / jnp.where(total == 0, 1, total)
-    weight = jnp.zeros((1, batch.length, config.d_model)).at[:, -1].set(start)
     read, distance, sources = _read_back(
         config, params, batch, pair, moves, weight, nodes, is_edge, n_sources
     )

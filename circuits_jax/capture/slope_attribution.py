@@ -36,6 +36,7 @@ above all. Not for models whose attention scores or logits are capped far from l
 read as if they were not there.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -59,8 +60,10 @@ from circuits_jax.decoder.decoder import (
 )
 from circuits_jax.runs.passes import layer_run
 from circuits_jax.runs.precision import einsum, matmul
+from circuits_jax.tasks import Targets, metric_values
 
 NEVER = 1e-30  # a pattern's share that counts as none
+STEPS = 8  # points between the logits of a pair at which a metric's slope is taken
 
 
 @struct.dataclass
@@ -115,7 +118,7 @@ class GraphFlow:
     Attributes:
         heads: of [L B Q H].
         others: of the embedding and then of every MLP, as of layers of one head, D wide.
-        passes: in units of p+ - p-; nothing where there is no edge.
+        passes: in units of p+ - p-, or of a metric; nothing where there is no edge.
     """
 
     heads: Flow
@@ -134,7 +137,8 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     Returns:
         [L B Q H] arrays, 0 at tokens without a partner. All 0 where the two prompts are the same.
     """
-    moved, weight = _recorded(config, params, batch)
+    moved, logits, scale = _recorded(config, params, batch)
+    weight = start(config, params, batch, prediction_direction(logits), scale)
 
     def step(weight, layer):
         own, data, moved = layer
@@ -145,14 +149,26 @@ def flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Flow:
     return jax.lax.scan(step, weight, layers, reverse=True)[1]
 
 
-def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> GraphFlow:
+def graph_flows(
+    config: DecoderConfig,
+    params: Any,
+    batch: ForkedBatch,
+    goal: Targets | None = None,
+    metric: str = "",
+) -> GraphFlow:
     """`flows`, of MLPs and the embedding too, and what passes through every edge of the graph.
 
     What a writer moves is written into the direction in which a reader reads the stream, token by
-    token, and summed over tokens; writers and readers are those of `circuits/graph.py`. Over its
-    readers, a writer's edges sum to its flow.
+    token, and summed over tokens; writers and readers are those of `circuits/graph.py`. What passes
+    is read on to the prediction as flows are, or with a `goal` to the `metric`: to first order it
+    is then the metric's drop where the edge is cut. To the prediction, a writer's edges sum to its
+    flow.
     """
-    moved, weight = _recorded(config, params, batch)
+    moved, logits, scale = _recorded(config, params, batch)
+    directions = [prediction_direction(logits)]
+    if goal is not None:
+        directions.append(metric_direction(logits, goal, metric))
+    weights = [start(config, params, batch, one, scale) for one in directions]
     embedding = embedding_movement(config, params, batch)
 
     def written(layer):
@@ -164,21 +180,22 @@ def graph_flows(config: DecoderConfig, params: Any, batch: ForkedBatch) -> Graph
 
     writers = all_writers(embedding[0], written, (params["layers"], moved), config.n_heads + 1)
     last = writers[:, :, -config.d_model :]  # all that is read of the stream after the last layer
-    at_logits = einsum("bwd,bd->bw", last, weight[:, -1])[..., None]
+    at_logits = einsum("bwd,bd->bw", last, weights[-1][:, -1])[..., None]
 
-    def step(weight, layer):
+    def step(weights, layer):
         own, data, moved = layer
         own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
-        mlp = jnp.sum(moved.mlp * weight, axis=-1)
-        weight, flow, directions = read_layer(
-            config, own, data, batch.first, moved, weight, apart=True
-        )
-        return weight, (flow, mlp, along(writers, directions))
+        mlp = jnp.sum(moved.mlp * weights[0], axis=-1)
+        read = functools.partial(read_layer, config, own, data, batch.first, moved)
+        found = [read(weight, apart=weight is weights[-1]) for weight in weights]
+        _, flow, _ = found[0]
+        *_, directions = found[-1]
+        return [weight for weight, *_ in found], (flow, mlp, along(writers, directions))
 
     layers = params["layers"], layer_data(config), moved
-    weight, (heads, mlps, passes) = jax.lax.scan(step, weight, layers, reverse=True)
+    weights, (heads, mlps, passes) = jax.lax.scan(step, weights, layers, reverse=True)
     passes = jnp.moveaxis(passes, 0, 2).reshape(*at_logits.shape[:2], -1)
-    read = jnp.concatenate([jnp.sum(embedding[0] * weight, axis=-1)[None], mlps])
+    read = jnp.concatenate([jnp.sum(embedding[0] * weights[0], axis=-1)[None], mlps])
     relative = jnp.concatenate([embedding[1][None], moved.mlp_relative])
     others = Flow(
         relative[..., None, :], jnp.linalg.norm(relative, axis=-1)[..., None], read[..., None]
@@ -233,16 +250,14 @@ def root_mean_square(stream: Float[Array, "B T D"]) -> Float[Array, "B T 1"]:
 
 def _recorded(
     config: DecoderConfig, params: Any, batch: ForkedBatch
-) -> tuple[Moved, Float[Array, "B Q D"]]:
-    """What is kept of all layers, and how the stream after the last one is read."""
+) -> tuple[Moved, Float[Array, "B 2 V"], Float[Array, "B 1"]]:
+    """What is kept of all layers; both logits, and what the positive's final norm multiplied by."""
     stream, moved = interpose.record(
         config, params, batch, lambda record: movement(config, record, batch)
     )
     last = jnp.concatenate([x[:, -1:] for x in batch.endings(stream)], axis=1)
     logits, scales = interpose.record_final(config, params, last)
-    start = prediction_weight(config, params, logits, scales[:, 0])
-    weight = jnp.zeros((len(start), batch.n_ending, config.d_model)).at[:, -1].set(start)
-    return moved, weight
+    return moved, logits, scales[:, 0]
 
 
 def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch) -> Moved:
@@ -325,17 +340,47 @@ def logarithmic_mean(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Ar
     return jnp.where(same, (a + b) / 2, (a - b) / jnp.where(same, 1, logs))
 
 
-def prediction_weight(
+def prediction_direction(logits: Float[Array, "B 2 V"]) -> Float[Array, "B V"]:
+    """p+ - p-, the difference of the two next-token distributions."""
+    positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
+    return positive - negative
+
+
+def metric_direction(
+    logits: Float[Array, "B 2 V"], goal: Targets, metric: str
+) -> Float[Array, "B V"]:
+    """The metric's slope between the two prompts: its mean along the line between their logits.
+
+    So a metric that is flat where the answer is sure, as differences of probabilities are, counts
+    the step that was taken. Property: < logits+ - logits-, direction > is what the metric says of
+    the positive's logits over the negative's, up to the error of `STEPS` midpoints.
+    """
+    positive, negative = jnp.unstack(logits, axis=1)
+    if metric == "kl":
+        goal = dataclasses.replace(goal, reference=positive)
+
+    def at(total, share):
+        logits = positive + share * (negative - positive)
+        slope = jax.grad(lambda x: jnp.sum(metric_values(x, goal, metric)))(logits)
+        return total + slope / STEPS, None
+
+    shares = (jnp.arange(STEPS) + 0.5) / STEPS
+    return jax.lax.scan(at, jnp.zeros_like(positive), shares)[0]
+
+
+def start(
     config: DecoderConfig,
     params: Any,
-    logits: Float[Array, "B 2 V"],
+    batch: ForkedBatch,
+    direction: Float[Array, "B V"],
     inverse_scale: Float[Array, "B 1"],
-) -> Float[Array, "B D"]:
-    """How the last token's residual stream is read by the difference of the predictions."""
-    positive, negative = jnp.unstack(jax.nn.softmax(logits, axis=-1), axis=1)
+) -> Float[Array, "B Q D"]:
+    """How the stream after the last layer is read, along a direction of the last token's logits."""
     unembedding = params["embedding"] if config.tied else params["unembedding"].T
-    weight = matmul(positive - negative, unembedding.astype(jnp.float32))
-    return through_norm(config, params, "final_norm", {"final_norm": inverse_scale}, weight)
+    weight = matmul(direction, unembedding.astype(jnp.float32))
+    weight = through_norm(config, params, "final_norm", {"final_norm": inverse_scale}, weight)
+    whole = jnp.zeros((len(weight), batch.n_ending, config.d_model))
+    return whole.at[:, -1].set(weight)
 
 
 def through_norm(

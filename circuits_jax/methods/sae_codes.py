@@ -18,8 +18,9 @@ mean square:
              prompts of the pair have different codes (`codes.evidence`)
     edges    what passes: the movement of the writer, at every token, written into the direction in
              which the reader's queries, keys or values (or an MLP, or the logits) read the stream,
-             where the writer's codes tell the two prompts apart; as of heads the mean size over
-             pairs, with the sign of the mean (`edges="passes"`). Or, of two heads together, the
+             on to what the task's metric looks at (`edges_to`; all else needs no answers), where
+             the writer's codes tell the two prompts apart; as of heads the mean size over pairs,
+             with the sign of the mean (`edges="passes"`). Or, of two heads together, the
              geometric mean of what their codes say (`edges="together"`), which also ranks those
              between which nothing passes
 """
@@ -73,6 +74,9 @@ class SaeCodes:
         edges: what passes along them, `passes`, for all edges of the graph, whose MLPs and
             embedding have codes of their own; or how strong the codes of two heads are `together`,
             which is all that there is where outputs are encoded that are not at their `peak`.
+        edges_to: what passes is on its way to the `metric` of the task, along its slope between
+            the two prompts; or to the `prediction`, along p+ - p-, for which no answers are looked
+            at. Where an answer has several tokens it is the prediction.
         spans: score heads by token span too, each encoded at its peak inside the span: `changed`,
             `slots` or templates (`tasks/spans.py`); "" for no spans. One pass and one fit a span
             more.
@@ -90,6 +94,7 @@ class SaeCodes:
     score: Literal["evidence", "unique", "unique_fraction", "endpoints"] = "evidence"
     n_edges: int = 100
     edges: Literal["passes", "together"] = "passes"
+    edges_to: Literal["metric", "prediction"] = "metric"
     spans: str = ""
     softmax: Literal["none", "layer", "all"] = "none"
     n_codes: int = 16
@@ -160,8 +165,8 @@ def sae_codes(
 
     Args:
         model: a loaded model.
-        task: prompts of its `learn` pairs are used; answers and foils, and the held-out pairs, are
-            not looked at.
+        task: prompts of its `learn` pairs are used, and for edges to the metric their answers and
+            foils; held-out pairs are not looked at.
         key: for the start of the autoencoders.
         options: see `SaeCodes`.
 
@@ -169,27 +174,25 @@ def sae_codes(
         Scores, with `details`: `codes` [2 B, G] (positives first; F where no code is active),
         `strengths` [2 B, G] (norm of what the codes say) and `losses` [steps, autoencoders]; with a
         softmax, `noise` (see `Scores`). Where edges are what passes, also `graph_effects` [writers,
-        readers], signed, in units of p+ - p-, and `node_scores` [writers], of MLPs and the
-        embedding as of heads, in the order of `graph.Graph`. With spans, the details of
+        readers], signed, in units of the metric or of p+ - p-, and `node_scores` [writers], of MLPs
+        and the embedding as of heads, in the order of `graph.Graph`. With spans, the details of
         `circuit.span_details`.
     """
     options = options or SaeCodes()
-    scores = _scores_of_heads(model, task.learn, key, options)
+    scores = _scores_of_heads(model, task, key, options)
     if not options.spans:
         return scores
     details = {**scores.details, **_by_span(model, task, key, options)}
     return Scores(scores.head_scores, scores.edge_scores, details)
 
 
-def _scores_of_heads(
-    model: LanguageModel, pairs: PromptPairs, key: jax.Array, options: SaeCodes
-) -> Scores:
+def _scores_of_heads(model: LanguageModel, task: Task, key: jax.Array, options: SaeCodes) -> Scores:
     """`sae_codes` without spans."""
-    width = model.config.head_width
+    pairs, width = task.learn, model.config.head_width
     if options.position != "peak":
         return score_outputs(key, paired_outputs(model, pairs, options.position), options, width)
     if options.edges == "passes":
-        return _graph_scores(model, pairs, key, options)
+        return _graph_scores(model, task, key, options)
     rows = paired_differences(read_outputs(model, pairs, read_weight=options.read_weight))
     return score_outputs(key, rows, options, width, functools.partial(_broken, model, pairs))
 
@@ -215,12 +218,11 @@ def _by_span(model: LanguageModel, task: Task, key: jax.Array, options: SaeCodes
     return span_details(spans.names, np.stack(found))
 
 
-def _graph_scores(
-    model: LanguageModel, pairs: PromptPairs, key: jax.Array, options: SaeCodes
-) -> Scores:
+def _graph_scores(model: LanguageModel, task: Task, key: jax.Array, options: SaeCodes) -> Scores:
     """Scores of all nodes and edges of the graph; of heads, those of the method without it."""
-    keys = key, jax.random.fold_in(key, 1)
-    reading = read_graph(model, pairs, read_weight=options.read_weight)
+    pairs, keys = task.learn, (key, jax.random.fold_in(key, 1))
+    metric = task.metric if options.edges_to == "metric" else ""
+    reading = read_graph(model, pairs, read_weight=options.read_weight, metric=metric)
     shapes = [(2 * x.shape[0], *x.shape[1:]) for x in (reading.heads, reading.others)]
     widths = model.config.head_width, model.config.d_model
     items = [starts(*one) for one in zip(keys, shapes, (options,) * 2, widths, strict=True)]
@@ -341,7 +343,8 @@ def starts(key: jax.Array, shape: tuple[int, ...], options: SaeCodes, head_width
 
 def _of_program(options: SaeCodes) -> SaeCodes:
     """The options without what a program takes as a number, so that it is one for all of them."""
-    return dataclasses.replace(options, l1=0.0, learning_rate=1.0, read_weight=0.0, spans="")
+    options = dataclasses.replace(options, read_weight=0.0, edges_to="prediction", spans="")
+    return dataclasses.replace(options, l1=0.0, learning_rate=1.0)
 
 
 @functools.partial(jax.jit, static_argnames=("options", "head_width"))

@@ -135,9 +135,9 @@ def programs(
         forked = ForkedBatch(tokens, mask, n_ending=ending)
         return head_outputs._at_peak(config, params, forked, 0.65)
 
-    def read_graph(params, tokens, mask):
-        forked = ForkedBatch(tokens, mask, n_ending=ending)
-        return head_outputs._graph_at_peak(config, params, forked, 0.65)
+    def read_graph(params, tokens, mask, *answers):
+        forked, goal = ForkedBatch(tokens, mask, n_ending=ending), Targets(*answers)
+        return head_outputs._graph_at_peak(config, params, forked, goal, 0.65, "logit_diff")
 
     def judge_graph(params, keep, replacement, *trial):
         kept = GraphTrial(TokenBatch(*trial[:2]), Targets(*trial[2:]), replacement)
@@ -157,8 +157,8 @@ def programs(
     def code(*reading):
         return _graph_coded(GraphReading(*reading), begun, settings, widths, graph)
 
-    def tokens_to_scores(params, tokens, mask):
-        reading = read_graph(params, tokens, mask)
+    def tokens_to_scores(params, tokens, mask, *answers):
+        reading = read_graph(params, tokens, mask, *answers)
         return _graph_coded(reading, begun, settings, widths, graph)
 
     def view(params, tokens, mask, answers):
@@ -211,11 +211,11 @@ def programs(
         ),
         "codes: reading": Program(read, (params, *both(tokens + ending)), True, seldom),
         "codes: reading the graph": Program(
-            read_graph, (params, *both(tokens + ending)), True, seldom
+            read_graph, (params, *both(tokens + ending), *targets), True, seldom
         ),
         "codes: from what is read to scores": Program(code, reading, True, seldom),
         "codes: from tokens to scores": Program(
-            tokens_to_scores, (params, *both(tokens + ending)), True, seldom
+            tokens_to_scores, (params, *both(tokens + ending), *targets), True, seldom
         ),
         "codes: bootstrap": Program(
             bootstrapped, (*captured, array(20, pairs, kind=jnp.int32), *trained), True, seldom

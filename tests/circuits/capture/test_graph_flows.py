@@ -1,5 +1,6 @@
 """What passes through edges: exact where the model is linear, and a writer's edges are its flow."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,44 +13,56 @@ from circuits_jax.capture import slope_attribution
 from circuits_jax.capture.forked import fork
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.decoder.decoder import stacked
+from circuits_jax.tasks import PromptPairs, metric_values, targets
 from tests.circuits import tiny
 from tests.circuits.capture.test_slope_attribution import (
     CONFIGS,
     LINEAR,
+    NEGATIVES,
+    POSITIVES,
     flows,
     linear_model,
     sides,
 )
 
-
-@functools.partial(jax.jit, static_argnames="config")
-def graph_flows_of(config, params, forked):
-    return slope_attribution.graph_flows(config, params, forked)
-
-
-def graph_flows(model):
-    return graph_flows_of(model.config, model.params, fork(stacked(sides(model)), 12))
+GOAL = targets(
+    PromptPairs(POSITIVES, NEGATIVES, ((3, 4), (5,)), ((6,), (7, 8)))  # of several answers or foils
+)
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def cut(config, params, positives, negatives, keep):
-    """What < logits, p+ - p- > loses, for each of some masks of edges and each pair."""
+@functools.partial(jax.jit, static_argnames=("config", "metric"))
+def graph_flows_of(config, params, forked, goal, metric):
+    return slope_attribution.graph_flows(config, params, forked, goal, metric)
+
+
+def graph_flows(model, metric=""):
+    both = fork(stacked(sides(model)), 12)
+    return graph_flows_of(model.config, model.params, both, GOAL if metric else None, metric)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "metric"))
+def cut(config, params, positives, negatives, keep, metric):
+    """What < logits, p+ - p- > or a metric loses, for each of some masks of edges and each pair."""
     other = interpose.writes(config, params, negatives)
     logits, base = (interpose.last_logits(config, params, side) for side in (positives, negatives))
     direction = jax.nn.softmax(logits) - jax.nn.softmax(base)
 
     def lost(keep):
         cut = interpose.replace_graph(config, params, positives, keep, other)
+        if metric:
+            return metric_values(logits, GOAL, metric) - metric_values(cut, GOAL, metric)
         return jnp.sum((logits - cut) * direction, axis=-1)
 
     return jax.lax.map(lost, keep)
 
 
-@pytest.mark.parametrize("name", LINEAR)
-def test_in_a_linear_model_what_passes_is_the_exact_effect_of_cutting_the_edge(name):
+@pytest.mark.parametrize(
+    ("name", "metric"), [*((name, "") for name in LINEAR), ("mlp", "logit_diff")]
+)
+def test_in_a_linear_model_what_passes_is_the_exact_effect_of_cutting_the_edge(name, metric):
     model = linear_model(LINEAR[name])
     graph = graph_of(model.config)
-    found = np.asarray(graph_flows(model).passes) * graph.is_edge
+    found = np.asarray(graph_flows(model, metric).passes) * graph.is_edge
     kinds = np.array([name[0] for name in graph.readers])  # heads, MLPs, logits
     largest = [
         np.argsort(-np.where(kinds == kind, np.abs(found).max(axis=0), 0).ravel())[:20]
@@ -60,7 +73,7 @@ def test_in_a_linear_model_what_passes_is_the_exact_effect_of_cutting_the_edge(n
     edges = np.stack(np.unravel_index(places, graph.is_edge.shape), axis=1)
     keep = np.ones((len(edges), *graph.is_edge.shape), np.float32)
     keep[np.arange(len(edges)), *edges.T] = 0
-    wanted = cut(model.config, model.params, *sides(model), jnp.asarray(keep))
+    wanted = cut(model.config, model.params, *sides(model), jnp.asarray(keep), metric)
     found = found[:, *edges.T].T
     np.testing.assert_allclose(found, wanted, rtol=5e-3, atol=1e-4 * np.abs(wanted).max())
     for kind in "aml":
@@ -86,3 +99,23 @@ def test_edges_of_a_writer_sum_to_its_flow(name):
     assert (np.abs(others) > 1e-3 * scale).all()
     same = np.asarray(flow.others.distance)[:, 1, :7]  # padding
     assert (same == 0).all()
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "prob_diff", "log_prob", "kl"])
+def test_along_its_direction_logits_differ_by_as_much_as_the_metric(metric):
+    """Though it be flat at the positive prompt, as a difference of probabilities is, and kl."""
+    logits = 3 * jax.random.normal(jax.random.key(0), (2, 2, 20))
+    logits = logits.at[:, 0, 3:6].add(12)  # all but sure
+    direction = slope_attribution.metric_direction(logits, GOAL, metric)
+    goal = dataclasses.replace(GOAL, reference=logits[:, 0])
+    positive, negative = (metric_values(logits[:, side], goal, metric) for side in (0, 1))
+    along = jnp.sum((logits[:, 0] - logits[:, 1]) * direction, axis=-1)
+    np.testing.assert_allclose(along, positive - negative, rtol=0.05)
+
+
+def test_towards_a_metric_heads_flow_as_they_do_without():
+    model = tiny.model(CONFIGS["llama"])
+    found, alone = graph_flows(model, "prob_diff"), graph_flows(model)
+    for mine, theirs in zip(*map(jax.tree.leaves, (found.heads, alone.heads)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
+    assert not np.allclose(found.passes, alone.passes, rtol=0.1)

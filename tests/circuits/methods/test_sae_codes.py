@@ -208,9 +208,28 @@ def test_held_out_prompts_and_answers_are_not_looked_at(model):
     learn = dataclasses.replace(task.learn, answers=task.learn.foils, foils=task.learn.answers)
     held_out = tiny.prompt_pairs(tiny.pairs(2, seed=9))
     blind = dataclasses.replace(task, learn=learn, held_out=held_out)
-    options = SaeCodes(**FAST)
+    options = SaeCodes(**FAST, edges_to="prediction")
     found, same = (sae_codes(model, t, KEY, options) for t in (task, blind))
     np.testing.assert_array_equal(found.head_scores, same.head_scores)
+    np.testing.assert_array_equal(found.edge_scores, same.edge_scores)
+
+
+def test_edges_are_towards_the_metric_and_heads_are_as_without(model):
+    """Answers for foils turn every sign; those of several tokens are not looked at."""
+    task, edges = tiny.task(), "graph_effects"
+    learn = dataclasses.replace(task.learn, answers=task.learn.foils, foils=task.learn.answers)
+    found, turned, blind = (
+        sae_codes(model, dataclasses.replace(task, learn=pairs), KEY, SaeCodes(**FAST, edges_to=to))
+        for pairs, to in ((task.learn, "metric"), (learn, "metric"), (learn, "prediction"))
+    )
+    for other in (turned, blind):
+        np.testing.assert_array_equal(found.head_scores, other.head_scores)
+    np.testing.assert_allclose(found.details[edges], -turned.details[edges], rtol=1e-4, atol=1e-7)
+    assert not np.allclose(np.abs(found.details[edges]), np.abs(blind.details[edges]), rtol=0.1)
+    long = tuple((answers + answers,) for answers in learn.answers)
+    several = dataclasses.replace(task, learn=dataclasses.replace(learn, answers=long))
+    same = sae_codes(model, several, KEY, SaeCodes(**FAST))
+    np.testing.assert_array_equal(same.details[edges], blind.details[edges])
 
 
 def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
@@ -226,7 +245,7 @@ def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
     assert (effects > 0).any()
     np.testing.assert_array_equal(nodes[graph.head_writers], np.ravel(found.head_scores))
     assert (nodes[np.append(0, graph.mlp_writers)] > 0).all()
-    reading = read_graph(model, task.learn)
+    reading = read_graph(model, task.learn, metric=task.metric)
     passes = np.asarray(reading.passes) * graph.is_edge
     np.testing.assert_allclose(np.abs(effects), np.abs(passes).mean(axis=0), rtol=1e-4, atol=1e-7)
     np.testing.assert_array_equal(np.sign(effects), np.sign(passes.mean(axis=0)))
