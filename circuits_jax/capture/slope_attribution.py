@@ -3,10 +3,11 @@ r"""What later layers read of a head, on to the prediction: one pass over kept a
 The two prompts of a pair differ by d z_g(t) in what head g says at token t, and in the prediction
 by p+ - p-, the difference of the two next-token distributions after the last token. How much of the
 one is due to the other is read off what the forward pass computed for the positive prompt, from
-the last layer to the first, with no label and no gradient of the model. A weight w(t) in R^D says
-how much of the residual stream at token t is read after a layer:
+the last layer to the first, with no gradient of the model, and for heads no label. A weight w(t)
+in R^D says how much of the residual stream at token t is read after a layer:
 
-    start      w = W_U (p+ - p-) at the last token, through the final norm, its scale held still
+    start      w = W_U (p+ - p-) at the last token, through the final norm, its scale held still;
+               for edges to a metric, its slope between the two logits in place of p+ - p-
     head       what is read of z:  R(t) = W_O w(t);  flow_g(t) = < d z_g(t), R(t) >
     values     a head hands on what it attends to: token s gets  W_V sum_t A(t, s) R(t)
     patterns   and where it attends: with c(t, s) = < R(t), v(s) > and

@@ -23,7 +23,7 @@ def graph_figure(record: Mapping[str, Any]) -> str:
     """The key `graph` of circuit.json as markup, with a link to its edges.
 
     Drawn are the `DRAWN` edges of the largest effects and what they join, thicker for more; dashed
-    is what lowers the difference of the predictions. "" for a circuit of no edges.
+    is what works against the answer. "" for a circuit of no edges.
     """
     edges, n_layers, n_heads = record["edges"], record["n_layers"], record["n_heads"]
     if not edges:
