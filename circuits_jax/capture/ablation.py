@@ -6,6 +6,7 @@ from the matched negative prompt. A `Trial` holds all that a pass with heads rep
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -18,6 +19,7 @@ from circuits_jax import interpose
 from circuits_jax.decoder.batch import TokenBatch, stacked
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.lm.language_model import LanguageModel
+from circuits_jax.runs import mesh
 from circuits_jax.runs.precision import einsum
 from circuits_jax.tasks import PromptPairs, Targets, targets
 
@@ -41,6 +43,19 @@ class Trial:
         n_layers, _, _, *head = self.replacement.shape
         shape = n_layers, *self.batch.tokens.shape, *head
         return dataclasses.replace(self, replacement=jnp.broadcast_to(self.replacement, shape))
+
+    def parts(self, most: int) -> Iterator["Trial"]:
+        """The same prompts in parts of one size, of at most so many."""
+        n = len(self.batch.tokens)
+        size = mesh.even_part(n, most)
+        if size == n:
+            yield self
+            return
+        shared = self.replacement.shape[1] == 1
+        for start in range(0, n, size):
+            rows = slice(start, start + size)
+            batch, targets = jax.tree.map(lambda x, rows=rows: x[rows], (self.batch, self.targets))
+            yield Trial(batch, targets, self.replacement if shared else self.replacement[:, rows])
 
 
 def sides(model: LanguageModel, pairs: PromptPairs) -> tuple[TokenBatch, TokenBatch]:

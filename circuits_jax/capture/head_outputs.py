@@ -198,8 +198,9 @@ def _in_parts(model: LanguageModel, rows: Any, batch_size: int) -> Iterator[Any]
     What is kept of all layers is the most of the memory, and of that the patterns.
     """
     batch = jax.tree.leaves(rows, is_leaf=lambda x: isinstance(x, ForkedBatch))[0]
-    held = model.config.n_layers * model.config.pattern_bytes(batch.length)
-    at_once = devices.mesh().shape[devices.DATA] * mesh.fitting(batch_size, held)
+    fit = model.config.fitting(batch_size, model.config.n_layers, batch.length)
+    fit = model.config.fitting(fit, 1, batch.tokens.shape[1])  # of one layer, read in one part
+    at_once = devices.mesh().shape[devices.DATA] * fit
     return split(rows, min(max(batch_size // 2, 1), at_once))
 
 

@@ -8,6 +8,8 @@ compiled programs.
 import dataclasses
 from typing import Literal
 
+from circuits_jax.runs import mesh
+
 NO_WINDOW = 2**30  # a sliding window wider than any context: every earlier token is seen
 
 
@@ -139,6 +141,13 @@ class DecoderConfig:
     def pattern_bytes(self, n_tokens: int) -> int:
         """What the attention patterns of one layer take for a prompt of `n_tokens`, float32."""
         return 4 * self.n_heads * n_tokens**2
+
+    def fitting(self, most: int, n_patterns: int, n_tokens: int) -> int:
+        """How many items a device works on at once (`mesh.fitting`), of so many patterns each.
+
+        For a prompt that keeps those of all layers, L; for a pass of B prompts, B.
+        """
+        return mesh.fitting(most, n_patterns * self.pattern_bytes(n_tokens))
 
     @property
     def d_expert(self) -> int:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from circuits_jax.decoder.batch import FAR, ContinuedBatch, TokenBatch, stacked  # noqa: F401
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.rotary import alibi_slopes, rotate
+from circuits_jax.runs import mesh
 from circuits_jax.runs.passes import layer_run
 from circuits_jax.runs.precision import einsum
 
@@ -213,14 +214,22 @@ class Attention(nn.Module):
     def attend(
         self, x: Float[Array, "B T D"], layer: LayerData, batch: TokenBatch
     ) -> Float[Array, "B T H K"]:
-        """z: for every head, the mean of the values, weighted by the attention pattern."""
+        """z: for every head, the mean of the values, weighted by the attention pattern.
+
+        Of as many prompts at a time as fit (`mesh.in_parts`); where `pattern` is read all must fit.
+        """
         c = self.config
         q, k, v = (self.heads_of(name, x) for name in "qkv")
         q, k, v = self.cut("q", self.q_norm(q)), self.cut("k", self.k_norm(k)), self.cut("v", v)
         q, k = (turned(c, name, y, layer, batch) for name, y in {"q": q, "k": k}.items())
-        pattern = self.pattern(q, k, layer, batch)
-        z = einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
-        return z.reshape(q.shape)
+
+        def mixed(rows):
+            q, k, v, batch = rows
+            pattern = self.pattern(q, k, layer, batch)
+            z = einsum("bjits,bsjk->btjik", pattern.astype(v.dtype), v)
+            return z.reshape(q.shape)
+
+        return mesh.in_parts(mixed, (q, k, v, batch), c.pattern_bytes(x.shape[1]))
 
     def cut(self, name: str, x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
         """Queries, keys or values (`q`, `k`, `v`), cut to the range that they may have."""

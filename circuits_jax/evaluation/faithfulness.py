@@ -256,7 +256,8 @@ class EvaluationOptions:
         ablations: which to use at the circuit's own size; the first one draws the curve.
         curve: sizes of the faithfulness curve, as fractions of all heads.
         n_random: random circuits of each size on the curve, and random choices of edges.
-        masks_at_once: circuits that share a forward pass.
+        masks_at_once: circuits that share a forward pass, at most; fewer where prompts are many or
+            long (`mesh.fitting`).
     """
 
     ablations: tuple[Ablation, ...] = ("mean", "zero", "resample")

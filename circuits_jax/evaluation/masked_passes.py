@@ -37,8 +37,9 @@ def metric_under(
     """The task's metric for every mask of heads that are kept, and every prompt.
 
     One compiled program over all masks, which are spread over the devices; `masks_at_once` of them
-    share a forward pass.
+    share a forward pass, fewer where prompts are many or long (`mesh.fitting`).
     """
+    masks_at_once = config.fitting(masks_at_once, *trial.batch.tokens.shape)
     values = _metric_under(config, params, trial, keep, metric, masks_at_once)
     return mesh.gather(values, len(keep))
 
@@ -101,6 +102,7 @@ def masked_metrics(
     One compiled program, called on chunks of one static shape, so that progress shows. `whole` are
     the logits of the whole model, where they are known.
     """
+    masks_at_once = model.config.fitting(masks_at_once, *prepared.batch.tokens.shape)
     if whole is None:
         whole = interpose.last_logits(model.config, model.params, prepared.batch)
 

@@ -23,6 +23,7 @@ from circuits_jax.interpose.layers import (
     z_of_weights,
 )
 from circuits_jax.interpose.points import intercepted
+from circuits_jax.runs import mesh
 from circuits_jax.runs.precision import einsum
 
 
@@ -110,6 +111,7 @@ def z_of_each(
     """
     alone = dataclasses.replace(config, n_heads=1, n_kv_heads=1)
     own, data = layer_of(config, params, layer)
+    whole = config.qk_norm and config.qk_norm_over == "all"
     shared = config.n_heads // config.n_kv_heads
     axes = {"q": 1, "k": 1, "v": 1, "o": 0, "q_bias": 0, "k_bias": 0, "v_bias": 0, "sinks": 0}
 
@@ -118,7 +120,7 @@ def z_of_each(
         return jax.lax.dynamic_slice_in_dim(x, at, 1, axis)
 
     def one(head, streams):
-        if config.qk_norm and config.qk_norm_over == "all":
+        if whole:
             return z_of_weights(config, own, data, batch, streams)[:, :, head]
         weights = dict(own["attention"])
         for name in [name for name in axes if name in weights]:
@@ -131,7 +133,10 @@ def z_of_each(
         at_head = dataclasses.replace(data, slopes=slopes)
         return z_of_weights(alone, own | {"attention": weights}, at_head, batch, streams)[:, :, 0]
 
-    return jnp.moveaxis(jax.vmap(one)(jnp.arange(config.n_heads), streams), 0, 2)
+    n, length = batch.tokens.shape
+    rows = jnp.arange(config.n_heads), streams
+    each = n * (config if whole else alone).pattern_bytes(length)
+    return jnp.moveaxis(mesh.in_parts(lambda rows: jax.vmap(one)(*rows), rows, each), 0, 2)
 
 
 def _with_z(

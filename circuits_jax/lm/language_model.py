@@ -178,7 +178,8 @@ class LanguageModel:
 
         First by prompt, and then in the order in which a forward pass computes.
         """
-        batches = split(self.tokenize(prompts), batch_size)
+        batch = self.tokenize(prompts)
+        batches = split(batch, self.config.fitting(batch_size, 1, batch.tokens.shape[1]))
         rows = [_finite(self.config, self.params, batch) for batch in batches]
         streams, heads, between, mlps, logits = map(np.concatenate, zip(*rows, strict=True))
         wrong = np.flatnonzero(~logits[: len(prompts)])

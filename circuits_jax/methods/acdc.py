@@ -86,8 +86,9 @@ class Acdc:
         replacement: what removed heads say, `zero`, `mean` or `resample`.
         edges: remove heads, and score edges by the `product` of their heads' scores; or remove
             edges, so that what is left is `pruned`. See the module for the cost.
-        thresholds_at_once: that share a forward pass on one device; bounds the memory. With pruned
-            edges each takes G residual streams, [G B T D].
+        thresholds_at_once: that share a forward pass on one device, at most; fewer where prompts
+            are many or long (`mesh.fitting`). With pruned edges each takes G residual streams,
+            [G B T D].
 
     Raises:
         InputError: a value that is not allowed.
@@ -213,6 +214,7 @@ def _circuits(
         return keep > 0, rises, left
 
     constants = (params, trial, logits, streams)
+    at_once = config.fitting(at_once, *trial.batch.tokens.shape)
     return mesh.spread(of_threshold, thresholds, constants, at_once)
 
 

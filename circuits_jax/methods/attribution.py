@@ -154,6 +154,6 @@ def _effects(config, params, trial, metric, options, inside):
 
         return jnp.mean(jax.lax.map(gradient, points), axis=0)
 
-    held = config.n_layers * config.pattern_bytes(trial.batch.tokens.shape[1])
-    at_once = mesh.fitting(options.prompts_at_once, held)
+    length = trial.batch.tokens.shape[1]
+    at_once = config.fitting(options.prompts_at_once, config.n_layers, length)
     return mesh.spread(of_one_prompt, rows, (params, points), at_once)

@@ -44,6 +44,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -103,8 +104,12 @@ def cdt(model: LanguageModel, task: Task, key: jax.Array, options: Cdt | None = 
     """
     options = options or Cdt()
     prepared = trial(model, task.learn, options.replacement, task.metric)
-    effects = _effects(model.config, model.params, prepared, task.metric, options)
-    effects = mesh.gather(effects, model.config.n_heads).T
+    config, (n, length) = model.config, prepared.batch.tokens.shape
+    found = [
+        mesh.gather(_effects(config, model.params, part, task.metric, options), config.n_heads)
+        for part in prepared.parts(config.fitting(n, config.n_layers, length))
+    ]
+    effects = np.mean(found, axis=0).T
     head_scores = jnp.abs(effects)
     return Scores(head_scores, product_edges(head_scores), {"effects": effects})
 

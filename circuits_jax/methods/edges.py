@@ -167,8 +167,8 @@ def _effects(
         of_prompt = positive, negative, target
         return _effects_of(config, params, points, *of_prompt, metric, rules, descent)
 
-    held = config.n_layers * config.pattern_bytes(positives.tokens.shape[1])
-    return mesh.spread(of_one_prompt, rows, (params, points), mesh.fitting(prompts_at_once, held))
+    at_once = config.fitting(prompts_at_once, config.n_layers, positives.tokens.shape[1])
+    return mesh.spread(of_one_prompt, rows, (params, points), at_once)
 
 
 def _effects_of(

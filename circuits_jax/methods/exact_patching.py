@@ -188,6 +188,5 @@ def _patched_change(config, params, trial, metric, heads_at_once, where):
         return jax.lax.map(patch, jnp.arange(config.n_layers))
 
     constants = (params, trial, whole, streams, where)
-    n, length = trial.batch.tokens.shape
-    at_once = mesh.fitting(heads_at_once, n * config.pattern_bytes(length))
+    at_once = config.fitting(heads_at_once, *trial.batch.tokens.shape)
     return mesh.spread(patch_layers, jnp.arange(config.n_heads), constants, at_once)

@@ -51,8 +51,7 @@ def path_change(
         edges_at_once: edges into one layer that share a pass, all devices together, at most; fewer
             where prompts are many or long (`mesh.fitting`).
     """
-    n, length = trial.batch.tokens.shape
-    edges_at_once = mesh.fitting(edges_at_once, n * config.pattern_bytes(length))
+    edges_at_once = config.fitting(edges_at_once, *trial.batch.tokens.shape)
     layers, slots = _by_reader_layer(edges[:, 1] // config.n_heads, edges_at_once)
     change, direct = _path_change(config, params, trial, metric, layers, edges[slots])
     values = np.zeros(len(edges), np.float32)

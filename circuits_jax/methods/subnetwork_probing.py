@@ -189,7 +189,7 @@ def _slope(config, constants, keep, metric, options):
 
         return jax.value_and_grad(lost)(keep)
 
-    held = config.n_layers * config.pattern_bytes(trial.batch.tokens.shape[1])
-    at_once = min(mesh.fitting(options.prompts_at_once, held), len(whole))
+    most = min(options.prompts_at_once, len(whole))
+    at_once = config.fitting(most, config.n_layers, trial.batch.tokens.shape[1])
     found = jax.lax.map(of_prompt, rows, batch_size=at_once)
     return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)

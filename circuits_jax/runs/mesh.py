@@ -55,6 +55,29 @@ def fitting(most: int, each: int) -> int:
     return max(1, min(most, HELD // each))
 
 
+def even_part(n: int, most: int) -> int:
+    """The largest size, up to `most`, of parts of one size that n items fall into."""
+    return max(size for size in range(1, min(n, most) + 1) if n % size == 0)
+
+
+def in_parts(function: Callable[[Any], Any], rows: Any, each: int) -> Any:
+    """`function(rows)`, of a function that computes rows apart, on as many at a time as fit.
+
+    Args:
+        function: takes any number of rows.
+        rows: a tree of arrays with one leading axis.
+        each: bytes of attention patterns, of one row.
+    """
+    leaves, structure = jax.tree.flatten(rows)
+    n = leaves[0].shape[0]
+    size = even_part(n, fitting(n, each))
+    if size == n:
+        return function(rows)
+    parts = [x.reshape(-1, size, *x.shape[1:]) for x in leaves]
+    found = jax.lax.map(lambda part: function(jax.tree.unflatten(structure, part)), parts)
+    return jax.tree.map(lambda x: x.reshape(n, *x.shape[2:]), found)
+
+
 def shared_out(function: Callable[[Any, Any], Any], rows: Any, constants: Any) -> Any:
     """`function(rows, constants)`, along `data`, of a function that takes any number of rows.
 
