@@ -79,12 +79,12 @@ def prepared():
 
 
 def passes(prepared):
-    """Programs of passes of all prompts, one of them for two thresholds."""
+    """Programs of passes of all prompts, one of them for two thresholds on each device."""
     (config, params), batch = (tiny.CONFIG, tiny.model().params), prepared.batch
     graph = graph_of(config)
     keep = jnp.asarray(np.random.default_rng(0).random(graph.is_edge.shape) < 0.5, jnp.float32)
     zeros = jnp.zeros((len(graph.writers), 1, 1, config.d_model))
-    given = jnp.asarray([0.001, 0.1]), "logit_diff", "kl", "product", 2
+    given = jnp.asarray([0.001, 0.01, 0.1, 1.0]), "logit_diff", "kl", "product", 2
     return {
         "whole": lambda: interpose.last_logits.__wrapped__(config, params, batch),
         "graph": lambda: interpose.replace_graph(config, params, batch, keep, zeros),
@@ -109,21 +109,25 @@ def most_held(jaxpr):
 
 
 def test_masks_share_a_pass_as_far_as_their_prompts_fit(prepared, monkeypatch):
-    model, keep = tiny.model(), np.ones((5, *tiny.CONFIG.heads), bool)
+    model, keep, told = tiny.model(), np.ones((5, *tiny.CONFIG.heads), bool), []
     of_all = model.config.pattern_bytes(prepared.batch.tokens.shape[1]) * 4
-    given, devices = (keep, "logit_diff", 4), mesh.devices.mesh().shape[mesh.DATA]
-    told = []
 
-    def judged(config, params, trial, whole, masks, metric, masks_at_once):
+    def judged(*given):
+        *_, masks, _, masks_at_once = given
         told.append((len(masks), masks_at_once))
-        return np.zeros((2, len(masks), 4))
+        return jnp.zeros((len(masks), 4))
 
-    monkeypatch.setattr(masked_passes, "_metrics_under", judged)
-    for fit in (1, 2, 9):
+    monkeypatch.setattr(masked_passes, "_metric_under", judged)
+    monkeypatch.setattr(masked_passes, "_metrics_under", lambda *given: (judged(*given),) * 2)
+    a_call = masked_passes.MASKS_A_CALL * mesh.devices.mesh().shape[mesh.DATA]
+    for fit, at_once in ((1, 1), (2, 2), (9, 4)):
+        told.clear()
         monkeypatch.setattr(mesh, "HELD", fit * of_all)
-        masked_passes.masked_metrics(model, prepared, *given)
-    for_all = masked_passes.MASKS_A_CALL * devices
-    assert list(dict.fromkeys(told)) == [(for_all * fit, fit) for fit in (1, 2, 4)]
+        masked_passes.masked_metrics(model, prepared, keep, "logit_diff", 4)
+        assert set(told) == {(a_call * at_once, at_once)}
+        rows = jnp.asarray(keep, jnp.float32)
+        masked_passes.metric_under(model.config, model.params, prepared, rows, "logit_diff", 4)
+        assert told[-1] == (5, at_once)
 
 
 @pytest.mark.parametrize("replacement", ["resample", "zero"])
