@@ -1,6 +1,7 @@
 """The command's flags and config file; whatever is wrong with them becomes one sentence."""
 
 import difflib
+import gc
 import hashlib
 import json
 import math
@@ -31,6 +32,7 @@ def main(run: Callable[[list[str]], int | None], text: str) -> None:
         run: given what is no flag, as `absl.app.run` does.
         text: what --help prints.
     """
+    gc.freeze()  # what is imported stays: no garbage is looked for in it, nor at the very end
     try:
         if signal.getsignal(signal.SIGINT) is interrupt.stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)

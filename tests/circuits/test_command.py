@@ -1,17 +1,9 @@
-"""The command from end to end on a tiny model: results, going on, and bad input.
-
-One process imports the library and forks for each command line, so that each runs as a process of
-its own without paying for the import again.
-"""
+"""The command from end to end on a tiny model: results, going on, and bad input."""
 
 import html
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,27 +11,9 @@ import pytest
 from circuits_jax.config import experiment
 from circuits_jax.evaluation.node_views import load_node_views
 from tests.circuits import tiny
+from tests.forks import forks
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "circuits"
-FORKS = """
-import json, os, sys, warnings
-warnings.simplefilter("ignore")  # of forking a process that may have threads; it has none yet
-import transformers
-from circuits_jax import main
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for stream, path in (1, order["out"]), (2, order["err"]):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        os.chdir(order["folder"])
-        sys.argv = ["circuits-jax", *order["arguments"]]
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-else:
-    sys.exit()
-main.main()
-"""
 RESULTS = {
     "circuit.json",
     "config.json",
@@ -67,26 +41,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def command(folder):
     """Runs a command line in `folder`; gives its exit code, what it printed, and its errors."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-    forks = subprocess.Popen(
-        [sys.executable, "-c", FORKS],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    out, err = folder / "out", folder / "err"
-
-    def run(*arguments):
-        order = {"folder": str(folder), "out": str(out), "err": str(err), "arguments": arguments}
-        print(json.dumps(order), file=forks.stdin, flush=True)
-        code = int(forks.stdout.readline())
-        return SimpleNamespace(code=code, out=out.read_text(), err=err.read_text())
-
-    yield run
-    forks.stdin.close()
-    forks.wait()
-    forks.stdout.close()
+    used = "transformers", "circuits_jax.pipeline", "scipy.special", "matplotlib.figure"
+    with forks("circuits_jax", folder, *used) as run:
+        yield run
 
 
 def arguments(workdir, *more, config="custom", task="task.jsonl", model="model"):

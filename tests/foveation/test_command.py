@@ -21,6 +21,7 @@ from foveation_jax.runs.errors import InputError
 from foveation_jax.transforms.matched import TOLERANCE
 from foveation_jax.vgg import encoder_decoder, weight_files, winograd
 from tests.bench.matched_runs import mean_ssim
+from tests.forks import forks
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "foveation"
@@ -297,7 +298,14 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-TRANSFORMS = "--config=configs/foveation/transforms.py"
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """Runs a command line; gives its exit code, what it printed, and its errors."""
+    with forks("foveation_jax", tmp_path_factory.mktemp("forks"), pictures.__name__) as run:
+        yield run
+
+
+TRANSFORMS = f"--config={CONFIGS / 'transforms.py'}"
 
 
 @pytest.mark.parametrize(
@@ -313,13 +321,13 @@ TRANSFORMS = "--config=configs/foveation/transforms.py"
         ((), "--config is missing"),
     ],
 )
-def test_command_says_one_sentence_and_exits_with_2(arguments, message, tmp_path):
-    ended = command(*arguments, f"--workdir={tmp_path / 'out'}", "--compilation_cache_dir=")
-    assert ended.returncode == 2, ended.stderr
-    last = ended.stderr.strip().splitlines()[-1]
+def test_command_says_one_sentence_and_exits_with_2(arguments, message, forked, tmp_path):
+    ended = forked(*arguments, f"--workdir={tmp_path / 'out'}", "--compilation_cache_dir=")
+    assert ended.code == 2, ended.err
+    last = ended.err.strip().splitlines()[-1]
     assert last.startswith("foveation-jax: ")
     assert re.search(message, last), last
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in ended.err
     assert not (tmp_path / "out").exists()
 
 
@@ -360,14 +368,14 @@ def test_values_that_no_job_can_use(field, value):
 def test_command_runs_to_the_page(folder, tmp_path):
     out = tmp_path / "out"
     ended = command(
-        TRANSFORMS, f"--config.images={folder}", "--config.size=64,64", "--config.limit=2",
+        TRANSFORMS, f"--config.images={folder}", "--config.size=32,32", "--config.limit=2",
         "--config.systems=('reference','foveation_texture')", "--config.metrics=('ssim',)",
         f"--workdir={out}", f"--compilation_cache_dir={tmp_path / 'cache'}",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == f"report: {out / 'report.html'}"
     record = json.loads((out / "experiment.json").read_text())
-    assert record["config"]["size"] == [64, 64]
+    assert record["config"]["size"] == [32, 32]
     assert record["versions"]["jax"]
     assert any((tmp_path / "cache").iterdir())
 
