@@ -29,6 +29,8 @@ if not WORKER:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+import tests.checked  # noqa: E402, F401 - what pyproject.toml names
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
