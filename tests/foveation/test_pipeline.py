@@ -53,6 +53,12 @@ def cache(tmp_path_factory):
     compilation_cache.reset_cache()
 
 
+@pytest.fixture
+def without_page(monkeypatch):
+    """Of tests that do not look at the page, which takes seconds to draw."""
+    monkeypatch.setattr(pipeline.experiment_page, "write_report", lambda *given: given[-1])
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache):
     out = tmp_path_factory.mktemp("runs") / "tiny"
@@ -95,6 +101,7 @@ def test_runs_are_paired_across_systems_and_differ_from_each_other(finished):
     assert not np.allclose(kernel[0], kernel[1])
 
 
+@pytest.mark.usefixtures("without_page")
 def test_a_second_run_does_nothing_again(finished, monkeypatch):
     out, _ = finished
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.np[yz]")}
@@ -203,6 +210,7 @@ def test_damage_that_only_work_can_mend_is_one_sentence(finished, tmp_path, name
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("without_page")
 def test_probes_of_other_networks_are_made_again(finished, tmp_path):
     """The weights are others than those that were probed; here, those of another epoch."""
     out = shutil.copytree(finished[0], tmp_path / "out")
@@ -242,8 +250,8 @@ def command(tmp_path_factory, cache):
     return (sys.executable, "-c", run, *flags)
 
 
-@pytest.mark.parametrize("moment", ["together", "in training"])
-def test_of_two_commands_on_one_folder_one_is_undisturbed(undisturbed, command, tmp_path, moment):
+def test_of_commands_on_one_folder_one_is_undisturbed(undisturbed, command, tmp_path):
+    """Two begin together; a third comes while the one that has the folder is in training."""
     out = tmp_path / "out"
 
     def start():
@@ -252,15 +260,19 @@ def test_of_two_commands_on_one_folder_one_is_undisturbed(undisturbed, command, 
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    with start() as first:
-        while moment == "in training" and first.poll() is None and not list(out.glob("*.jsonl")):
+    with start() as first, start() as second:
+        both = (first, second)
+        while not list(out.glob("*.jsonl")) and any(process.poll() is None for process in both):
             time.sleep(0.05)
-        with start() as second:
-            ended = [(process.communicate(timeout=900), process) for process in (first, second)]
-    (loser,) = (said for (_, said), process in ended if process.returncode == 2)
-    assert sorted(process.returncode for _, process in ended) == [0, 2]
-    assert loser.count("\n") == 1
-    assert f"{out} is in use by another run" in loser
+        assert any(process.poll() is None for process in both)  # the third is not too late
+        with start() as third:
+            ended = [(process.communicate(timeout=900), process) for process in (*both, third)]
+    assert sorted(process.returncode for _, process in ended) == [0, 2, 2]
+    assert third.returncode == 2
+    for (_, said), process in ended:
+        if process.returncode == 2:
+            assert said.count("\n") == 1
+            assert f"{out} is in use by another run" in said
     assert measured(out) == undisturbed
 
 
@@ -278,15 +290,17 @@ def test_every_config_can_be_run(name):
 
 
 def test_notebook_runs_top_to_bottom(finished, monkeypatch):
-    """With the smoke config made tiny, which `finished` has compiled already."""
+    """On smaller scenes, and with the smoke config made tiny, of which it finds all `finished`."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.chdir(NOTEBOOK.parent)
     names = {"__name__": "notebook"}
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
+            source = "".join(cell["source"]).replace("(128, 128)", "(32, 32)")
+            exec(compile(source, str(NOTEBOOK), "exec"), names)
             if "pipeline" not in names and "config" in names:
                 assert names["config"].data == "synthetic"
                 names["config"] = tiny_config()
+                shutil.copytree(finished[0], names["workdir"], dirs_exist_ok=True)
     assert set(names["finished"].accuracy) == set(SYSTEMS)
-    assert names["hidden"].shape == names["mixed"].shape == names["high"].shape == (3, 128, 128, 3)
+    assert names["hidden"].shape == names["mixed"].shape == names["high"].shape == (3, 32, 32, 3)
