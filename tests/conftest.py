@@ -7,6 +7,7 @@ that tests start, and forgotten when the run ends; to keep a small one would tak
 compile it again. Programs do not say which line they come from.
 """
 
+import functools
 import gc
 import os
 import shutil
@@ -28,10 +29,13 @@ if not WORKER:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 
 import tests.checked  # noqa: E402, F401 - what pyproject.toml names
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A file's programs are written in one context: to make another for each is half of its lowering.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 
 # Files that take longest, by their ends: they are begun first, so that no worker waits for one.
@@ -75,6 +79,7 @@ def _programs_go_with_their_file():
     """
     yield
     jax.clear_caches()
+    #    mlir.make_ir_context.cache_clear()
 
 
 def pytest_unconfigure():
