@@ -12,6 +12,7 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -34,9 +35,10 @@ from jax._src.interpreters import mlir  # noqa: E402
 import tests.checked  # noqa: E402, F401 - what pyproject.toml names
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A file's programs are written in one context: to make another for each is half of its lowering.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-
+# A thread's programs of a file share a context: to make one for each is half of its lowering.
+_make_context = mlir.make_ir_context
+context_of = functools.cache(lambda thread: _make_context())
+mlir.make_ir_context = lambda: context_of(threading.get_ident())
 
 # Files that take longest, by their ends: they are begun first, so that no worker waits for one.
 LONGEST = (
@@ -79,7 +81,7 @@ def _programs_go_with_their_file():
     """
     yield
     jax.clear_caches()
-    #    mlir.make_ir_context.cache_clear()
+    context_of.cache_clear()
 
 
 def pytest_unconfigure():
