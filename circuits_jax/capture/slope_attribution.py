@@ -59,6 +59,7 @@ from circuits_jax.decoder.decoder import (
     layer_data,
     turned,
 )
+from circuits_jax.runs import mesh
 from circuits_jax.runs.passes import layer_run
 from circuits_jax.runs.precision import einsum, matmul
 from circuits_jax.tasks import Targets, metric_values
@@ -172,16 +173,16 @@ def graph_flows(
     weights = [start(config, params, batch, one, scale) for one in directions]
     embedding = embedding_movement(config, params, batch)
 
-    def written(layer):
+    def heads_of(layer):
         own, moved = layer
         own = jax.tree.map(lambda x: x.astype(jnp.float32), own)
         heads = einsum("bqhk,hkd->hbqd", moved.z, own["attention"]["o"])
-        heads = jax.vmap(functools.partial(onward, config, own, moved))(heads)
-        return jnp.concatenate([heads, moved.mlp[None]])
+        return jax.vmap(functools.partial(onward, config, own, moved))(heads)
 
-    writers = all_writers(embedding[0], written, (params["layers"], moved), config.n_heads + 1)
-    last = writers[:, :, -config.d_model :]  # all that is read of the stream after the last layer
-    at_logits = einsum("bwd,bd->bw", last, weights[-1][:, -1])[..., None]
+    given = params["layers"], moved
+    writers = all_writers(embedding[0], moved.mlp, heads_of, given, config.n_heads)
+    last = jax.tree.map(lambda x: x[..., -config.d_model :], writers)
+    at_logits = along(last, weights[-1][None, :, -1:])  # all that is read after the last layer
 
     def step(weights, layer):
         own, data, moved = layer
@@ -204,32 +205,53 @@ def graph_flows(
     return GraphFlow(heads, others, jnp.concatenate([passes, at_logits], axis=2))
 
 
-def all_writers(
-    embedding: Float[Array, "B Q D"], of_layer: Callable[[Any], Array], layers: Any, width: int
-) -> Float[Array, "B writers QD"]:
-    """The embedding and then what `of_layer` gives of each layer, [width, B, Q, D].
+@struct.dataclass
+class Writers:
+    """How all that writes moves. They are large and used L times, in this order without a copy.
 
-    They are large, and used L times: pairs first and tokens and D in one, so that no product has to
-    move them, and each written to its place, so that they are there once.
+    Pairs come first, tokens and D are one, and a layer is written to its place: at an axis of its
+    own, as a TPU keeps rows by eights, and moves all of them where one writes between two.
+
+    Attributes:
+        heads: of every layer.
+        others: the embedding, and then the MLP of every layer.
     """
-    n_layers, n = len(jax.tree.leaves(layers)[0]), len(embedding)
-    embedding = embedding.reshape(n, -1)
-    kept = jnp.zeros((n, 1 + n_layers * width, embedding.shape[1]), embedding.dtype)
-    kept = kept.at[:, 0].set(embedding)
+
+    heads: Float[Array, "B L H QD"]
+    others: Float[Array, "B L1 QD"]
+
+
+def all_writers(
+    embedding: Float[Array, "B Q D"],
+    mlps: Float[Array, "L B Q D"],
+    heads_of: Callable[[Any], Array],
+    layers: Any,
+    n_heads: int,
+) -> Writers:
+    """The embedding, MLPs, and what `heads_of` gives of each of the layers, [H B Q D]."""
+    n_layers, n = mlps.shape[:2]
+    others = jnp.concatenate([embedding[None], mlps]).reshape(1 + n_layers, n, -1)
+    kept = mesh.shared_by_model(
+        jnp.zeros((n, n_layers, n_heads, others.shape[-1]), embedding.dtype)
+    )
 
     def write(kept, at):
         number, layer = at
-        own = jnp.moveaxis(of_layer(layer), 1, 0).reshape(n, width, -1)
-        return jax.lax.dynamic_update_slice_in_dim(kept, own, 1 + number * width, axis=1), None
+        own = jnp.moveaxis(heads_of(layer), 1, 0).reshape(n, n_heads, -1)
+        return jax.lax.dynamic_update_index_in_dim(kept, own, number, axis=1), None
 
-    return jax.lax.scan(write, kept, (jnp.arange(n_layers), layers))[0]
+    heads = jax.lax.scan(write, kept, (jnp.arange(n_layers), layers))[0]
+    return Writers(heads, jnp.moveaxis(others, 1, 0))
 
 
-def along(
-    writers: Float[Array, "B writers QD"], directions: Float[Array, "R B Q D"]
-) -> Float[Array, "B writers R"]:
-    """What `all_writers` move along each direction, summed over tokens."""
-    return einsum("bwn,rbn->bwr", writers, directions.reshape(*directions.shape[:2], -1))
+def along(writers: Writers, directions: Float[Array, "R B Q D"]) -> Float[Array, "B writers R"]:
+    """What writers move along each direction, summed over tokens; in the order of the graph."""
+    n_directions, n = directions.shape[:2]
+    directions = mesh.shared_by_model(directions.reshape(n_directions, n, -1))
+    heads = einsum("blhn,rbn->blhr", writers.heads, directions)
+    others = einsum("bwn,rbn->bwr", writers.others, directions)
+    layers = jnp.concatenate([heads, others[:, 1:, None]], axis=2).reshape(n, -1, n_directions)
+    return jnp.concatenate([others[:, :1], layers], axis=1)
 
 
 def embedding_movement(

@@ -287,13 +287,13 @@ def _outputs(config: DecoderConfig, params: Any, batch: TokenBatch) -> Outputs:
 
 
 def _differences(config, params, rules, positive: Outputs, moved: Outputs):
-    """out_u(positive) - out_u(negative) of every writer, [B, writers, TD].
+    """out_u(positive) - out_u(negative) of every writer.
 
     Where the family has a norm on what attention writes, by that norm's derivative.
     """
 
-    def of_layer(at):
-        layer, z, z_moved, mlp = at
+    def heads_of(at):
+        layer, z, z_moved = at
         w_o = layer["attention"]["o"]
         heads = einsum("bthk,hkd->hbtd", z_moved, w_o)
         if config.post_norms:
@@ -302,11 +302,10 @@ def _differences(config, params, rules, positive: Outputs, moved: Outputs):
             whole = Attention(config).apply(attention, z, method="project")
             with interpose.linearised(rules):
                 heads = jax.vmap(lambda head: jax.jvp(norm, (whole,), (head,))[1])(heads)
-        return jnp.concatenate([heads, mlp[None]])
+        return heads
 
-    z, mlp = moved.written.z, moved.written.mlp
-    layers = params["layers"], positive.written.z, z, mlp
-    return all_writers(moved.embedding, of_layer, layers, config.n_heads + 1)
+    layers = params["layers"], positive.written.z, moved.written.z
+    return all_writers(moved.embedding, moved.written.mlp, heads_of, layers, config.n_heads)
 
 
 def _normed(config, place, layer, x):

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from circuits_jax.runs import devices, passes
-from circuits_jax.runs.devices import DATA
+from circuits_jax.runs.devices import DATA, MODEL
 
 T = TypeVar("T")
 HELD = 2**32  # bytes that attention patterns which a device works on at once may take
@@ -102,6 +103,15 @@ def shared_out(function: Callable[[Any, Any], Any], rows: Any, constants: Any) -
         axis_names={DATA},
         check_vma=False,
     )(rows, constants)
+
+
+def shared_by_model(x: Array) -> Array:
+    """x, within what `shared_out` runs: its last axis along `model`, where that divides it."""
+    parts = jax.sharding.get_abstract_mesh().shape.get(MODEL, 1)
+    if parts == 1 or x.shape[-1] % parts:
+        return x
+    spec = PartitionSpec(*[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1), MODEL)
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def gather(tree: T, *axes: int) -> T:

@@ -14,6 +14,7 @@ from circuits_jax.capture.forked import fork
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.decoder.decoder import stacked
 from circuits_jax.tasks import PromptPairs, metric_values, targets
+from tests.accelerators.test_lowering import inside
 from tests.circuits import tiny
 from tests.circuits.capture.test_slope_attribution import (
     CONFIGS,
@@ -119,3 +120,64 @@ def test_towards_a_metric_heads_flow_as_they_do_without():
     for mine, theirs in zip(*map(jax.tree.leaves, (found.heads, alone.heads)), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
     assert not np.allclose(found.passes, alone.passes, rtol=0.1)
+
+
+PAIRS, LAYERS, TOKENS, HEADS, WIDTH, D, READERS = 2, 3, 8, 9, 4, 40, 5
+
+
+def moved(embedding, mlps, z, w_o):
+    heads_of = functools.partial(jnp.einsum, "bqhk,hkd->hbqd")
+    return slope_attribution.all_writers(
+        embedding, mlps, lambda layer: heads_of(*layer), (z, w_o), HEADS
+    )
+
+
+def layer_by_layer(embedding, mlps, z, w_o, directions):
+    writers = moved(embedding, mlps, z, w_o)
+    return jax.lax.map(lambda one: slope_attribution.along(writers, one), directions)
+
+
+@pytest.fixture(scope="module")
+def movements():
+    shapes = (
+        (PAIRS, TOKENS, D),
+        (LAYERS, PAIRS, TOKENS, D),
+        (LAYERS, PAIRS, TOKENS, HEADS, WIDTH),
+        (LAYERS, HEADS, WIDTH, D),
+        (LAYERS, READERS, PAIRS, TOKENS, D),
+    )
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def test_writers_pass_what_they_move_in_the_order_of_the_graph(movements):
+    embedding, mlps, z, w_o, directions = movements
+    heads = np.einsum("lbqhk,lhkd->lhbqd", z, w_o)
+    layers = np.concatenate([heads, mlps[:, None]], axis=1).reshape(-1, *embedding.shape)
+    writers = np.concatenate([embedding[None], layers])
+    wanted = np.einsum("wbqd,lrbqd->lbwr", writers, directions)
+    found = jax.jit(layer_by_layer)(*movements)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_writers_are_there_once(movements):
+    compiled = jax.jit(layer_by_layer).lower(*movements).compile()
+    size = 4 * PAIRS * (1 + LAYERS * (HEADS + 1)) * TOKENS * D
+    assert compiled.memory_analysis().temp_size_in_bytes < 1.6 * size
+
+
+def within(equation):
+    """The equations of what one calls, and of what these call."""
+    for inner in inside(equation):
+        for one in inner.eqns:
+            yield one
+            yield from within(one)
+
+
+def test_a_layer_is_written_to_whole_tiles(movements):
+    """A TPU keeps the last two axes in tiles; who writes between two makes it move all of them."""
+    (scan,) = (e for e in jax.make_jaxpr(moved)(*movements[:4]).eqns if e.primitive.name == "scan")
+    written = [e for e in within(scan) if e.primitive.name == "dynamic_update_slice"]
+    kept, part = (x.aval.shape for x in written[0].invars[:2])
+    assert len(written) == 1
+    assert kept[-2:] == part[-2:] == (HEADS, TOKENS * D)
