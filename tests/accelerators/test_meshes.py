@@ -10,7 +10,7 @@ import pytest
 from circuits_jax.capture.head_outputs import read_outputs
 from circuits_jax.lm import placement
 from circuits_jax.methods import METHODS
-from circuits_jax.runs import devices
+from circuits_jax.runs import devices, mesh
 from foveation_jax.runs.mesh import each_image, layout, runs_mesh, shard_batch
 from foveation_jax.training.step import init_state, make_step
 from tests.accelerators import circuits_programs
@@ -72,6 +72,20 @@ def test_a_model_that_is_split_says_the_same(method):
 
     together, split = scores("data:2"), scores("data:1,model:2")
     np.testing.assert_allclose(split, together, rtol=1e-5, atol=1e-5 * np.abs(together).max())
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "split"),
+    [("data:1,model:2", 6, 1), ("data:1,model:2", 5, 0), ("data:2", 6, 0)],
+)
+def test_the_last_axis_lies_along_model_where_that_divides_it(text, width, split):
+    devices.use(devices.mesh_of(text, jax.devices()))
+
+    def shared(rows):
+        return mesh.shared_out(lambda rows, _: mesh.shared_by_model(rows), rows, 0)
+
+    text = str(jax.make_jaxpr(shared)(np.ones((2, width))))
+    assert text.count("sharding_constraint[") == split
 
 
 def test_what_is_read_of_a_model_that_is_split_stays_where_it_is():
