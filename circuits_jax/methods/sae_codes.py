@@ -2,10 +2,10 @@ r"""Discrete sparse-autoencoder codes: the method of arXiv 2405.12522, made to w
 
 Cost: one forward pass over the B positive prompts and the endings of the negative ones, from where
 they differ (`capture/forked.py`), and the reading of what it left behind at the endings
-(`capture/slope_attribution.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending, and
-Q / T more for edges to the metric; no backward pass through the model; `steps` full batches of 2 B
-rows for each head's autoencoder. Not for heads that do the same on both prompts of a pair: what a
-pair shares is not looked at.
+(`capture/slope_attribution.py`), together 1 + 2 Q / T passes where Q of T tokens are the ending,
+and Q / T more for edges to the metric; no backward pass through the model; `steps` full batches of
+2 B rows for each head's autoencoder. Not for heads that do the same on both prompts of a pair: what
+a pair shares is not looked at.
 
 As published, one shared autoencoder sees raw outputs, pooled over tokens, and a head's score counts
 the codes that only positives use. Ours, with x_gb the movement of head g's output in pair b at the
