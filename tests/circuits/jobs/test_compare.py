@@ -212,7 +212,7 @@ def test_slow_methods_are_called_once(monkeypatch):
 
 LAYER_BY_LAYER = H * (L + 1) / 2  # passes for all heads, each from its own layer up
 PASSES = {  # by each method's definition, over B prompts
-    "sae_codes": ({}, (12 + 4 + 4) / 12, 0),  # 12 tokens, the negative's last 4, and 4 read
+    "sae_codes": ({}, (12 + 4 + 4 + 4) / 12, 0),  # 12 tokens, the negative's last 4, 4 read twice
     "mean_difference": ({}, 2, 0),
     "random": ({}, 0, 0),
     "exact_patching": ({}, 2 + LAYER_BY_LAYER, 0),
