@@ -114,10 +114,11 @@ def test_along_its_direction_logits_differ_by_as_much_as_the_metric(metric):
     np.testing.assert_allclose(along, positive - negative, rtol=0.05)
 
 
-def test_towards_a_metric_heads_flow_as_they_do_without():
+def test_towards_a_metric_nodes_flow_as_they_do_without():
     model = tiny.model(CONFIGS["llama"])
     found, alone = graph_flows(model, "prob_diff"), graph_flows(model)
-    for mine, theirs in zip(*map(jax.tree.leaves, (found.heads, alone.heads)), strict=True):
+    nodes = [(one.heads, one.others) for one in (found, alone)]
+    for mine, theirs in zip(*map(jax.tree.leaves, nodes), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6 * np.abs(theirs).max())
     assert not np.allclose(found.passes, alone.passes, rtol=0.1)
 
