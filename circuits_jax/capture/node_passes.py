@@ -25,12 +25,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
-from circuits_jax.capture.slope_attribution import (
-    movement,
-    prediction_direction,
-    read_layer,
-    start,
-)
+from circuits_jax.capture.movement import movement
+from circuits_jax.capture.slope_attribution import prediction_direction, read_layer, start
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import NORMS, Decoder, layer_data, norm_of
 from circuits_jax.runs.precision import einsum, matmul

@@ -32,7 +32,7 @@ from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
 from circuits_jax.capture.ablation import goals, sides
-from circuits_jax.capture.slope_attribution import all_writers, along
+from circuits_jax.capture.writers import all_writers, along
 from circuits_jax.circuits.circuit import Scores
 from circuits_jax.circuits.graph import INPUTS, Graph, graph_of, head_edges
 from circuits_jax.codes.codes import directed

@@ -54,7 +54,7 @@ from circuits_jax.runs import devices
 from circuits_jax.runs.checks import Range, check_all, check_allowed
 from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.precision import einsum
-from circuits_jax.tasks import PromptPairs, Task
+from circuits_jax.tasks import PromptPairs, Task, task_warning
 from circuits_jax.tasks.spans import check_schema
 
 
@@ -76,8 +76,8 @@ class SaeCodes:
             embedding have codes of their own; or how strong the codes of two heads are `together`,
             which is all that there is where outputs are encoded that are not at their `peak`.
         edges_to: what passes is on its way to the `metric` of the task, along its slope between
-            the two prompts; or to the `prediction`, along p+ - p-, for which no answers are looked
-            at. Where an answer has several tokens it is the prediction.
+            the two prompts, which it must have; or to the `prediction`, along p+ - p-, for which no
+            answers are looked at. Where an answer has several tokens it is the prediction.
         spans: score heads by token span too, each encoded at its peak inside the span: `changed`,
             `slots` or templates (`tasks/spans.py`); "" for no spans. One pass and one fit a span
             more.
@@ -178,6 +178,9 @@ def sae_codes(
         readers], signed, in units of the metric or of p+ - p-, and `node_scores` [writers], of MLPs
         and the embedding as of heads, in the order of `graph.Graph`. With spans, the details of
         `circuit.span_details`.
+
+    Warns:
+        TaskWarning: nothing passes on to the metric, so that no edge has an effect.
     """
     options = options or SaeCodes()
     scores = _scores_of_heads(model, task, key, options)
@@ -233,6 +236,12 @@ def _graph_scores(model: LanguageModel, task: Task, key: jax.Array, options: Sae
     (heads, others), effects, nodes, edges = devices.fetched(found)
     broken = functools.partial(_broken, model, pairs)
     scores, _ = (checked(one, options, broken) for one in (heads, others))
+    if metric and scores.head_scores.any() and not effects.any():
+        sentence = (
+            f"no edge: nothing that heads move passes on to the metric {metric}, which may have no "
+            "slope between the prompts of a pair; edges_to='prediction' needs none"
+        )
+        task_warning.warn([sentence])
     details = {**scores.details, "graph_effects": effects, "node_scores": nodes}
     return Scores(scores.head_scores, edges, details)
 

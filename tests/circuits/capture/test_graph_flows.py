@@ -11,6 +11,7 @@ import pytest
 from circuits_jax import interpose
 from circuits_jax.capture import slope_attribution
 from circuits_jax.capture.forked import fork
+from circuits_jax.capture.writers import all_writers, along
 from circuits_jax.circuits.graph import graph_of
 from circuits_jax.decoder.decoder import stacked
 from circuits_jax.tasks import PromptPairs, metric_values, targets
@@ -110,8 +111,8 @@ def test_along_its_direction_logits_differ_by_as_much_as_the_metric(metric):
     direction = slope_attribution.metric_direction(logits, GOAL, metric)
     goal = dataclasses.replace(GOAL, reference=logits[:, 0])
     positive, negative = (metric_values(logits[:, side], goal, metric) for side in (0, 1))
-    along = jnp.sum((logits[:, 0] - logits[:, 1]) * direction, axis=-1)
-    np.testing.assert_allclose(along, positive - negative, rtol=0.05)
+    found = jnp.sum((logits[:, 0] - logits[:, 1]) * direction, axis=-1)
+    np.testing.assert_allclose(found, positive - negative, rtol=0.05)
 
 
 def test_towards_a_metric_nodes_flow_as_they_do_without():
@@ -128,14 +129,12 @@ PAIRS, LAYERS, TOKENS, HEADS, WIDTH, D, READERS = 2, 3, 8, 9, 4, 40, 5
 
 def moved(embedding, mlps, z, w_o):
     heads_of = functools.partial(jnp.einsum, "bqhk,hkd->hbqd")
-    return slope_attribution.all_writers(
-        embedding, mlps, lambda layer: heads_of(*layer), (z, w_o), HEADS
-    )
+    return all_writers(embedding, mlps, lambda layer: heads_of(*layer), (z, w_o), HEADS)
 
 
 def layer_by_layer(embedding, mlps, z, w_o, directions):
     writers = moved(embedding, mlps, z, w_o)
-    return jax.lax.map(lambda one: slope_attribution.along(writers, one), directions)
+    return jax.lax.map(lambda one: along(writers, one), directions)
 
 
 @pytest.fixture(scope="module")

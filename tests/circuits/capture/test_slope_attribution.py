@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
-from circuits_jax.capture import slope_attribution
+from circuits_jax.capture import movement, slope_attribution
 from circuits_jax.capture.forked import fork
 from circuits_jax.decoder.config import NO_WINDOW
 from circuits_jax.decoder.decoder import MLP, NORMS, Attention, Norm, layer_data
@@ -206,7 +206,7 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
             {"up": x @ own["up"]} if gated else {}
         )
 
-    slopes = slope_attribution.neuron_slopes(neurons(x), neurons(x2))
+    slopes = movement.neuron_slopes(neurons(x), neurons(x2))
     active, active2 = (neurons(x)["active"] for x in (x, x2))
     dx, said = (x, active) if same else (x - x2, active - active2)
     if gated:
@@ -222,9 +222,7 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
 def test_a_step_that_was_taken_counts_in_full():
     """A neuron that only the negative prompt's input wakes: its derivative at the positive is 0."""
     given, other = jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0])
-    slopes = slope_attribution.activation_slopes(
-        given, other, jax.nn.relu(given), jax.nn.relu(other)
-    )
+    slopes = movement.activation_slopes(given, other, jax.nn.relu(given), jax.nn.relu(other))
     np.testing.assert_allclose(slopes, [3 / 4, 1], rtol=1e-6)
 
 
@@ -257,7 +255,7 @@ def test_patterns_between_a_prompt_and_itself_are_its_own():
 
 def _moved(record, n=12):
     """Of one layer, the prompts of a pair being the same; endings of n tokens."""
-    return slope_attribution.Moved(
+    return movement.Moved(
         z=jnp.zeros_like(record.z[:, -n:]),
         mlp=jnp.zeros_like(record.mlp[:, -n:]),
         relative=jnp.zeros_like(record.z[:, -n:]),

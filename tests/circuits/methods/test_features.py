@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from circuits_jax import interpose
-from circuits_jax.capture import slope_attribution
+from circuits_jax.capture import movement, slope_attribution
 from circuits_jax.capture.ablation import trial
 from circuits_jax.capture.forked import fork
 from circuits_jax.decoder.config import NO_WINDOW
@@ -179,7 +179,7 @@ def test_attention_is_read_by_the_transpose_of_its_derivative(name):
             return attention.apply({"params": own["attention"]}, x, data, batch, method="attend")
 
         wanted = jax.vjp(attend, normed)[1](weight)[0]
-        moved = slope_attribution.Moved(
+        moved = movement.Moved(
             z=record.z,
             mlp=record.mlp,
             relative=record.z,

@@ -24,6 +24,7 @@ from circuits_jax.methods.sae_codes import (
 from circuits_jax.runs import keys
 from circuits_jax.runs.errors import InputError
 from circuits_jax.tasks import make_task
+from circuits_jax.tasks.task_warning import TaskWarning
 from tests.circuits import tiny
 
 B, L, H, D = 3, 3, 4, 16
@@ -230,6 +231,23 @@ def test_edges_are_towards_the_metric_and_heads_are_as_without(model):
     several = dataclasses.replace(task, learn=dataclasses.replace(learn, answers=long))
     same = sae_codes(model, several, KEY, SaeCodes(**FAST))
     np.testing.assert_array_equal(same.details[edges], blind.details[edges])
+
+
+def right_or_wrong(logits, targets):
+    """A metric that moves in steps."""
+    best = jnp.argmax(logits, axis=-1, keepdims=True)
+    return jnp.any(best == targets.answer_ids, axis=-1).astype(jnp.float32)
+
+
+def test_a_metric_without_slope_is_told(model):
+    """Heads are as they are; no edge has an effect, and a sentence says what to do."""
+    task = dataclasses.replace(tiny.task(), metric=f"{__name__}:right_or_wrong")
+    with pytest.warns(TaskWarning, match="metric .*right_or_wrong.* edges_to='prediction'"):
+        found = sae_codes(model, task, KEY, SaeCodes(**FAST))
+    same = sae_codes(model, task, KEY, SaeCodes(**FAST, edges_to="prediction"))
+    np.testing.assert_array_equal(found.head_scores, same.head_scores)
+    assert not found.details["graph_effects"].any()
+    assert same.details["graph_effects"].any()
 
 
 def test_all_edges_are_scored_and_heads_stay_as_they_are(model):

@@ -1,0 +1,135 @@
+"""How the two prompts of a pair differ in what is written, and the slopes of neurons between them.
+
+Positive minus negative, and 0 at tokens without a partner (`lm/alignment.py`).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from circuits_jax import interpose
+from circuits_jax.capture.forked import ForkedBatch
+from circuits_jax.decoder.config import DecoderConfig
+from circuits_jax.decoder.decoder import Decoder
+
+
+@struct.dataclass
+class Moved:
+    """Of one layer and B pairs: what differs in a pair, and what the positive prompts computed.
+
+    Attributes:
+        z: difference of what each head says; 0 at a token without a partner.
+        mlp: the same of what the MLP adds to the stream.
+        relative, mlp_relative: the same two, each prompt in units of its residual stream.
+        q, k, v: of the positive prompts; queries of their endings.
+        other_q, other_k: of the negative prompts; the positive ones' where there is no partner.
+        pattern: of the positive prompts.
+        slopes: by the name of a weight of the MLP: how much more its neurons say for being given
+            more through it.
+        inverse_scales: of each norm of the layer, by name: what it multiplied the endings by.
+    """
+
+    z: Float[Array, "*L B Q H K"]
+    mlp: Float[Array, "*L B Q D"]
+    relative: Float[Array, "*L B Q H K"]
+    mlp_relative: Float[Array, "*L B Q D"]
+    q: Float[Array, "*L B Q H K"]
+    k: Float[Array, "*L B T J K"]
+    v: Float[Array, "*L B T J K"]
+    other_q: Float[Array, "*L B Q H K"]
+    other_k: Float[Array, "*L B T J K"]
+    pattern: Float[Array, "*L B J I Q T"]
+    slopes: dict[str, Float[Array, "*L B Q E"]]
+    inverse_scales: dict[str, Array]
+
+
+def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch) -> Moved:
+    """What is kept of a layer."""
+    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None, None]
+    whole_shared = (batch.first.mask & batch.second(batch.mask))[..., None, None]
+    record = jax.tree.map(lambda x: x.astype(jnp.float32), record)
+    scale = jnp.maximum(root_mean_square(record.stream), 1e-6)
+
+    def difference(x):
+        positive, negative = batch.endings(x)
+        partnered = shared if x.ndim == 4 else shared[..., 0]
+        return jnp.where(partnered, positive - negative, 0)
+
+    neurons, other = _sides(record.neurons, batch)
+    shares, _ = _sides(record.routed, batch)
+    other = {name: jnp.where(shared[..., 0], x, neurons[name]) for name, x in other.items()}
+    slopes = neuron_slopes(neurons, other) if config.d_mlp else {}
+    if config.n_experts:
+        slopes = {name: x * shares["neurons"] for name, x in slopes.items()}
+    q, other_q = batch.endings(record.q)
+    k, other_k = record.k[:, : batch.length], batch.second(record.k)
+    ending = slice(batch.length - batch.n_ending, batch.length)
+    return Moved(
+        z=difference(record.z),
+        mlp=difference(record.mlp),
+        relative=difference(record.z / scale[..., None]),
+        mlp_relative=difference(record.mlp / scale),
+        q=q,
+        k=k,
+        v=record.v[:, : batch.length],
+        other_q=jnp.where(shared, other_q, q),
+        other_k=jnp.where(whole_shared, other_k, k),
+        pattern=record.pattern[..., ending, : batch.length],
+        slopes=slopes,
+        inverse_scales=_sides(record.inverse_scales, batch)[0],
+    )
+
+
+def embedding_movement(
+    config: DecoderConfig, params: Any, batch: ForkedBatch
+) -> tuple[Float[Array, "B Q D"], Float[Array, "B Q D"]]:
+    """How the embedding differs in a pair, and the same with each prompt in its own units."""
+    shared = jnp.logical_and(*batch.endings(batch.mask))[..., None]
+    embedding = Decoder(config).apply({"params": params}, batch, method="embed")
+    embedding = embedding.astype(jnp.float32)
+    relative = embedding / jnp.maximum(root_mean_square(embedding), 1e-6)
+    both = (jnp.subtract(*batch.endings(x)) for x in (embedding, relative))
+    return tuple(jnp.where(shared, x, 0) for x in both)
+
+
+def root_mean_square(stream: Float[Array, "B T D"]) -> Float[Array, "B T 1"]:
+    """The unit that movements relative to the residual stream are in."""
+    return jnp.sqrt(jnp.mean(stream**2, axis=-1, keepdims=True))
+
+
+def _sides(arrays: dict[str, Array], batch: ForkedBatch) -> tuple[dict[str, Array], ...]:
+    """Endings of the positive prompts, and of the negative ones."""
+    return tuple({name: batch.endings(x)[i] for name, x in arrays.items()} for i in (0, 1))
+
+
+def neuron_slopes(
+    positive: dict[str, Float[Array, "B Q E"]], negative: dict[str, Float[Array, "B Q E"]]
+) -> dict[str, Float[Array, "B Q E"]]:
+    """How much more neurons say for being given more, by the name of the weight that gives it.
+
+    Both as `interpose.Record` has them.
+    """
+    given = positive["given"], negative["given"]
+    slopes = activation_slopes(*given, positive["active"], negative["active"])
+    if "up" not in positive:
+        return {"up": slopes}
+    return {"gate": positive["up"] * slopes / 2, "up": positive["active"] / 2}
+
+
+def activation_slopes(
+    u: Float[Array, "*shape"],
+    other: Float[Array, "*shape"],
+    y: Float[Array, "*shape"],
+    other_y: Float[Array, "*shape"],
+) -> Float[Array, "*shape"]:
+    """How much more neurons are active, y, for being given more, u, than with the other prompt.
+
+    Where both are given the same: what they are active for all that they are given.
+    """
+    same = jnp.abs(u - other) < 1e-4 * (jnp.abs(u) + jnp.abs(other)) + 1e-6
+    tiny = jnp.abs(u) < 1e-6
+    whole = jnp.where(tiny, 0.5, y / jnp.where(tiny, 1, u))
+    return jnp.where(same, whole, (y - other_y) / jnp.where(same, 1, u - other))
