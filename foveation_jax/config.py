@@ -77,6 +77,9 @@ def systems_experiment() -> ConfigDict:
     config.limit_test = 0
     config.size = (256, 256)  # rows and columns that every image is brought to
     config.fit = "crop"  # to that shape; or "pad" with grey, or "native": images have that size
+    # Images that cannot be read: "refuse" them all in a sentence, or "skip": they are left out,
+    # counted on the page, and listed in results.json.
+    config.unreadable = "refuse"
     config.systems = ("reference", "foveation_texture", "uniform_blur", "foveation_blur")
     config.runs = 10  # V, paired: run v has the same weights and order of images in every system
     config.seed = 0

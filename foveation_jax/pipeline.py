@@ -27,9 +27,15 @@ from foveation_jax.claims import verdicts
 from foveation_jax.claims.results import History, ProbeResults
 from foveation_jax.claims.results_files import mean_accuracy, write_results
 from foveation_jax.config import check_fixation, check_size, systems_experiment
-from foveation_jax.data.fixations import Fixations
 from foveation_jax.data.images import FITS
-from foveation_jax.data.labelled import TEST, TRAIN, VALIDATION, LabelledImages, open_labelled
+from foveation_jax.data.labelled import (
+    TEST,
+    TRAIN,
+    UNREADABLE,
+    VALIDATION,
+    LabelledImages,
+    open_labelled,
+)
 from foveation_jax.jobs.workdir import check_workdir, claim_workdir, code_of, fingerprints
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
@@ -56,6 +62,8 @@ from foveation_jax.windows.pooling_windows import PoolingWindows, pooling_window
 
 REFERENCE = "reference"
 LIMITS: dict[str, Allowed] = {
+    "fit": FITS,
+    "unreadable": UNREADABLE,
     "runs": Range(1),
     "seed": Range(0),
     "keep_seconds": Range(0),
@@ -128,7 +136,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> Finished:
         images = system.splits.get(TRAIN, data[TRAIN])
         setup = set_up(config, images, system.see)
         train(setup, name, images, system.splits[TEST], workdir, keeping)
-    results = gather(config, seen, workdir, data[TEST].fixations)
+    results = gather(config, seen, workdir, data)
     table = verdicts.judge(results)
     write_results(results, table, workdir)
     page = experiment_page.write_report(results, table, workdir)
@@ -146,9 +154,9 @@ def check_config(config: ConfigDict) -> None:
     check_looks(config.stage1)
     if not config.data:
         raise InputError("data is empty: name a folder, tfds:NAME, or synthetic.")
-    config_recipe(config)
     check_size(config.size)
-    check_all(config, LIMITS | {"keep_epochs": Range(0, config.recipe.epochs), "fit": FITS})
+    epochs = Range(0, config_recipe(config).all_epochs)
+    check_all(config, LIMITS | {"keep_epochs": epochs})
     if not config.systems:
         raise InputError(f"systems is empty: name one or more of {', '.join(SYSTEMS)}.")
     check_network(config)
@@ -206,6 +214,7 @@ def open_data(config: ConfigDict, workdir: pathlib.Path) -> dict[str, LabelledIm
         limit_test=config.limit_test,
         fit=config.fit,
         fixations=config.stage1.fixations,
+        unreadable=config.unreadable,
     )
 
 
@@ -271,13 +280,10 @@ def gather(
     config: ConfigDict,
     seen: Mapping[str, Seen],
     workdir: pathlib.Path,
-    looked: Fixations | None = None,
+    data: Mapping[str, LabelledImages],
 ) -> ProbeResults:
-    """Everything that is measured of the trained networks, and of what they see.
-
-    `looked`: where the test images are looked at, where each has its own fixations.
-    """
-    shown = show(config, seen)
+    """Everything that is measured of the trained networks, and of what they see."""
+    shown, looked = show(config, seen), data[TEST].fixations
     final = [probe(config, shown, name, None, workdir) for name in seen]
     return ProbeResults(
         systems=tuple(seen),
@@ -309,6 +315,7 @@ def gather(
             }
             for name in seen
         },
+        skipped={name: split.skipped for name, split in data.items() if split.skipped},
         experiment=read_record(workdir / "experiment.json"),
     )
 
@@ -322,7 +329,7 @@ def probe(
     """
     finished = epoch is None
     path = workdir / "probes" / f"{system}-{'final' if finished else f'epoch{epoch}'}.npz"
-    trained = config.recipe.epochs if epoch is None else epoch
+    trained = config_recipe(config).all_epochs if epoch is None else epoch
     amount = {
         "n_images": config.probe_images if finished else config.dynamics_images,
         "every": config.probe_every if finished else config.dynamics_every,

@@ -72,13 +72,16 @@ def first_difference(
         found: what is there.
         wanted: what is asked for.
         name: of the whole.
-        free: fields of the first level that may differ.
+        free: fields that may differ, those of a part by their whole names, as "part.field".
     """
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return None if found == wanted else f"{name} is {found!r} there and {wanted!r} here"
     for field in dict.fromkeys([*wanted, *found]):
         if found.get(field) != wanted.get(field) and field not in free:
-            return first_difference(found.get(field), wanted.get(field), f"{name}.{field}")
+            below = {one.removeprefix(f"{field}.") for one in free if one.startswith(f"{field}.")}
+            part = found.get(field), wanted.get(field), f"{name}.{field}"
+            if difference := first_difference(*part, below):
+                return difference
     return None
 
 

@@ -73,6 +73,7 @@ class ProbeResults:
         strips: sample stimuli.
         windows: pooling windows of the images, with the fixation and the pixels of a degree.
         filters: system -> epoch -> [kh, kw, 3, filters], first layer of run 0.
+        skipped: split -> image -> why, of images that were left out as they could not be read.
         experiment: the workdir's experiment.json: config, versions, devices, revision.
     """
 
@@ -88,6 +89,7 @@ class ProbeResults:
     strips: tuple[Strip, ...] = ()
     windows: PoolingWindows | None = None
     filters: Mapping[str, Mapping[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     experiment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -21,6 +21,7 @@
                  they achieve on images of that split and the 95 % intervals of the gaps
     training     list of {system, epochs [P], learning_rate [P], train_loss, train_accuracy,
                  test_loss, test_accuracy, each [V][P]}
+    skipped      split -> image -> why: images that were left out as they could not be read
     experiment   the resolved config, versions, devices, revision
     crc32        of all bytes before this field, in hexadecimal; `read_results` verifies it
 
@@ -101,6 +102,7 @@ def as_document(results: ProbeResults, table: ClaimTable) -> dict[str, Any]:
             for blur, splits in results.matches.items()
         },
         "training": [dataclasses.asdict(history) for history in results.training],
+        "skipped": results.skipped,
         "experiment": results.experiment,
     }
 
@@ -157,6 +159,7 @@ def read_results(path: pathlib.Path) -> tuple[ProbeResults, ClaimTable]:
             for blur, splits in document.get("matches", {}).items()
         },
         training=tuple(_history(row) for row in document["training"]),
+        skipped=document.get("skipped", {}),
         experiment=document["experiment"],
     )
     return results, ClaimTable(

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -35,6 +36,7 @@ TRAIN, TEST, VALIDATION = "train", "test", "val"
 SCENES_A_CLASS = {TRAIN: 100, TEST: 50}  # synthetic ones, where no limit is given
 BATCH = 64  # images decoded together
 NAMED_FAILURES = 3
+UNREADABLE = ("refuse", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class LabelledImages:
         class_names: L names, the same in every split.
         fingerprint: tells these images from others; "" for arrays made by hand.
         fixations: where each is looked at; None where all have the fixation of the system.
+        skipped: name -> why, of images of the split that could not be read.
     """
 
     images: UInt8[np.ndarray, "N Y X 3"]
@@ -54,6 +57,16 @@ class LabelledImages:
     class_names: tuple[str, ...]
     fingerprint: str = ""
     fixations: Fixations | None = None
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class _Unreadable(InputError):
+    """Images that cannot be read: name -> why."""
+
+    def __init__(self, failures: Mapping[str, str]):
+        some = " ".join(list(failures.values())[:NAMED_FAILURES])
+        super().__init__(f"data: {len(failures)} images cannot be read: {some}")
+        self.failures = dict(failures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +91,7 @@ def open_labelled(
     limit_test: int = 0,
     fit: str = "crop",
     fixations: str = "",
+    unreadable: str = "refuse",
 ) -> dict[str, LabelledImages]:
     """The splits "train" and "test" of a data set, and "val" where a folder has it.
 
@@ -101,16 +115,21 @@ def open_labelled(
         fixations: FILE.csv of where each image is looked at, see `read_fixations`. Images are named
             by their files, as train/CLASS/FILE, with or without an ending; those of a TFDS set by
             their numbers, as train/0000012; scenes as train/CLASS/00012.
+        unreadable: what is done about images that cannot be read: "refuse", or "skip" them, of
+            whatever split; how many these are is told, and which is in folder/SPLIT.json.
 
     Raises:
         InputError: no such data, a split or class that is missing, empty or unknown, fewer than two
-            classes, images that cannot be read (all are counted), a `folder` that holds images
-            of another making, or fixations that cannot be used or that an image lacks.
+            classes, images that cannot be read (all are counted) and are not to be skipped or
+            are all of a class, a `folder` that holds images of another making, or fixations
+            that cannot be used or that an image lacks.
     """
     limits = {TRAIN: limit_train, TEST: limit_test, VALIDATION: limit_test}
     _check_limits(limits)
+    check_allowed("unreadable", unreadable, UNREADABLE)
     splits = _list_splits(data, size, seed, data_dir, limits, _earlier_files(folder))
     asked = {"size": size, "classes": classes} | ({} if fit == "crop" else {"fit": fit})
+    asked |= {} if unreadable == "refuse" else {"unreadable": unreadable}
     splits = {
         name: dataclasses.replace(s, made_of=s.made_of | asked | {"limit": s.limit})
         for name, s in splits.items()
@@ -118,7 +137,7 @@ def open_labelled(
     paths = {name: folder / f"{name}.npy" for name in splits}
     kept = {name: find_array(paths[name], split.made_of) for name, split in splits.items()}
     found = {name: array for name, array in kept.items() if array is not None}
-    looked: dict[str, Fixations] = {}
+    looked: dict[str, dict[str, list]] = {}
     if len(found) < len(splits) or fixations:
         sources = {
             name: _choose(split.open(), classes, split.limit, f"data={data}, {name}")
@@ -275,20 +294,50 @@ def _check_classes(sources: dict[str, ImageSource], data: str) -> None:
         raise InputError(f"data={data}: {', '.join(everywhere)} is its only class, two are needed.")
 
 
-def _read_fixations(path: str, sources: dict[str, ImageSource], size) -> dict[str, Fixations]:
-    """Split -> where its images are looked at; in the file they are named SPLIT/NAME."""
-    names = {split: [f"{split}/{name}" for name in s.names] for split, s in sources.items()}
-    found = read_fixations(path, [name for own in names.values() for name in own], size)
-    return {split: Fixations.of([found[name] for name in own]) for split, own in names.items()}
+def _read_fixations(path: str, sources: dict[str, ImageSource], size) -> dict[str, dict[str, list]]:
+    """Split -> image -> where it is looked at; in the file images are named SPLIT/NAME."""
+    names = [f"{split}/{name}" for split, source in sources.items() for name in source.names]
+    found = read_fixations(path, names, size)
+    return {
+        split: {name: found[f"{split}/{name}"] for name in source.names}
+        for split, source in sources.items()
+    }
 
 
 def _decode(source: ImageSource, split: _Split, size, path: pathlib.Path, name: str):
-    """Decodes a split to `path`; returns the record beside it, and its images."""
+    """Decodes a split to `path`; returns the record beside it, and its images.
+
+    Where images are skipped that cannot be read, which these are is known when all have been tried:
+    then the others are decoded once more.
+    """
+    try:
+        return _written(source, split, size, path, name)
+    except _Unreadable as error:
+        if split.made_of.get("unreadable") != "skip":
+            raise
+        skipped = error.failures
+    whole = [place for place, one in enumerate(source.names) if one not in skipped]
+    for label in sorted({*source.labels.tolist()} - {*source.labels[whole].tolist()}):
+        raise InputError(
+            f"data: no image of the class {source.class_names[label]} in {name} can be read, "
+            f"such as {next(iter(skipped.values()))}"
+        )
+    print(
+        f"data: {len(skipped)} of {len(source.names)} {name} images cannot be read and are left "
+        f"out; {path.with_suffix('.json')} lists them under skipped",
+        file=sys.stderr,
+    )
+    return _written(source.subset(whole), split, size, path, name, skipped)
+
+
+def _written(source: ImageSource, split: _Split, size, path, name, skipped=None):
+    """`_decode` of images that can all be read."""
     record = {
         "made_of": split.made_of,
         "files": split.files,
         "class_names": source.class_names,
         "labels": source.labels.tolist(),
+        "skipped": skipped or {},
     }
     with progress(f"decoding {name}", len(source.names)) as advance:
         images = write_array(
@@ -314,11 +363,15 @@ def _read_levels(
             yield to_levels(batch.images[batch.present], f"images of batch {batch.number}")
     tell_cut(cut, size)
     if failures:
-        some = " ".join(list(failures.values())[:NAMED_FAILURES])
-        raise InputError(f"data: {len(failures)} images cannot be read: {some}")
+        raise _Unreadable(failures)
 
 
-def _labelled(record: Mapping, images: np.ndarray, looked: Fixations | None) -> LabelledImages:
+def _labelled(
+    record: Mapping, images: np.ndarray, looks: Mapping[str, list] | None
+) -> LabelledImages:
+    skipped, looked = record.get("skipped", {}), None
+    if looks is not None:
+        looked = Fixations.of([look for name, look in looks.items() if name not in skipped])
     fixated = {} if looked is None else {"fixations": looked.fingerprint()}
     made_of = json.dumps(record["made_of"] | fixated, sort_keys=True)
     return LabelledImages(
@@ -327,4 +380,5 @@ def _labelled(record: Mapping, images: np.ndarray, looked: Fixations | None) -> 
         class_names=tuple(record["class_names"]),
         fingerprint=hashlib.sha256(made_of.encode()).hexdigest(),
         fixations=looked,
+        skipped=skipped,
     )

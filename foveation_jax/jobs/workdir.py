@@ -16,7 +16,15 @@ from foveation_jax.transforms import SYSTEMS
 
 REMEDY = "; name another --workdir"
 # Fields that say how much is done or shown, not what.
-FREE_FIELDS = ("report_images", "records", "limit", "steps", "checkpoint_every", "keep_seconds")
+FREE_FIELDS = (
+    "report_images",
+    "records",
+    "limit",
+    "steps",
+    "checkpoint_every",
+    "keep_seconds",
+    "keep_epochs",
+)
 
 
 def check_workdir(
@@ -40,7 +48,9 @@ def check_workdir(
         return
     record = read_record(path, REMEDY)
     resolved = json.loads(config.to_json_best_effort())
-    if difference := first_difference(record["config"], resolved, free=FREE_FIELDS):
+    had, wants = (c.get("recipe", {}).get("more_epochs", 0) for c in (record["config"], resolved))
+    free = (*FREE_FIELDS, "recipe.more_epochs") if had <= wants else FREE_FIELDS
+    if difference := first_difference(record["config"], resolved, free=free):
         raise InputError(
             f"{workdir} holds another experiment ({difference}); give another --workdir, or the "
             "same settings to go on"

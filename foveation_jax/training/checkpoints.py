@@ -59,12 +59,13 @@ def claim_checkpoints(workdir: pathlib.Path, system: str, setup: Setup, fingerpr
     """Makes the system's folder that of `setup`, trained on the images of that fingerprint.
 
     Raises:
-        InputError: it holds checkpoints of another network or configuration, or its record of them
-            is damaged.
+        InputError: it holds checkpoints of another network or configuration, or of more epochs; or
+            its record of them is damaged.
     """
     path, described = system_folder(workdir, system) / "setup.json", describe(setup, fingerprint)
     if path.exists():
-        earlier = read_record(path, _remedy(path.parent))
+        earlier = {"more_epochs": 0} | read_record(path, _remedy(path.parent))
+        earlier["more_epochs"] = max(earlier["more_epochs"], described["more_epochs"])
         for field in sorted(earlier.keys() | described.keys()):
             then, now = earlier.get(field), described.get(field)
             if then != now:

@@ -100,11 +100,12 @@ def train(
             f"for {setup.n_images} of {setup.size[0]} x {setup.size[1]}."
         )
     claim_checkpoints(workdir, system, setup, images.fingerprint)
-    last, length = setup.recipe.epochs, setup.steps_per_epoch
+    last, length = setup.recipe.all_epochs, setup.steps_per_epoch
     kept, images_a_step = {*keeping.epochs, last}, setup.n_runs * setup.recipe.batch_size
     rows, folder = workdir / "metrics.jsonl", system_folder(workdir, system)
     if last in epochs_saved(workdir, system):
         check_epochs(rows, folder, system, last + 1)
+        check_kept(workdir, system, keeping, last)
         return load_variables(workdir, system, last)
 
     def finish_epoch(epoch, state):
@@ -117,6 +118,9 @@ def train(
         done, start = resume(setup, system, rows, folder)
         if not done:
             finish_epoch(0, start)
+        check_kept(workdir, system, keeping, done // length)
+        if done == setup.steps:  # its weights have been removed
+            save_variables(workdir, system, last, start)
         advance(done * images_a_step)
         saved = started = time.monotonic()
         first = done
@@ -128,7 +132,7 @@ def train(
                 finish_epoch(step // length, state)
                 append_rows(rows, [speed_row(system, step // length, speed)])
                 started, first = time.monotonic(), step
-            if step < setup.steps and agreed(keeping.due(step, time.monotonic() - saved)):
+            if step == setup.steps or agreed(keeping.due(step, time.monotonic() - saved)):
                 stop_if_diverged(setup, system, state)
                 stop_unless_finite(system, state)
                 save_latest(folder / "latest", step, state)
@@ -258,6 +262,18 @@ def speed_row(system: str, epoch: int, images_a_second: float) -> dict[str, Any]
         "epoch": epoch,
         "images_a_second": round(images_a_second, 2),
     }
+
+
+def check_kept(workdir: pathlib.Path, system: str, keeping: Keeping, passed: int) -> None:
+    """Raises InputError for an epoch to keep that `system` has passed without keeping it."""
+    kept = epochs_saved(workdir, system)
+    for epoch in keeping.epochs:
+        if epoch <= passed and epoch not in kept:
+            raise InputError(
+                f"keep_epochs has {epoch}, which the training of {system} in {workdir} has passed "
+                f"without keeping it; kept are {', '.join(map(str, kept))}, and it can be named "
+                f"what comes after {passed}."
+            )
 
 
 def drop_rows(path: pathlib.Path, system: str, after: int) -> None:

@@ -5,7 +5,7 @@ For one run, with gradient g of the cross-entropy, weights w and momentum m (bot
     g' = g + decay w;    m <- mu m + g';    w <- w - rate (g' + mu m)
 
 which is PyTorch's SGD with `nesterov=True` and `weight_decay`, step for step. The rate is constant
-from epoch ceil(f_i E) to the next, f_i fractions of all E epochs, counted from 0.
+from epoch ceil(f_i E) to the next, f_i fractions of the E epochs, counted from 0.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ LIMITS: dict[str, Allowed] = {
     "momentum": Range(0, 1, open=(1,)),
     "weight_decay": Range(0),
     "precision": ("", *PRECISIONS),
+    "more_epochs": Range(0),
 }
 
 
@@ -47,13 +48,14 @@ class Recipe:
         epochs: passes through the training images, E.
         batch_size: images a step and run, B.
         learning_rates: the rate at first and after each change, for this batch size.
-        changes: fractions of all epochs at which the rate changes, rising.
+        changes: fractions of E at which the rate changes, rising.
         momentum: mu.
         weight_decay: of all parameters.
         restart_momentum: forget m at the start of every epoch, as the published loop does.
         precision: of the forward and backward pass: `float32`, `tensorfloat32` (float32, products
             with 10 bits of mantissa) or `bfloat16`; weights, momentum, statistics and loss stay
             float32. Where it is not named, the device's own (`BY_DEVICE`).
+        more_epochs: passes after those E, at the last rate; a finished training goes on by them.
 
     Raises:
         InputError: a field that is out of range.
@@ -67,6 +69,7 @@ class Recipe:
     weight_decay: int | float = 5e-4
     restart_momentum: bool = False
     precision: str = ""
+    more_epochs: int = 0
 
     def __post_init__(self):
         check_all(self, LIMITS)
@@ -78,6 +81,11 @@ class Recipe:
                 f"changes is {self.changes}; allowed are {n} rising fractions, one fewer than "
                 "learning_rates"
             )
+
+    @property
+    def all_epochs(self) -> int:
+        """To the end."""
+        return self.epochs + self.more_epochs
 
     @property
     def computed_in(self) -> str:

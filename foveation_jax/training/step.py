@@ -66,7 +66,7 @@ class Setup:
     @property
     def steps(self) -> int:
         """Of the whole training."""
-        return self.recipe.epochs * self.steps_per_epoch
+        return self.recipe.all_epochs * self.steps_per_epoch
 
     @property
     def mesh(self) -> Mesh:

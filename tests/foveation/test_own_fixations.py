@@ -1,6 +1,7 @@
 """An experiment whose images are looked at where a file says: to the weights, and bad input."""
 
 import runpy
+import shutil
 from pathlib import Path
 
 import jax
@@ -100,6 +101,18 @@ def test_of_one_place_each_steps_see_what_is_made_beforehand(trained):
         seen = np.load(out / name / "perceived" / "spot" / "test.npy")[..., 0]
         found = [np.unravel_index(image.argmax(), (16, 16)) for image in seen]
         assert found == [PLACES["test/a/0"][0], PLACES["test/b/0"][0]]
+
+
+def test_of_images_that_are_left_out_so_are_the_fixations(trained, data, tmp_path):
+    holed, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "out"
+    for name in ("train/a/1", "train/b/0"):
+        (holed / f"{name}.png").write_bytes(b"no picture")
+    train(holed, out, FIRST, unreadable="skip", **{"stage1.when": "beforehand"})
+    seen, whole = (
+        np.load(run / "perceived" / "spot" / "train.npy")
+        for run in (out, trained[0] / "beforehand")
+    )
+    np.testing.assert_array_equal(seen, whole[[0, 2, 3, 5, 6, 7]])
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_weights(trained, data, tmp_path, monkeypatch):

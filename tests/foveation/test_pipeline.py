@@ -281,6 +281,21 @@ def test_how_often_states_are_written_is_no_other_experiment(finished):
     workdir.check_workdir(out, tiny_config(keep_seconds=1.0))
 
 
+def test_a_finished_run_goes_on_by_more_epochs_alone(finished, tmp_path):
+    out, _ = finished
+    more = {"recipe.more_epochs": 2, "keep_epochs": (0, 1, 4)}
+    pipeline.check_config(tiny_config(**more))
+    workdir.check_workdir(out, tiny_config(**more))
+    with pytest.raises(InputError, match=r"config\.recipe\.epochs is 2 there and 3 here"):
+        workdir.check_workdir(out, tiny_config(**more, **{"recipe.epochs": 3}))
+    gone_on = shutil.copytree(out, tmp_path / "out")
+    workdir.claim_workdir(gone_on, tiny_config(**more))
+    with pytest.raises(InputError, match=r"recipe\.more_epochs is 2 there and 1 here"):
+        workdir.check_workdir(gone_on, tiny_config(**{"recipe.more_epochs": 1}))
+    with pytest.raises(InputError, match="keep_epochs has 5; allowed is 0 to 4"):
+        pipeline.check_config(tiny_config(**more | {"keep_epochs": (5,)}))
+
+
 @pytest.mark.parametrize("name", ["smoke", "scenes_cpu", "paper_alexnet", "paper_resnet18"])
 def test_every_config_can_be_run(name):
     config = runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"]()

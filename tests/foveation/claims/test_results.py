@@ -17,7 +17,8 @@ from tests.foveation.made_up import HIGH_SIGMAS, SYSTEMS, made_up_results
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    results = made_up_results(n_runs=2)
+    skipped = {"train": {"kitchen/7": "cut short"}}
+    results = dataclasses.replace(made_up_results(n_runs=2), skipped=skipped)
     table = verdicts.judge(results)
     folder = tmp_path_factory.mktemp("run")
     return results, table, folder, results_files.write_results(results, table, folder)
@@ -55,7 +56,7 @@ def test_json_is_strict_and_has_the_documented_fields(written):
     document = json.loads(paths[0].read_text(), parse_constant=_refuse)
     fields = (
         "version network systems class_names chance accuracy claims left_out curves crossovers "
-        "confusion perceptual matches training experiment crc32"
+        "confusion perceptual matches training skipped experiment crc32"
     )
     assert list(document) == fields.split()
     assert set(document["accuracy"]) == set(SYSTEMS)

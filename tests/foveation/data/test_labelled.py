@@ -144,6 +144,33 @@ def test_data_that_cannot_be_used(data, tmp_path, spoil, message):
     assert not list(tmp_path.glob("decoded/train.npy"))
 
 
+def test_images_that_cannot_be_read_are_left_out_where_asked(data, tmp_path, capsys, monkeypatch):
+    whole = open_labelled(str(data), SIZE, tmp_path / "whole")["train"]
+    _unreadable(data)
+    found = _open(data, tmp_path, unreadable="skip")
+    train = found["train"]
+    assert sorted(train.skipped) == ["attic/notes", "ocean/2"]
+    assert all("cannot be read" in why or "picture" in why for why in train.skipped.values())
+    kept = [i for i in range(12) if i != 8 + 2]
+    np.testing.assert_array_equal(train.images, whole.images[kept])
+    np.testing.assert_array_equal(train.labels, whole.labels[kept])
+    assert not found["test"].skipped
+    said = capsys.readouterr().err
+    assert "2 of 13 train images cannot be read and are left out" in said
+    monkeypatch.setattr(labelled, "read_batches", None)  # nothing is read again
+    again = _open(data, tmp_path, unreadable="skip")["train"]
+    assert (again.skipped, again.fingerprint) == (train.skipped, train.fingerprint)
+    with pytest.raises(InputError, match=r"another making \(unreadable was skip, is None\)"):
+        _open(data, tmp_path)
+
+
+def test_a_class_of_which_nothing_can_be_read_is_refused_all_the_same(data, tmp_path):
+    for number in range(2):
+        (data / "test" / "attic" / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no image of the class attic in test can be read"):
+        _open(data, tmp_path, unreadable="skip")
+
+
 def test_settings_that_cannot_be_used(data, tmp_path):
     with pytest.raises(InputError, match=r"nowhere is not a folder; name one, or tfds:NAME"):
         open_labelled(str(tmp_path / "nowhere"), SIZE, tmp_path / "decoded")

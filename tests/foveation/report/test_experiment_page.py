@@ -147,6 +147,17 @@ def test_what_is_not_there_is_left_out():
     assert "was not measured" in page
 
 
+def test_images_that_were_left_out_are_counted_and_named(made):
+    assert "could not be read" not in experiment_page.render(*made)
+    names = {f"<i>kitchen/{number}": "cut short" for number in range(7)}
+    left = {"train": names, "test": {"bar/2": "cut short"}}
+    page = experiment_page.render(dataclasses.replace(made[0], skipped=left), made[1])
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", "", page)).split())
+    assert "7 train images could not be read and are left out: <i>kitchen/0," in text
+    assert "<i>kitchen/4, …. All are in results.json" in text
+    assert "1 test image could not be read and is left out: bar/2. All" in text
+
+
 def test_one_run_is_named_as_such():
     results = made_up_results(n_runs=1, systems=SYSTEMS[:2], with_pictures=False)
     page = experiment_page.render(results, verdicts.judge(results))

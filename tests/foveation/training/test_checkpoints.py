@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import json
 import os
 import pathlib
@@ -128,6 +129,32 @@ def test_a_finished_training_is_found(undisturbed):
     assert rows.read_bytes() == before[rows]
 
 
+def test_a_finished_training_goes_on_by_more_epochs_as_if_it_had_not_stopped(tmp_path):
+    extended, whole = tmp_path / "extended", tmp_path / "whole"
+    train(extended)
+    train(extended, more_epochs=1)
+    train(extended, more_epochs=3)
+    train(whole, more_epochs=3)
+    assert checkpoints.epochs_saved(extended, "reference") == (0, 2, 4, 5, 7)
+    assert epoch_rows(extended) == epoch_rows(whole)
+    assert [row["learning_rate"] for row in epoch_rows(whole)[4:]] == pytest.approx([0.02] * 4)
+    found, wanted = (checkpoints.load_variables(w, "reference", 7) for w in (extended, whole))
+    assert_equal(found, wanted)
+    with pytest.raises(InputError, match="more_epochs=3, not 1; name another --workdir"):
+        train(extended, more_epochs=1)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_an_epoch_that_was_passed_cannot_be_kept_any_more(more, undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed, tmp_path / "run")
+    keeping = loop.Keeping(epochs=(0, 3))
+    sets = tiny.images(), tiny.images(12, 1)
+    with pytest.raises(InputError, match=r"keep_epochs has 3, .* reference .* kept are 0, 2, 4,"):
+        loop.train(tiny.setup(more_epochs=more), "reference", *sets, workdir, keeping)
+    keeping = loop.Keeping(epochs=(2, 4 + more))
+    loop.train(tiny.setup(more_epochs=more), "reference", *sets, workdir, keeping)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -142,6 +169,12 @@ def test_checkpoints_of_another_training_are_refused(undisturbed, changes, sente
     with pytest.raises(InputError, match=rf"of a training with {sentence}; name another --workdir"):
         train(undisturbed, **changes)
     assert contents(undisturbed) == before
+
+
+def test_final_weights_that_were_removed_are_those_of_the_final_state(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(checkpoints.system_folder(tmp_path, "reference") / "epochs" / "4")
+    assert_equal(train(tmp_path), checkpoints.load_variables(undisturbed, "reference", 4))
 
 
 def test_an_epoch_that_is_not_kept_is_refused(undisturbed):
@@ -159,7 +192,7 @@ def test_damaged_checkpoints_are_refused(undisturbed, tmp_path):
     for part in (folder / "epochs" / "4", *(folder / "latest").iterdir()):
         for path in part.rglob("d/*"):
             path.unlink()
-    for name in ("epochs/4", "latest/21"):
+    for name in ("epochs/4", f"latest/{STEPS}"):
         sentence = (
             rf"the checkpoint .*{name} is damaged .*; remove .*reference to train it again\.$"
         )
@@ -167,6 +200,16 @@ def test_damaged_checkpoints_are_refused(undisturbed, tmp_path):
             train(tmp_path)
         shutil.rmtree(folder / name)
     gc.collect()
+
+
+def stopped_after(last, run_steps=loop.run_steps):
+    """`run_steps` as it is where a training is stopped."""
+
+    def some(*arguments):
+        yield from itertools.takewhile(lambda made: made[0] <= last, run_steps(*arguments))
+        raise KeyboardInterrupt
+
+    return some
 
 
 def spoil(content, random):
@@ -182,12 +225,15 @@ def spoil(content, random):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("finished", [True, False])
-def test_any_damage_is_a_sentence_or_harmless(undisturbed, tmp_path, finished):
+def test_any_damage_is_a_sentence_or_harmless(undisturbed, tmp_path, finished, monkeypatch):
     """Twelve times a file, drawn at random, is damaged at a random place, or lost."""
     left = shutil.copytree(undisturbed, tmp_path / "left")
-    if not finished:  # stopped after epoch 3
-        shutil.rmtree(left / "checkpoints" / "reference" / "epochs" / "4")
-        loop.drop_rows(left / "metrics.jsonl", "reference", 3)
+    if not finished:
+        shutil.rmtree(left)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "run_steps", stopped_after(STEPS - 2))
+            with pytest.raises(KeyboardInterrupt):
+                train(left)
     ours = checkpoints.system_folder(left, "reference")
     files = [left / "metrics.jsonl", *sorted(p for p in ours.rglob("*") if p.is_file())]
     random_, refused = random.Random(finished), 0

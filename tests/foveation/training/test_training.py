@@ -73,10 +73,18 @@ def test_changes_are_rounded_up_to_whole_epochs(epochs, fractions):
         assert change - 1 < fraction * epochs <= change + 1e-8
 
 
+def test_more_epochs_are_at_the_last_rate_and_move_no_change():
+    recipe, more = Recipe(), Recipe(more_epochs=60)
+    assert change_epochs(more) == change_epochs(recipe)
+    assert (recipe.all_epochs, more.all_epochs) == (120, 180)
+    assert float(learning_rate(more, 179)) == pytest.approx(0.0025)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("epochs", 0),
+        ("more_epochs", -1),
         ("batch_size", 0),
         ("learning_rates", ()),
         ("learning_rates", (0.1, -0.1, 0.1)),
