@@ -7,7 +7,7 @@ pairs, and how many of the 20 strongest heads are among exact patching's. A meth
 joined with +, which are scored once and combined in every way of `--combine`. Positive are heads
 whose exact effect (noising, all positions, over `--oracle_pairs` pairs that no draw is made from;
 or, with `--same_pairs`, over the draw's own) is above 2 % of what lies between positive and
-negative prompts. A task is a name or the path of a file of JSON lines. Exact patching of a task
+negative prompts. A task is a name or the path of a file of prompts. Exact patching of a task
 takes a minute or so on two cores; it is kept in the folder `--oracles`, and not done again.
 """
 
@@ -33,7 +33,7 @@ ORACLE_SEED, POSITIVE = 123, 0.02
 
 def draw(model, name: str, n: int, seed: int, n_held_out: int = 1) -> Task:
     """A task by its name, or from a file."""
-    if Path(name).suffix == ".jsonl":
+    if Path(name).suffix:
         own = {"n": n, "seed": seed, "path": name, "n_held_out": n_held_out}
         return cj.make_task("custom", model.tokenizer, **own)
     return cj.make_task(name, model.tokenizer, n=n, n_held_out=n_held_out, seed=seed)
