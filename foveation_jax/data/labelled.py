@@ -361,9 +361,9 @@ def _read_levels(
         cut |= batch.cut
         if not failures:
             yield to_levels(batch.images[batch.present], f"images of batch {batch.number}")
-    tell_cut(cut, size)
     if failures:
         raise _Unreadable(failures)
+    tell_cut(cut, size)
 
 
 def _labelled(

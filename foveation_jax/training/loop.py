@@ -271,8 +271,8 @@ def check_kept(workdir: pathlib.Path, system: str, keeping: Keeping, passed: int
         if epoch <= passed and epoch not in kept:
             raise InputError(
                 f"keep_epochs has {epoch}, which the training of {system} in {workdir} has passed "
-                f"without keeping it; kept are {', '.join(map(str, kept))}, and it can be named "
-                f"what comes after {passed}."
+                f"without keeping it; allowed are {', '.join(map(str, kept))} and those after "
+                f"{passed}."
             )
 
 

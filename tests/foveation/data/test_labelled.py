@@ -145,7 +145,9 @@ def test_data_that_cannot_be_used(data, tmp_path, spoil, message):
 
 
 def test_images_that_cannot_be_read_are_left_out_where_asked(data, tmp_path, capsys, monkeypatch):
+    write_png(data / "train" / "attic" / "3.png", np.zeros((16, 60, 3)))
     whole = open_labelled(str(data), SIZE, tmp_path / "whole")["train"]
+    capsys.readouterr()
     _unreadable(data)
     found = _open(data, tmp_path, unreadable="skip")
     train = found["train"]
@@ -156,6 +158,7 @@ def test_images_that_cannot_be_read_are_left_out_where_asked(data, tmp_path, cap
     np.testing.assert_array_equal(train.labels, whole.labels[kept])
     assert not found["test"].skipped
     said = capsys.readouterr().err
+    assert said.count("lost over") == 1  # the wide one, though it was read twice
     assert "2 of 13 train images cannot be read and are left out" in said
     monkeypatch.setattr(labelled, "read_batches", None)  # nothing is read again
     again = _open(data, tmp_path, unreadable="skip")["train"]

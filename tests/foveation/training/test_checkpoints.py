@@ -149,7 +149,7 @@ def test_an_epoch_that_was_passed_cannot_be_kept_any_more(more, undisturbed, tmp
     workdir = shutil.copytree(undisturbed, tmp_path / "run")
     keeping = loop.Keeping(epochs=(0, 3))
     sets = tiny.images(), tiny.images(12, 1)
-    with pytest.raises(InputError, match=r"keep_epochs has 3, .* reference .* kept are 0, 2, 4,"):
+    with pytest.raises(InputError, match=r"keep_epochs has 3, .* reference .* are 0, 2, 4 and"):
         loop.train(tiny.setup(more_epochs=more), "reference", *sets, workdir, keeping)
     keeping = loop.Keeping(epochs=(2, 4 + more))
     loop.train(tiny.setup(more_epochs=more), "reference", *sets, workdir, keeping)
