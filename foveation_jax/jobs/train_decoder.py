@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -217,7 +218,7 @@ def training_batches(
     """Endless batches of shuffled photographs; the first `skip` are passed over unread.
 
     Every epoch has an order of its own, from (seed, epoch). A source smaller than a batch is
-    repeated to fill one; files that cannot be read leave grey pictures.
+    repeated to fill one; what cannot be read is told, and others of its batch stand in its place.
 
     Raises:
         InputError: not one photograph of a whole epoch can be read.
@@ -225,14 +226,20 @@ def training_batches(
     count = len(source.names)
     per_epoch = max(1, count // batch_size)
     epoch, first = divmod(skip, per_epoch)
+    told: set[str] = set()
     while True:
         order = np.random.default_rng([seed, epoch]).permutation(count)
         order = np.resize(order, per_epoch * batch_size)
         readable, failures = first > 0, {}
         for batch in read_batches(source.subset(order), size, batch_size, range(first, per_epoch)):
             readable |= bool(batch.present.any())
+            for name in batch.failures.keys() - told:
+                print(f"{batch.failures[name]} It is left out.", file=sys.stderr)
+            told |= batch.failures.keys()
             failures |= batch.failures
-            yield batch.images
+            there = np.flatnonzero(batch.present)
+            stand_in = np.resize(there, len(batch.present)) if len(there) else batch.indices * 0
+            yield batch.images[np.where(batch.present, np.arange(len(stand_in)), stand_in)]
         if not readable:
             raise InputError(f"images: no file can be read; {next(iter(failures.values()))}")
         epoch, first = epoch + 1, 0
