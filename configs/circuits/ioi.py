@@ -2,7 +2,7 @@
 
 Paper: arXiv 2405.12522, section 4; the task is of Wang et al., arXiv 2211.00593.
 Expected: on SmolLM2-135M the circuit of a quarter of the heads keeps well more of the logit
-difference than random circuits do; see the table in README.md.
+difference than random circuits do; see tests/bench/RESULTS.md.
 Cost: under a minute on two CPU cores.
 
     ./run.sh circuits --config=configs/circuits/ioi.py --workdir=runs/ioi

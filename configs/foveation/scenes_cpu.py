@@ -2,8 +2,9 @@
 
 Images of 64 x 64 pixels, a ResNet18 of 3/16 of the width, 3 paired runs of each of the four
 systems. The folder holds train/CLASS/* and test/CLASS/*, some 300 and 50 images each.
-Expected: all four systems well above chance (1 in 20); see the table of claims in README.md. Three
-runs decide large effects only: the page says which, and with what uncertainty.
+Expected: all four systems well above chance (1 in 20); the tables of claims are in
+tests/bench/RESULTS.md. Three runs decide large effects only: the page says which, and with what
+uncertainty.
 Cost: 11 minutes on two CPU cores with nothing beside it.
 
     ./run.sh foveation --config=configs/foveation/scenes_cpu.py --config.data=FOLDER --workdir=DIR
