@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from circuits_jax import interpose
 from circuits_jax.capture.forked import ForkedBatch
@@ -61,7 +61,7 @@ def movement(config: DecoderConfig, record: interpose.Record, batch: ForkedBatch
     neurons, other = _sides(record.neurons, batch)
     shares, _ = _sides(record.routed, batch)
     other = {name: jnp.where(shared[..., 0], x, neurons[name]) for name, x in other.items()}
-    slopes = neuron_slopes(neurons, other) if config.d_mlp else {}
+    slopes = neuron_slopes(neurons, other, shared[..., 0]) if config.d_mlp else {}
     if config.n_experts:
         slopes = {name: x * shares["neurons"] for name, x in slopes.items()}
     q, other_q = batch.endings(record.q)
@@ -106,30 +106,55 @@ def _sides(arrays: dict[str, Array], batch: ForkedBatch) -> tuple[dict[str, Arra
 
 
 def neuron_slopes(
-    positive: dict[str, Float[Array, "B Q E"]], negative: dict[str, Float[Array, "B Q E"]]
+    positive: dict[str, Float[Array, "B Q E"]],
+    negative: dict[str, Float[Array, "B Q E"]],
+    shared: Bool[Array, "B Q 1"],
 ) -> dict[str, Float[Array, "B Q E"]]:
     """How much more neurons say for being given more, by the name of the weight that gives it.
 
-    Both as `interpose.Record` has them.
+    Both as `interpose.Record` has them, and where tokens have a partner.
     """
     given = positive["given"], negative["given"]
-    slopes = activation_slopes(*given, positive["active"], negative["active"])
+    slopes = activation_slopes(*given, positive["active"], negative["active"], shared)
     if "up" not in positive:
         return {"up": slopes}
     return {"gate": positive["up"] * slopes / 2, "up": positive["active"] / 2}
 
 
 def activation_slopes(
-    u: Float[Array, "*shape"],
-    other: Float[Array, "*shape"],
-    y: Float[Array, "*shape"],
-    other_y: Float[Array, "*shape"],
-) -> Float[Array, "*shape"]:
+    u: Float[Array, "B Q E"],
+    other: Float[Array, "B Q E"],
+    y: Float[Array, "B Q E"],
+    other_y: Float[Array, "B Q E"],
+    shared: Bool[Array, "B Q 1"],
+) -> Float[Array, "B Q E"]:
     """How much more neurons are active, y, for being given more, u, than with the other prompt.
 
-    Where both are given the same: what they are active for all that they are given.
+    Where both are given the same, as where what moves a neuron cancels: what it is active for all
+    that it is given, and as much again of the slope from the least to the most that it is given at
+    any token of the pair that has a partner. In the one, neurons that make a step together cancel,
+    and those that sleep are nothing; in the other, those that are given the same everywhere.
     """
-    same = jnp.abs(u - other) < 1e-4 * (jnp.abs(u) + jnp.abs(other)) + 1e-6
+    slopes, moves = _secants((u, y), (other, other_y))
+    given, active, there = (
+        jnp.concatenate(x, axis=1) for x in ((u, other), (y, other_y), (shared, shared))
+    )
+
+    def at(where):
+        return tuple(jnp.take_along_axis(x, where, axis=1) for x in (given, active))
+
+    most = jnp.argmax(jnp.where(there, given, -jnp.inf), axis=1, keepdims=True)
+    least = jnp.argmin(jnp.where(there, given, jnp.inf), axis=1, keepdims=True)
+    elsewhere, moves_elsewhere = _secants(at(most), at(least))
     tiny = jnp.abs(u) < 1e-6
     whole = jnp.where(tiny, 0.5, y / jnp.where(tiny, 1, u))
-    return jnp.where(same, whole, (y - other_y) / jnp.where(same, 1, u - other))
+    return jnp.where(moves, slopes, jnp.where(moves_elsewhere, (whole + elsewhere) / 2, whole))
+
+
+def _secants(
+    here: tuple[Array, Array], there: tuple[Array, Array]
+) -> tuple[Float[Array, "*shape"], Bool[Array, "*shape"]]:
+    """(y - y') / (u - u') of two (u, y), and where u and u' differ by more than rounding."""
+    (u, y), (other, other_y) = here, there
+    moves = jnp.abs(u - other) >= 1e-4 * (jnp.abs(u) + jnp.abs(other)) + 1e-6
+    return (y - other_y) / jnp.where(moves, u - other, 1), moves

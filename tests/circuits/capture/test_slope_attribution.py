@@ -192,7 +192,7 @@ def test_a_norm_is_read_with_its_scale_held_still(kind):
 def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
     """Of the difference of two prompts; of gated ones each factor counts half.
 
-    Where the two are the same, of what the MLP says altogether.
+    Where the two are the same at every token, of what the MLP says altogether.
     """
     config = dataclasses.replace(tiny.CONFIG, gated_mlp=gated, norm="none")
     mlp, x, weight = MLP(config), random(4, 2, 12, D), random(5, 2, 12, D)
@@ -206,7 +206,8 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
             {"up": x @ own["up"]} if gated else {}
         )
 
-    slopes = movement.neuron_slopes(neurons(x), neurons(x2))
+    nowhere = jnp.zeros((*x.shape[:2], 1), bool)
+    slopes = movement.neuron_slopes(neurons(x), neurons(x2), nowhere)
     active, active2 = (neurons(x)["active"] for x in (x, x2))
     dx, said = (x, active) if same else (x - x2, active - active2)
     if gated:
@@ -221,9 +222,28 @@ def test_neurons_lose_nothing_of_what_an_mlp_says(gated, other):
 
 def test_a_step_that_was_taken_counts_in_full():
     """A neuron that only the negative prompt's input wakes: its derivative at the positive is 0."""
-    given, other = jnp.array([-1.0, 2.0]), jnp.array([3.0, 1.0])
-    slopes = movement.activation_slopes(given, other, jax.nn.relu(given), jax.nn.relu(other))
-    np.testing.assert_allclose(slopes, [3 / 4, 1], rtol=1e-6)
+    given, other = jnp.array([[[-1.0, 2.0]]]), jnp.array([[[3.0, 1.0]]])
+    slopes = _relu_slopes(given, other)
+    np.testing.assert_allclose(slopes[0, 0], [3 / 4, 1], rtol=1e-6)
+
+
+def test_a_neuron_that_both_give_the_same_counts_by_its_other_tokens():
+    """Half, and half by what it is given now: asleep it is not lost, nor where two make a step.
+
+    Tokens without a partner are not looked at.
+    """
+    given = jnp.array([[[-1.0, 2.0], [2.0, -3.0], [5.0, 7.0]]])
+    other = given.at[:, 1].set(jnp.array([3.0, 1.0])).at[:, 2].set(-9.0)
+    slopes = _relu_slopes(given, other, given[..., :1] != 5)
+    np.testing.assert_allclose(slopes[0, :2], [[3 / 8, 7 / 10], [1, 1 / 4]], rtol=1e-6)
+    slopes = _relu_slopes(given, given)
+    np.testing.assert_allclose(slopes[0, 0], [5 / 12, (1 + 7 / 10) / 2], rtol=1e-6)
+    np.testing.assert_array_equal(_relu_slopes(given[:, :1], given[:, :1])[0, 0], [0, 1])
+
+
+def _relu_slopes(given, other, shared=True):
+    shared = jnp.broadcast_to(shared, (*given.shape[:2], 1))
+    return movement.activation_slopes(given, other, jax.nn.relu(given), jax.nn.relu(other), shared)
 
 
 @pytest.mark.parametrize("sharpness", [1.0, 20.0])

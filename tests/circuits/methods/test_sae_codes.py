@@ -273,11 +273,17 @@ def test_all_edges_are_scored_and_heads_stay_as_they_are(model):
     assert graph_circuit(found, graph, share=0.5).size > 0
 
 
-@pytest.mark.parametrize("program", ["hist", "sort_unique", "reverse", "frac_prevs"])
-def test_every_edge_of_a_compiled_program_is_found(program):
-    """MLPs, queries, keys and values included, and pairs of heads that MLPs join."""
+@pytest.mark.parametrize(
+    ("program", "seed"),
+    [("hist", 0), ("sort_unique", 0), ("sort_unique", 9), ("reverse", 0), ("frac_prevs", 0)],
+)
+def test_every_edge_of_a_compiled_program_is_found(program, seed):
+    """MLPs, queries, keys and values included, and pairs of heads that MLPs join.
+
+    Also where what moves a neuron cancels in every pair, and it is given the same by both.
+    """
     model = load_model(f"tracr:{program}")
-    task = make_task("compiled", model.tokenizer, n=5, n_held_out=1, seed=0)
+    task = make_task("compiled", model.tokenizer, n=5, n_held_out=1, seed=seed)
     graph, truth, scores = graph_of(model.config), task.truths[0], discover(model, task)
     true = graph.mask(truth.graph_edges)
     effects = np.abs(scores.details["graph_effects"])
