@@ -39,6 +39,10 @@ class Fields:
         value = self.values.get(name)
         return default if value is None else value
 
+    def with_defaults(self, **defaults: Any) -> "Fields":
+        """With these where a field is absent; not where it is `null`."""
+        return Fields(defaults | self.values, self.source)
+
     def nullable(self, name: str, default: Any) -> Any:
         """The field where `null` is a value of its own: none, not the default."""
         return self.values.get(name, default)

@@ -90,7 +90,7 @@ GPT2 = Family(
 
 def read_gptj(fields: Fields) -> dict[str, Any]:
     """GPT-J: attention and MLP read one norm; pairs in turn rotated; a bias on logits."""
-    shape = _shape(Fields({"n_positions": 2048} | fields.values, fields.source))
+    shape = _shape(fields.with_defaults(n_positions=2048))
     rope = {"rope_theta": 10_000.0}
     if fields.nullable("rotary_dim", 64) is None:
         raise InputError(

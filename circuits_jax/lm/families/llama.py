@@ -41,7 +41,7 @@ def read_llama(fields: Fields) -> dict[str, Any]:
 
 def read_smollm3(fields: Fields) -> dict[str, Any]:
     """SmolLM3: Llama with every fourth layer not rotated."""
-    shape = shape_of(fields, n_kv_heads=fields.count("num_key_value_heads", 4))
+    shape = shape_of(fields.with_defaults(num_key_value_heads=4))
     n_layers, interval = shape["n_layers"], fields.count("no_rope_layer_interval", 4)
     rule = [int((layer + 1) % interval != 0) for layer in range(n_layers)]
     turned = fields.get("no_rope_layers", rule)  # 1 where a layer is rotated, whatever the name
@@ -65,14 +65,13 @@ def read_smollm3(fields: Fields) -> dict[str, Any]:
 
 def read_arcee(fields: Fields) -> dict[str, Any]:
     """Arcee: Llama with a plain MLP of squared relus."""
-    default = {"hidden_act": "relu2", "rms_norm_eps": 1e-5}
-    return read_llama(Fields(default | fields.values, fields.source)) | {"gated_mlp": False}
+    fields = fields.with_defaults(hidden_act="relu2", rms_norm_eps=1e-5)
+    return read_llama(fields) | {"gated_mlp": False}
 
 
 def read_ernie(fields: Fields) -> dict[str, Any]:
     """ERNIE 4.5: Llama with rotary pairs in turn."""
-    kv_heads = fields.count("num_key_value_heads", 2)
-    shape = shape_of(fields, n_kv_heads=kv_heads, head_width=fields.count("head_dim", 128))
+    shape = shape_of(fields.with_defaults(num_key_value_heads=2, head_dim=128))
     return {
         **shape,
         **gated_rms(fields, eps=1e-5, tied=True),

@@ -93,7 +93,7 @@ def read_qwen3_moe(fields: Fields) -> dict[str, Any]:
     if head_dim["head_dim"] is None:  # unlike Qwen3: the class has no default of its own
         d_model, heads = fields.count("hidden_size"), fields.count("num_attention_heads")
         head_dim = {"head_dim": d_model // heads}
-    fields = Fields(fields.values | head_dim, fields.source)
+    fields = Fields(fields.values | head_dim, fields.source).with_defaults(num_key_value_heads=4)
     return _read_qwen3(fields, lambda layer: True) | _experts(fields, 128, 768, 8)
 
 

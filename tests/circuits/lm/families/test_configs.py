@@ -1,10 +1,15 @@
 """Configs as files have them: windows, defaults, and what is refused in one sentence."""
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import AutoConfig
 
 from circuits_jax.decoder.config import NO_WINDOW
-from circuits_jax.lm.families.families import read_config
+from circuits_jax.lm.families.families import FAMILIES, read_config
 from circuits_jax.runs.errors import InputError
 from tests.circuits.lm.test_families import checkpoint
 
@@ -50,6 +55,28 @@ def test_gemma3_defaults_fill_what_published_configs_leave_out():
     np.testing.assert_allclose(
         [local[-1], whole[-1]], [1e4 ** -(254 / 256), 1e6 ** -(254 / 256) / 8]
     )
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_a_config_leaves_out_is_what_hugging_face_takes_for_it(model_type):
+    """Field by field, of all that the family's class writes; also `null`, where it takes that."""
+    config = AutoConfig.for_model(model_type)
+    whole = config.to_dict()
+
+    def read(fields):
+        try:
+            return dataclasses.astuple(read_config(fields, "tiny"))
+        except InputError as error:
+            return str(error)
+
+    given = set(whole) - {"model_type"}
+    for name in given:
+        left_out = read({field: value for field, value in whole.items() if field != name})
+        assert left_out == read(whole) or f"{name!r} is missing" in left_out, name
+    for name in given & {"num_key_value_heads", "head_dim"}:
+        with contextlib.suppress(StrictDataclassFieldValidationError):
+            filled_in = AutoConfig.for_model(model_type, **{name: None}).to_dict()
+            assert read(whole | {name: None}) == read(filled_in), name
 
 
 LINEAR = {"rope_type": "linear", "factor": 2.0}
