@@ -40,7 +40,7 @@ from foveation_jax.jobs.workdir import check_workdir, claim_workdir, code_of, fi
 from foveation_jax.metrics import METRICS, metrics_for
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
-from foveation_jax.probes.evaluate import mean_colour
+from foveation_jax.probes.evaluate import PROBES, mean_colour
 from foveation_jax.probes.perceptual import perceptual_panel
 from foveation_jax.report import experiment_page
 from foveation_jax.report.samples import sample_strips
@@ -325,7 +325,7 @@ def probe(
 ) -> Battery:
     """The battery on a system's networks, kept on disk: in full when finished (`epoch` None).
 
-    What is found there is taken if it is whole, and of these very weights and images.
+    What is found there is taken if it is whole, and of these very weights, images and probes.
     """
     finished = epoch is None
     path = workdir / "probes" / f"{system}-{'final' if finished else f'epoch{epoch}'}.npz"
@@ -335,6 +335,7 @@ def probe(
         "every": config.probe_every if finished else config.dynamics_every,
     }
     made_of = amount | {
+        "probes": {name: one.levels(shown.windows).tolist() for name, one in PROBES.items()},
         "weights": weights_crc32(workdir, system, trained),
         "images": shown.fingerprints,
         "mean": [float(level) for level in shown.colours[system]],

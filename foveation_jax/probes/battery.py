@@ -114,7 +114,7 @@ def load_battery(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged or missing ({error}).") from None
     if made_of is not None and seal["made_of"] != made_of:
-        raise InputError(f"{path} holds probes of other networks or images.")
+        raise InputError(f"{path} holds other probes, or of other networks or images.")
     _check_finite(path, found)
     names = [name.split(":", 1) for name in found]
     return Battery(

@@ -39,7 +39,8 @@ class Probe:
         title: of its figure.
         label: of the x-axis, with its unit.
         scale: what the x-axis is: a `fraction`, shown in percent; a `value`, shown as it is; or
-            `steps`, a ladder without an end (inf), of which every step counts the same.
+            `steps`, of which every one counts the same, however far apart; where it is 0 or inf
+            the image is whole.
         caption: what is written below a sample, a format of the x-axis's value.
         decoys: kind of decoy (cue_conflict.py); "" for probes that show one image at a time.
     """
@@ -179,7 +180,7 @@ def evaluate(
         labels: their classes, 0 to L - 1.
         probes: of `PROBES`.
         n_images: the first so many of each class are shown; 0 for all.
-        every: every so-many-th level is shown, and the last: 4 makes the 125 levels 37.
+        every: every so-many-th level is shown, and the last.
         mean: colour in [0, 1] for high-pass stimuli, published: `mean_colour` of the system's
             validation images; that of `images` by default.
         windows: pooling windows of the images' size; the published ones of s = .4 by default.

@@ -1,5 +1,6 @@
 """The whole experiment from a config to the verdicts, on tiny settings, and bad input."""
 
+import dataclasses
 import json
 import runpy
 import shutil
@@ -16,7 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from foveation_jax import pipeline
 from foveation_jax.claims.results_files import read_results
 from foveation_jax.jobs import workdir
+from foveation_jax.probes import occlusion
 from foveation_jax.probes.battery import load_battery
+from foveation_jax.probes.evaluate import PROBES
 from foveation_jax.runs.errors import InputError
 from foveation_jax.training.checkpoints import load_variables
 
@@ -211,8 +214,17 @@ def test_damage_that_only_work_can_mend_is_one_sentence(finished, tmp_path, name
 
 
 @pytest.mark.usefixtures("without_page")
-def test_probes_of_other_networks_are_made_again(finished, tmp_path):
-    """The weights are others than those that were probed; here, those of another epoch."""
+def test_probes_of_other_networks_and_other_probes_are_made_again(finished, tmp_path, monkeypatch):
+    """The weights are others than those that were probed; here, those of another epoch.
+
+    And one probe has fewer levels than what is kept, that of the weights that stayed included.
+    """
+    name = "occlusion/scotoma"
+    whole = PROBES[name]
+    fewer = dataclasses.replace(
+        whole, levels=lambda x: whole.levels(x)[:4], axis=lambda x: whole.axis(x)[:4]
+    )
+    monkeypatch.setitem(PROBES, name, fewer)
     out = shutil.copytree(finished[0], tmp_path / "out")
     epochs = out / "checkpoints" / "reference" / "epochs"
     shutil.rmtree(epochs / "1")
@@ -224,6 +236,8 @@ def test_probes_of_other_networks_are_made_again(finished, tmp_path):
     )
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a.accuracy, b.accuracy)
+    hidden = next(curve.levels for curve in first if curve.probe == name)
+    assert hidden[-1] == occlusion.hidden_areas("scotoma", tiny_config().size)[3] < 1
 
 
 ONE_SYSTEM = {"systems": ("reference",), "keep_epochs": ()}

@@ -30,7 +30,7 @@ def test_a_battery_comes_back_and_belongs_to_what_it_was_made_of(tmp_path):
         np.testing.assert_array_equal(curve.accuracy, ACCURACY)
         np.testing.assert_array_equal(curve.levels, LEVELS)
         np.testing.assert_array_equal(matrix.counts, COUNTS)
-    with pytest.raises(InputError, match="holds probes of other networks or images"):
+    with pytest.raises(InputError, match="holds other probes, or of other networks or images"):
         load_battery(path, "raw", MADE_OF | {"n_images": 4})
     assert [p.name for p in path.parent.iterdir()] == ["x.npz"]
 
