@@ -286,11 +286,13 @@ def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[st
     """Title, SVG and cross-overs (mean and intervals a system) of each cue-conflict."""
     curves = {(c.probe, c.system): c for c in results.curves}
     found = []
-    for kind in ("window", "square"):
+    for probe, asked in PROBES.items():
+        if not asked.decoys:
+            continue
         pairs = {}
         for name in results.systems:
             centre, periphery = (
-                curves.get((f"{kind}_conflict/{side}", name)) for side in ("centre", "periphery")
+                curves.get((f"{probe}/{side}", name)) for side in ("centre", "periphery")
             )
             if centre and periphery:
                 pairs[name] = centre, periphery
@@ -310,12 +312,8 @@ def _conflicts(results: ProbeResults, look: Mapping[str, Style]) -> list[dict[st
                 }
             )
         if pairs:
-            figure = experiment_figures.conflict_figure(
-                pairs, look, results.chance, PROBES[f"{kind}_conflict"].title
-            )
-            found.append(
-                {"title": PROBES[f"{kind}_conflict"].title, "figure": figure, "rows": rows}
-            )
+            figure = experiment_figures.conflict_figure(pairs, look, results.chance, asked.title)
+            found.append({"title": asked.title, "figure": figure, "rows": rows})
     return found
 
 

@@ -15,17 +15,12 @@ L, H = 3, 4
 BLIND = dataclasses.replace(tiny.CONFIG, windows=(1, NO_WINDOW, NO_WINDOW))
 SHORT = "when Ann and Bob went out then Bob gave it to", "then Cid gave it to"
 LONG = "when Ann and Bob and Cid went out then it Bob gave it to", "then Cid and Fay gave it to"
-OPTIONS = {
-    "exact_patching": {},
-    "attribution": {},
+UNPAIRED = ("random", "sae_codes_published", "subnetwork_probing")
+OPTIONS = {  # of others than by default
     "hisp": {"replacement": "resample"},
-    "cdt": {},
     "acdc": {"thresholds": (1e-4,)},
-    "eap": {},
+    "attribution_ig": {"steps": 2},
     "eap_ig": {"steps": 2},
-    "relp": {},
-    "sae_codes": {},
-    "mean_difference": {},
 }
 
 
@@ -40,12 +35,12 @@ def pairs(positives, negatives):
 
 
 @pytest.mark.parametrize("longer", ["negative", "positive"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in UNPAIRED])
 def test_a_head_that_says_the_same_at_every_shared_token_has_no_part(model, name, longer):
     """The longer prompt is the shorter one with more words in it, in one place or in two."""
     both = pairs(SHORT, LONG) if longer == "negative" else pairs(LONG, SHORT)
     task = dataclasses.replace(tiny.task(), learn=both)
-    options = method_options(name, **OPTIONS[name])
+    options = method_options(name, **OPTIONS.get(name, {}))
     scores = np.asarray(METHODS[name].run(model, task, jax.random.key(0), options).head_scores)
     assert scores[1:].max() > 0
     np.testing.assert_allclose(scores[0], 0, atol=1e-4 * scores.max())

@@ -18,7 +18,7 @@ from circuits_jax.evaluation import cost
 from circuits_jax.evaluation.agreement import against_exact
 from circuits_jax.jobs import compare
 from circuits_jax.lm.language_model import LanguageModel
-from circuits_jax.methods import method_options
+from circuits_jax.methods import METHODS, method_options
 from circuits_jax.report import compare_page
 from circuits_jax.runs import files, mesh
 from circuits_jax.runs.errors import InputError
@@ -213,11 +213,15 @@ def test_slow_methods_are_called_once(monkeypatch):
 LAYER_BY_LAYER = H * (L + 1) / 2  # passes for all heads, each from its own layer up
 PASSES = {  # by each method's definition, over B prompts
     "sae_codes": ({}, (12 + 4 + 4 + 4) / 12, 0),  # 12 tokens, the negative's last 4, 4 read twice
+    "sae_codes_published": ({"steps": 2}, 2, 0),
     "mean_difference": ({}, 2, 0),
     "random": ({}, 0, 0),
     "exact_patching": ({}, 2 + LAYER_BY_LAYER, 0),
+    "attribution": ({}, 2, 1),
     "attribution_ig": ({"steps": 3}, 1 + 3, 3),
-    "eap_ig": ({"steps": 2}, 2 + 2 * 2, 2),  # on the way back every layer is run once more
+    "eap": ({}, 2 + 2, 1),  # on the way back every layer is run once more
+    "relp": ({}, 2 + 2, 1),
+    "eap_ig": ({"steps": 2}, 2 + 2 * 2, 2),
     "acdc": ({"thresholds": (0.01, 0.1, 1.0)}, 2 + 3 * LAYER_BY_LAYER, 0),
     "cdt": ({}, 2 + 2 * LAYER_BY_LAYER, 0),  # in two parts
     "hisp": ({}, 1, 1),
@@ -225,7 +229,7 @@ PASSES = {  # by each method's definition, over B prompts
 }
 
 
-@pytest.mark.parametrize("method", PASSES)
+@pytest.mark.parametrize("method", METHODS)  # a new one has a row
 def test_passes_are_counted_as_they_are_run(method):
     options, forward, backward = PASSES[method]
     found = cost.passes(method, method_options(method, **options), tiny.model(), tiny.task(n=3))

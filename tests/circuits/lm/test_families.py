@@ -162,6 +162,8 @@ def test_every_family_has_a_case():
         *FAMILIES,
         "gemma3",
     }
+    readme = (GOLDENS.parents[2] / "README.md").read_text()
+    assert f"{len(FAMILIES)} families of decoders" in readme
 
 
 def parameters(raw):

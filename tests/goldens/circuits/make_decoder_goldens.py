@@ -9,7 +9,7 @@ them from names and shapes.
 
 Also `rope/...`: frequencies and scale of rotary settings, from transformers' own functions.
 
-Needs torch and transformers 5 in an environment of its own, which the library does not:
+Needs torch, which the library does not, and transformers 5; a new family is a row of `MORE_CASES`:
 
     python -m venv oracle && oracle/bin/pip install torch transformers safetensors
     oracle/bin/python tests/goldens/circuits/make_decoder_goldens.py
