@@ -185,11 +185,10 @@ def _measured(
             f"positive one ({pairs.positives[0][:60]!r}); allowed are pairs that differ"
         )
     batch = model.continued(batch, [row for row in pairs.continuations for _ in range(2)])
-    goal = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), targets(pairs))
     found = [
         _of_pass(interpose.last_logits(model.config, model.params, some), aims, metric)
         for some, aims in zip(
-            split(batch, 2 * PAIRS_A_PASS), _split(goal, 2 * PAIRS_A_PASS), strict=True
+            split(batch, 2 * PAIRS_A_PASS), _split(targets(pairs), 2 * PAIRS_A_PASS), strict=True
         )
     ]
     values, beat, difference = (
@@ -219,12 +218,15 @@ def _measured(
 
 
 def _split(goal: Targets, size: int) -> list[Targets]:
-    """Rows as `split` takes them of a batch."""
-    n = len(goal.answer_ids)
+    """For both prompts of every pair, rows as `split` takes them of a batch; cut on the host."""
+    n = 2 * len(goal.answer_ids)
     starts = (
         [np.arange(n)] if n <= size else [np.arange(s, s + size) % n for s in range(0, n, size)]
     )
-    return [jax.tree.map(lambda x, rows=rows: x[rows], goal) for rows in starts]
+    return [
+        jax.tree.map(lambda x, rows=rows: jax.device_put(np.asarray(x)[rows // 2]), goal)
+        for rows in starts
+    ]
 
 
 @functools.partial(jax.jit, static_argnames="metric")

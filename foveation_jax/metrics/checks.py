@@ -1,10 +1,33 @@
 """What every metric asks of its two batches; of traced ones only shapes and dtypes are known."""
 
+import functools
+from collections.abc import Callable
+
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from foveation_jax.metrics.levels import colours
+from foveation_jax.metrics.levels import Images, colours
 from foveation_jax.runs.errors import InputError
+
+
+def metric(smallest: int = 1):
+    """A metric of two batches of colours: they are checked, and it is one program for a shape.
+
+    Args:
+        smallest: least number of pixels along Y and X that it can take.
+    """
+
+    def compiled(function: Callable[[Images, Images], Array]) -> Callable[[Images, Images], Array]:
+        program = jax.jit(function)
+
+        @functools.wraps(function)
+        def checked(a, b):
+            return program(*check_pair(function.__name__, a, b, smallest))
+
+        return checked
+
+    return compiled
 
 
 def check_pair(

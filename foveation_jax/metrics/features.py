@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from foveation_jax.metrics.checks import check_pair
+from foveation_jax.metrics.checks import metric
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, valid_matrix
 from foveation_jax.metrics.levels import Images
 
@@ -35,13 +35,13 @@ def _root(squared: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
+@metric(3)
 def gmsd(a: Images, b: Images) -> Float[Array, " N"]:
     """Gradient-magnitude similarity deviation: 0 for equal images, larger is worse; below 1.
 
     Deviation over pixels of (2 g_a g_b + t) / (g_a^2 + g_b^2 + t), g the Prewitt gradients at half
     size, t = 170 / 255^2 (equations 4 to 6 of Xue, Zhang, Mou & Bovik, arXiv 1308.3052).
     """
-    a, b = check_pair("gmsd", a, b, 3)
     stability = 170 / 255**2
     gradients = []
     for images in (a, b):
@@ -54,6 +54,7 @@ def gmsd(a: Images, b: Images) -> Float[Array, " N"]:
     return _root(jnp.var(similarity, axis=(1, 2, 3)))
 
 
+@metric(41)
 def vif(a: Images, b: Images) -> Float[Array, " N"]:
     """Visual information fidelity of `a` given the reference `b`, pixel version; 1 if equal.
 
@@ -62,7 +63,6 @@ def vif(a: Images, b: Images) -> Float[Array, " N"]:
     authors' pixel-domain form). Above 1 when `a` has more contrast. *Not* symmetric. Sides of at
     least 41 px.
     """
-    a, b = check_pair("vif", a, b, 41)
     grey_a, grey_b = 255 * _grey(a), 255 * _grey(b)
     kept = total = jnp.zeros(a.shape[0])
     for scale in range(4):

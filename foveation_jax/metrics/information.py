@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from foveation_jax.metrics.checks import check_pair
+from foveation_jax.metrics.checks import metric
 from foveation_jax.metrics.levels import Images
 
 BINS = 256
 
 
+@metric()
 def mutual_information(a: Images, b: Images) -> Float[Array, " N"]:
     """Mutual information in bits over the pixels of a channel, 256 bins, averaged over channels.
 
@@ -17,7 +18,6 @@ def mutual_information(a: Images, b: Images) -> Float[Array, " N"]:
     taken as the probability (no bias correction). Between 0 and 8; symmetric; the mutual
     information of an image with itself is its entropy. Not differentiable: levels are counted.
     """
-    a, b = check_pair("mutual_information", a, b)
     levels_a, levels_b = (
         jnp.round(jnp.clip(v, 0, 1) * (BINS - 1)).astype(jnp.int32) for v in (a, b)
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from foveation_jax.metrics.checks import check_pair
+from foveation_jax.metrics.checks import metric
 from foveation_jax.metrics.filtering import gaussian_taps, slide
 from foveation_jax.metrics.levels import Images
 
@@ -33,24 +33,24 @@ def _luminance_and_structure(
     return luminance, (2 * covariance + C2) / (variances + C2)
 
 
+@metric(TAPS)
 def ssim_map(a: Images, b: Images) -> Float[Array, "N Y X C"]:
     """SSIM at every pixel, same size as the images; windows that stick out see mirrored edges.
 
     Equation 13 of Wang et al. (2004), values in [-1, 1]. Its mean over pixels at least 5 px from
     the edges is `ssim`.
     """
-    a, b = check_pair("ssim_map", a, b, TAPS)
     luminance, structure = _luminance_and_structure(a, b, mirrored=True)
     return luminance * structure
 
 
+@metric(TAPS)
 def ssim(a: Images, b: Images) -> Float[Array, " N"]:
     """Mean SSIM over the windows that lie wholly in the image, in [-1, 1]; 1 for equal images.
 
     Same numbers as skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False, data_range=1). Symmetric in `a` and `b`.
     """
-    a, b = check_pair("ssim", a, b, TAPS)
     luminance, structure = _luminance_and_structure(a, b)
     return jnp.mean(luminance * structure, axis=(1, 2, 3))
 
@@ -64,13 +64,13 @@ def _halve(images: Float[Array, "N Y X C"]) -> Float[Array, "N P Q C"]:
     return pooled / 4
 
 
+@metric((TAPS - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1)
 def ms_ssim(a: Images, b: Images) -> Float[Array, " N"]:
     """Multi-scale SSIM over five octaves, in [0, 1]; needs sides of at least 161 px.
 
     prod_j cs_j^w_j times l_5^w_5 (equation 7 of Wang, Simoncelli & Bovik 2003), negative factors
     clipped at 0, channel by channel, then averaged. 1 for equal images.
     """
-    a, b = check_pair("ms_ssim", a, b, (TAPS - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1)
     product = jnp.ones((a.shape[0], a.shape[3]), a.dtype)
     for scale, weight in enumerate(SCALE_WEIGHTS):
         luminance, structure = _luminance_and_structure(a, b)

@@ -6,7 +6,6 @@ import json
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tokenizers
 from safetensors.numpy import save_file
@@ -72,7 +71,7 @@ def model(config=CONFIG, name="tiny"):
 
     def one(path, leaf):
         noise = 0.4 * rng.standard_normal(leaf.shape, np.float32)
-        return jnp.asarray(noise + (path[-1].key == "scale"))
+        return jax.device_put(noise + (path[-1].key == "scale"))
 
     params = jax.tree_util.tree_map_with_path(one, shapes)
     return LanguageModel(name, config, params, word_tokenizer())

@@ -189,7 +189,7 @@ def read_params(
         for start, factor in factors.items():
             if path.startswith(start):
                 read *= np.asarray(factor, read.dtype)
-        params[path] = jnp.asarray(read)
+        params[path] = jax.device_put(read)
     return traverse_util.unflatten_dict(params, sep="/")
 
 

@@ -280,7 +280,7 @@ def _params(
         "unembedding": _unembedding(config, compiled, words),
         "layers": {"attention": attention, "mlp": {"up": up, "down": down}},
     }
-    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    params = jax.tree.map(lambda x: jax.device_put(np.asarray(x, np.float32)), params)
     n_inputs = len(compiled.embedding)
     tokens = np.random.default_rng(0).integers(1, n_inputs, (32, config.n_positions))
     tokens[:, 0] = 0
