@@ -38,6 +38,8 @@ def colours(what: str, images: Shaped[Array | np.ndarray, "*shape"]) -> Float[Ar
     traced = isinstance(images, jax.core.Tracer)
     with contextlib.nullcontext() if traced else jax.ensure_compile_time_eval():
         try:
+            if isinstance(images, np.ndarray):  # as it is, and not by a program for each shape
+                images = jax.device_put(images, may_alias=False)
             images = jnp.asarray(images)
         except (TypeError, ValueError, OverflowError):
             raise InputError(
@@ -57,10 +59,7 @@ def colours(what: str, images: Shaped[Array | np.ndarray, "*shape"]) -> Float[Ar
 def check_colours(what: str, images: Float[Array | np.ndarray, "*shape"]) -> None:
     """Raises InputError unless all values of a concrete array are finite and within 0 and 1."""
     axes = ", ".join(["N", "Y", "X", "C"][-images.ndim :])
-    check_finite(what, images, f"colours [{axes}] must lie within 0 and 1")
-    if not images.size:
-        return
-    low, high = float(images.min()), float(images.max())
+    low, high = _finite_range(what, images, f"colours [{axes}] must lie within 0 and 1")
     if not -ROUNDING <= low <= high <= 1 + ROUNDING:
         hint = ": divide 8-bit levels by 255" if low >= 0 and 1.5 < high <= 255 else ""
         raise InputError(f"{what} span {low:g} to {high:g}: they must lie within 0 and 1{hint}.")
@@ -71,18 +70,38 @@ def check_finite(
     values: Shaped[Array | np.ndarray, "*shape"],
     allowed: str = "all values must be finite",
 ) -> None:
-    """Raises InputError if a value of a concrete array is not finite; says which and where.
+    """Raises InputError if a value of a concrete array is not finite; says which and where."""
+    if not isinstance(values, jax.core.Tracer):
+        _finite_range(what, values, allowed)
 
-    A test of every element: the minimum of a large array loses a NaN on some processors.
+
+def _finite_range(
+    what: str, values: Shaped[Array | np.ndarray, "*shape"], allowed: str
+) -> tuple[float, float]:
+    """The least and the largest value, all of which are finite, or InputError; 0 where none is.
+
+    Of complex values, their magnitudes. A test of every element: the minimum of a large array loses
+    a NaN on some processors.
     """
-    if isinstance(values, jax.core.Tracer):
-        return
+    if not values.size:
+        return 0.0, 0.0
     with jax.ensure_compile_time_eval():
-        finite = (np if isinstance(values, np.ndarray) else jnp).isfinite(values)
-        if not bool(finite.all()):
-            place = np.argwhere(~np.asarray(finite))[0].tolist()
+        on_host = isinstance(values, np.ndarray)
+        finite, low, high = (_looked_at if on_host else _looked_at_there)(values)
+        if not finite:
+            place = np.argwhere(~np.isfinite(np.asarray(values)))[0].tolist()
             value = np.asarray(values)[tuple(place)]
             raise InputError(f"{what} hold {value} at {place}, which is not finite: {allowed}.")
+        return float(low), float(high)
+
+
+def _looked_at(values):
+    finite = (np if isinstance(values, np.ndarray) else jnp).isfinite(values)
+    ordered = abs(values) if jnp.iscomplexobj(values) else values
+    return finite.all(), ordered.min(), ordered.max()
+
+
+_looked_at_there = jax.jit(_looked_at)  # one program on the device
 
 
 def to_levels(
@@ -100,8 +119,7 @@ def to_levels(
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
-    check_finite(what, images)
-    low, high = (images.min(), images.max()) if images.size else (0, 1)
+    low, high = _finite_range(what, images, "all values must be finite")
     if not -OVERSHOOT <= low <= high <= 1 + OVERSHOOT:
         raise InputError(f"{what} span {low:g} to {high:g}: colours lie within 0 and 1.")
     return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
