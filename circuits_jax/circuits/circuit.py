@@ -218,6 +218,7 @@ class Scores:
         if size is not None and threshold is not None:
             raise InputError(f"size ({size}) and threshold ({threshold}) were given; give one")
         if threshold is not None:
+            check_allowed("threshold", threshold, Range())
             real = above_noise(np.abs(head_scores), noise)
             heads, rule = (head_scores > threshold) & real, {"threshold": float(threshold)}
         else:

@@ -59,9 +59,12 @@ def read_circuit(path: str | Path, config: DecoderConfig) -> Scores | Circuit:
             f"{path} is no circuit; allowed are a list of heads, a circuit.json of a run, and a "
             "graph of EAP-IG or MIB with cfg, nodes and edges"
         )
-    return _of_heads(path, map(_named_row, rows), config)
+    inside = (row for row in rows if not isinstance(row, dict) or _is_inside(path, row))
+    return _of_heads(path, map(_named_row, inside), config)
 
 
+FLAGS = {"in_circuit", "in_graph"}
+SAID = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 Row = tuple[Any, Any]  # what names a head, and its score; None where it has none
 
 
@@ -72,6 +75,17 @@ def _named_row(row: Any) -> Row:
     return row, None
 
 
+def _is_inside(path: Path, row: dict[str, Any]) -> bool:
+    """What a row says of itself, if it does."""
+    for name in FLAGS & row.keys():
+        said = str(row[name]).strip().lower()
+        if said not in SAID:
+            raise InputError(f"{path}: {name} is {row[name]!r}; allowed: {', '.join(SAID)}")
+        if not SAID[said]:
+            return False
+    return True
+
+
 def _rows_of_text(path: Path, text: str) -> list[Row]:
     """Of a table, or of words."""
     lines = text.splitlines()
@@ -79,8 +93,7 @@ def _rows_of_text(path: Path, text: str) -> list[Row]:
     if "head" not in columns:
         return [(word, None) for word in WORD.findall(text)]
     table = [dict(zip(columns, map(str.strip, row), strict=False)) for row in csv.reader(lines[1:])]
-    chosen = ("true", "1", "yes")
-    inside = [row for row in table if row.get("in_circuit", "true").lower() in chosen]
+    inside = [row for row in table if _is_inside(path, row)]
     return [
         (f"{row['layer']}.{row['head']}" if "layer" in row else row.get("head"), row.get("score"))
         for row in inside

@@ -118,6 +118,8 @@ class LanguageModel:
         return ContinuedBatch(**jax.device_put(columns), n_after=n_after)
 
     def _rows(self, prompts: Sequence[str]) -> list[list[int]]:
+        if isinstance(prompts, str):
+            raise InputError(f"prompts is the text {prompts[:40]!r}; allowed is a list of texts")
         rows = [self._token_ids(index, prompt) for index, prompt in enumerate(prompts)]
         if not rows:
             raise InputError("no prompts were given; at least one is needed")

@@ -106,7 +106,7 @@ class SaeCodes:
     learning_rate: float = 2e-2
 
     def __post_init__(self):
-        limits = {"n_codes": Range(1), "steps": Range(1), "l1": Range(0.0)}
+        limits = {"n_codes": Range(1), "steps": Range(1), "l1": Range(0.0), "n_edges": Range(0)}
         limits |= {"learning_rate": Range(1e-9), "read_weight": Range(0, 1)}
         check_all(self, limits)
         if self.activation == "topk":

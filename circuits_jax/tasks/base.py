@@ -74,6 +74,12 @@ class PromptPairs:
                     raise InputError(
                         f"{field_name}[{i}] is empty: every pair needs at least one token"
                     )
+                tokens = [token for one in row for token in tokens_of(one)]
+                if not all(isinstance(x, int | np.integer) and x >= 0 for x in tokens):
+                    raise InputError(
+                        f"{field_name}[{i}] is {row!r:.60}; allowed are token ids, whole numbers "
+                        "from 0"
+                    )
 
     def __len__(self) -> int:
         """B, the number of pairs."""

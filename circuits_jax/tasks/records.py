@@ -210,7 +210,7 @@ def _ids(where: str, name: str, value: Any) -> list[int]:
     """Token ids, one or a list."""
     given = value if isinstance(value, list) else [value]
     try:
-        ids = [int(x) for x in given if not isinstance(x, bool)]
+        ids = [int(x) for x in given if not isinstance(x, bool) and float(x).is_integer()]
     except (TypeError, ValueError):
         ids = []
     if not ids or len(ids) != len(given) or min(ids) < 0:

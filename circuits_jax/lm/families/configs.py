@@ -24,6 +24,7 @@ ACTIVATION_NAMES = {
     "silu": "silu",
     "swish": "silu",
 }
+SCALED_FROM = ("llama3", "yarn", "longrope", "su")  # kinds of scaling with a context before
 LAYER_TYPES = ("sliding_attention", "full_attention")
 
 
@@ -201,13 +202,20 @@ def window_everywhere(
 
 
 def rope_of(fields: Fields, theta: float = 10_000.0, partial: float = 1.0) -> dict[str, Any]:
-    """Rotary settings in the terms of transformers 5, whichever version wrote them."""
+    """Rotary settings in the terms of transformers 5, whichever version wrote them.
+
+    As there, a context before scaling that stands outside of them goes before one inside.
+    """
     defaults = {
         "rope_theta": fields.number("rope_theta", theta),
         "partial_rotary_factor": fields.number("partial_rotary_factor", partial),
     }
     given = fields.table("rope_scaling") or fields.table("rope_parameters")
-    return defaults | {name: value for name, value in given.items() if value is not None}
+    rope = defaults | {name: value for name, value in given.items() if value is not None}
+    context = "original_max_position_embeddings"
+    if rope.get("rope_type", rope.get("type")) in SCALED_FROM and fields.get(context) is not None:
+        rope[context] = fields.count(context)
+    return rope
 
 
 def ropes_by_kind(

@@ -110,6 +110,7 @@ def read_config(config: Mapping[str, Any], source: str) -> DecoderConfig:
     if model_type not in FAMILIES:
         raise InputError(f"{source}: {_not_loaded(model_type)}")
     fields = configs.Fields(dict(config), source)
+    fields.only("is_causal", True)
     return DecoderConfig(family=model_type, **FAMILIES[model_type].read(fields))
 
 

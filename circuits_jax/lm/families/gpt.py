@@ -122,6 +122,9 @@ GPTJ = Family(
 
 def read_gpt_neo(fields: Fields) -> dict[str, Any]:
     """GPT-Neo: GPT-2 with windows in every other layer, scores not scaled."""
+    named = {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
+    stated = {own: fields.values[other] for own, other in named.items() if other in fields.values}
+    fields = fields.with_defaults(**stated)
     n_layers, d_model = fields.count("num_layers", 24), fields.count("hidden_size", 2048)
     n_heads, window = fields.count("num_heads", 16), fields.count("window_size", 256)
     kinds = fields.get("attention_layers") or _expanded(fields, n_layers)
@@ -176,8 +179,10 @@ GPT_NEO = Family(
 def read_gpt_neox(fields: Fields) -> dict[str, Any]:
     """GPT-NeoX and Pythia: parallel blocks, a quarter of each head rotated."""
     shape = shape_of(fields, n_kv_heads=fields.count("num_attention_heads"))
-    theta = fields.number("rotary_emb_base", 10_000.0)
-    rope = rope_of(fields, theta, fields.number("rotary_pct", 0.25))
+    theta, part = fields.number("rotary_emb_base", 10_000.0), fields.number("rotary_pct", 0.25)
+    fields.only("rope_theta", theta)  # its own names for both go first
+    fields.only("partial_rotary_factor", part)
+    rope = rope_of(fields, theta, part)
     return {
         **shape,
         **rotary(fields, shape, [rope], partial=True),

@@ -67,11 +67,9 @@ PHI = Family(
 def read_phi3(fields: Fields) -> dict[str, Any]:
     """Phi-3 and 4: Llama with fused projections; longrope has frequencies for long prompts."""
     shape = shape_of(fields)
-    rope = rope_of(fields)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind in ("su", "longrope"):  # Microsoft's first name for it
-        context = fields.count("original_max_position_embeddings", 4096)
-        rope = {"original_max_position_embeddings": context} | rope | {"rope_type": "longrope"}
+    rope = rope_of(fields.with_defaults(original_max_position_embeddings=4096))
+    if rope.get("rope_type", rope.get("type")) == "su":  # Microsoft's first name for it
+        rope["rope_type"] = "longrope"
     return {
         **shape,
         **gated_rms(fields, eps=1e-5),

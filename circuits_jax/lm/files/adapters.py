@@ -24,6 +24,13 @@ from circuits_jax.lm.files.checkpoints import (
 from circuits_jax.runs.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Options that change what an adapter's weights mean, and the values at which they do not.
+IDLE = {
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
+    "alora_invocation_tokens": ([],),
+    "use_qalora": (False,),
+    "layer_replication": ([],),
+}
 _PARTS = {"lora_A.weight": 0, "lora_B.weight": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 
 
@@ -73,6 +80,13 @@ def merged(raw: RawCheckpoint, source: str, canonical: Callable[[str], str]) -> 
             f"{folder / CONFIG} is of a {kind} adapter; merged are those of type LORA, others with "
             "peft's merge_and_unload and save_pretrained('NEW_FOLDER')"
         )
+    for name, idle in IDLE.items():
+        if config.get(name) not in (None, *idle):
+            allowed = ", ".join(map(repr, idle))
+            raise InputError(
+                f"{folder / CONFIG}: {name} is {config[name]!r}, and the adapter no plain sum of"
+                f" weights; allowed: {allowed}; others with peft's merge_and_unload"
+            )
     if not file.is_file():
         raise InputError(f"{folder} has no {WEIGHTS}, the adapter's weights as safetensors")
     names = {canonical(name): name for name in raw.tensors}

@@ -77,10 +77,15 @@ def _head_dim(config: Config) -> int:
 
 
 def _rope_scaling(metadata: Mapping[str, Any]) -> Config:
-    """Position scaling that the metadata states: `linear` and `yarn`; other kinds by their name."""
+    """Position scaling that the metadata states: `linear` and `yarn`; other kinds by their name.
+
+    As llama.cpp reads it: a factor of no kind is linear, also by its name of old; 0 is none.
+    """
     arch = metadata["general.architecture"]
-    kind = metadata.get(f"{arch}.rope.scaling.type", "none")
-    if kind == "none":
+    of_old = metadata.get(f"{arch}.rope.scale_linear", 0.0)
+    metadata = {f"{arch}.rope.scaling.factor": of_old} | dict(metadata)
+    kind = metadata.get(f"{arch}.rope.scaling.type", "linear")
+    if kind == "none" or (kind == "linear" and not metadata[f"{arch}.rope.scaling.factor"]):
         return {}
     keys = {
         "factor": "factor",
@@ -131,9 +136,10 @@ def derive_gemma(config: Config, metadata: Mapping[str, Any]) -> Config:
 
 
 def derive_gpt_neox(config: Config, metadata: Mapping[str, Any]) -> Config:
-    """The part of every head that is rotated."""
+    """The part of every head that is rotated, position scaling."""
     head_dim = _head_dim(config)
-    return {"rotary_pct": config.get("rotary_ndims", head_dim) / head_dim}
+    part = config.get("rotary_ndims", head_dim) / head_dim
+    return {"rotary_pct": part, **_rope_scaling(metadata)}
 
 
 def derive_nothing(config: Config, metadata: Mapping[str, Any]) -> Config:

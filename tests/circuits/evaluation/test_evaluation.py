@@ -27,6 +27,7 @@ from circuits_jax.evaluation.faithfulness import (
 )
 from circuits_jax.evaluation.masked_passes import metric_under
 from circuits_jax.lm import performance
+from circuits_jax.runs.errors import InputError
 from circuits_jax.runs.files import plain
 from circuits_jax.tasks import PromptPairs, metric_values, targets
 from tests.circuits import tiny
@@ -66,6 +67,12 @@ def metric(model, prepared, keep, masks_at_once=1):
 
 def by_kind(evaluation):
     return {(j.ablation, j.kept, j.size): j for j in evaluation.judgements}
+
+
+def test_a_circuit_of_another_shape_is_refused(model, task):
+    heads, pairs = np.ones((1, 4), np.float32), np.zeros((4, 4), np.float32)
+    with pytest.raises(InputError, match="the circuit is of 1 layers of 4 heads; allowed are"):
+        evaluate(model, task, Scores(heads, pairs, {}).circuit(size=1))
 
 
 def test_all_heads_are_faithful_and_none_is_not(model, task):

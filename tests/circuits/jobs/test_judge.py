@@ -119,6 +119,9 @@ FORMS = {
     "heads.csv": "head,score,rank,in_circuit\n2.3,3,1,True\n0.1,2,2,True\n1.0,1,3,True\n"
     "0.0,9,4,False\n",
     "table.csv": "layer,head\n2,3\n0,1\n1,0\n",
+    "marked.json": '[{"layer": 2, "head": 3, "in_circuit": true}, {"name": "0.1"},'
+    ' {"layer": 1, "head": 0, "in_graph": 1}, {"layer": 1, "head": 1, "in_graph": false}]',
+    "marked.csv": "head,in_graph\n2.3,yes\n0.1,1\n1.0,TRUE\n0.0,no\n",
 }
 
 
@@ -155,6 +158,7 @@ def test_a_graph_that_marks_nothing_is_cut_by_its_scores(folder):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        ("head,in_circuit\n0.1,perhaps", "in_circuit is 'perhaps'; allowed: true, 1, yes, false"),
         ("", "names no head"),
         ("[]", "names no head"),
         ("m0 m1", "names no head"),

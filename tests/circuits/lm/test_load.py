@@ -81,6 +81,9 @@ def test_an_adapter_is_merged_into_its_model(base, tmp_path, stabilised):
     [
         (TENSORS, {"peft_type": "IA3"}, "IA3 adapter"),
         (TENSORS, {"use_dora": True}, "DORA adapter"),
+        (TENSORS, {"init_lora_weights": "pissa_niter_4"}, "no plain sum of weights"),
+        (TENSORS, {"alora_invocation_tokens": [3, 4]}, "no plain sum of weights"),
+        (TENSORS, {"layer_replication": [[0, 2], [0, 2]]}, "no plain sum of weights"),
         (TENSORS, {"r": 0}, "the rank or alpha of"),
         ({f"{PEFT}model.layers.9.x.lora_A.weight": random(0, 2, 2)}, {}, "another model"),
         (dict(list(TENSORS.items())[:1]), {}, "both are needed"),

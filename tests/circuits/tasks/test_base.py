@@ -190,6 +190,12 @@ def test_pair_without_answer_or_foil(side):
         PromptPairs(("a", "b"), ("c", "d"), **fields)
 
 
+@pytest.mark.parametrize("token", [-1, (4, -2)])
+def test_tokens_are_whole_numbers_from_0(token):
+    with pytest.raises(InputError, match=r"answers\[0\] is .*; allowed are token ids"):
+        PromptPairs(("a",), ("b",), ((token,),), ((2,),))
+
+
 def test_slices():
     pairs = make_pairs([((i,), (i + 1,)) for i in range(6)])
     assert len(pairs) == 6

@@ -79,6 +79,46 @@ def test_what_a_config_leaves_out_is_what_hugging_face_takes_for_it(model_type):
             assert read(whole | {name: None}) == read(filled_in), name
 
 
+SCALED = {
+    "yarn": {"factor": 4.0},
+    "llama3": {"factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt_neox", "starcoder2"])
+def test_a_context_outside_of_the_scaling_goes_first(name, kind):
+    """As in transformers 5; 16 positions inside would give other frequencies."""
+    scaling = SCALED[kind] | {"rope_type": kind}
+
+    def read(inside, **outside):
+        changes = {"rope_scaling": scaling | {"original_max_position_embeddings": inside}}
+        raw = checkpoint(name, **changes, max_position_embeddings=16384, **outside)
+        return read_config(raw.config, "tiny").rotary_frequencies
+
+    assert read(16, original_max_position_embeddings=4096) == read(4096)
+    assert read(16) != read(4096)
+
+
+def test_phi3_scales_from_its_own_context_or_4096():
+    def read(inside, **outside):
+        rope = {"rope_type": "longrope", "short_factor": [1.0, 2.0, 3.0]}
+        rope |= {"long_factor": [2.0, 3.0, 4.0]} | inside
+        changes = {"rope_scaling": rope, "max_position_embeddings": 8192}
+        return read_config(checkpoint("phi3", **changes, **outside).config, "tiny")
+
+    inner = {"original_max_position_embeddings": 64}
+    assert read(inner) == read({}) != read(inner, original_max_position_embeddings=64)
+
+
+def test_gpt_neo_takes_the_names_that_others_have():
+    def read(**changes):
+        return read_config(checkpoint("gpt_neo", **changes).config, "tiny")
+
+    renamed = {"num_heads": "-", "num_layers": "-", "num_hidden_layers": 3}
+    assert read(**renamed, num_attention_heads=read().n_heads) == read()
+
+
 LINEAR = {"rope_type": "linear", "factor": 2.0}
 
 
@@ -97,6 +137,9 @@ LINEAR = {"rope_type": "linear", "factor": 2.0}
         ("llama", {"rope_scaling": LINEAR | {"factor": float("inf")}}, ["'factor'", "inf"]),
         ("gemma2", {"attn_logit_softcapping": float("nan")}, ["_softcapping'", "nan"]),
         ("gemma2", {"query_pre_attn_scalar": 0}, ["'query_pre_attn_scalar'", "above 0"]),
+        ("llama", {"is_causal": False}, ["'is_causal'", "False", "True"]),
+        ("gpt_neox", {"rope_theta": 100.0}, ["'rope_theta'", "100.0", "500.0"]),
+        ("gpt_neox", {"partial_rotary_factor": 0.75}, ["'partial_rotary_factor'", "0.75"]),
         ("llama", {"hidden_act": "mish"}, ["'hidden_act'", "'mish'", "silu"]),
         ("llama", {"num_key_value_heads": 3}, ["'num_key_value_heads'", "3", "divisors", "4"]),
         ("llama", {"num_attention_heads": 5, "num_key_value_heads": 5}, ["32", "5 heads"]),

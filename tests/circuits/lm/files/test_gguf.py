@@ -202,6 +202,19 @@ def test_rotary_part_of_gpt_neox(tmp_path):
     assert read_gguf(write_tiny(tmp_path / "m.gguf", "gptneox")).config["rotary_pct"] == 0.25
 
 
+@pytest.mark.parametrize("arch", ["llama", "gptneox"])
+def test_scaling_of_no_kind_is_linear(tmp_path, arch):
+    """As llama.cpp reads it, also where the factor has its name of old; 0 is none."""
+    scaling = {"rope_type": "linear", "factor": 4.0}
+    for key, value, wanted in (
+        ("rope.scaling.factor", 4.0, scaling),
+        ("rope.scale_linear", 4.0, scaling),
+        ("rope.scaling.factor", 0.0, None),
+    ):
+        config = read_gguf(write_tiny(tmp_path / "m.gguf", arch, **{key: value})).config
+        assert config.get("rope_scaling") == wanted
+
+
 def test_llama_rows_make_hugging_face_rotary_pairs(tmp_path):
     # In the file components 2i and 2i + 1 of a head turn together, in Hugging Face's layout
     # i and i + K/2 do.
