@@ -37,7 +37,7 @@ from foveation_jax.data.labelled import (
     open_labelled,
 )
 from foveation_jax.jobs.workdir import check_workdir, claim_workdir, code_of, fingerprints
-from foveation_jax.metrics import METRICS, metrics_for
+from foveation_jax.metrics import METRICS, metrics_that_fit
 from foveation_jax.networks import first_layer_filters, make_network
 from foveation_jax.probes.battery import Battery, load_battery, run_battery, save_battery
 from foveation_jax.probes.evaluate import PROBES, mean_colour
@@ -50,7 +50,7 @@ from foveation_jax.runs.devices import fetched
 from foveation_jax.runs.errors import InputError
 from foveation_jax.runs.files import read_record, read_rows
 from foveation_jax.runs.lock import one_at_a_time
-from foveation_jax.stage1.perceived import Perceive
+from foveation_jax.stage1.perceived import EYE_MOVEMENTS, Perceive
 from foveation_jax.stage1.systems import Seen, look
 from foveation_jax.training.checkpoints import epochs_saved, load_variables, weights_crc32
 from foveation_jax.training.loop import Keeping, train
@@ -170,9 +170,12 @@ def check_looks(stage1: ConfigDict) -> None:
             f"stage1.fixation is {tuple(stage1.fixation)}; with stage1.fixations={stage1.fixations}"
             " it must be unset: each image has its own."
         )
+    told = "stage1.eye_movements"
+    check_allowed(told, stage1.eye_movements, EYE_MOVEMENTS)
     if stage1.fixations:
-        told = "stage1.eye_movements, with stage1.fixations,"
-        check_allowed(told, stage1.eye_movements, ("fixed",))
+        check_allowed(f"{told}, with stage1.fixations,", stage1.eye_movements, ("fixed",))
+    if stage1.when == "beforehand":  # where every image is seen once, from one place
+        check_allowed(f"{told}, with stage1.when=beforehand,", stage1.eye_movements, ("fixed",))
 
 
 def named_files(config: ConfigDict) -> dict[str, list[pathlib.Path]]:
@@ -362,7 +365,7 @@ def probe(
 
 def perceptual(config: ConfigDict, shown: Mapping[str, np.ndarray]) -> dict[str, dict]:
     """System -> metric -> [N], against Reference; nothing where Reference is not among them."""
-    names = tuple(n for n in config.metrics if n in metrics_for(tuple(config.size)))
+    names = metrics_that_fit(config.metrics, config.size)
     others = {name: images for name, images in shown.items() if name != REFERENCE}
     if REFERENCE not in shown or not names:
         return {}

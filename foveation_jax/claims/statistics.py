@@ -32,11 +32,15 @@ def positions(probe: str, levels: Float[np.ndarray, " P"]) -> Float[np.ndarray, 
     """Where a curve's levels lie on its x-axis, which areas and figures share.
 
     Areas of an image are their own axis. The published ladders of sigmas have no end (inf) and
-    uneven steps; every step counts the same: 0 1 2 ... P - 1 (`Probe.scale`).
+    uneven steps; every step counts the same: 0 1 2 ... (`Probe.scale`), also where only some of
+    the ladder's levels were shown.
     """
     known = probe_of(probe)
     if known and known.scale == "steps":
-        return np.arange(len(levels), dtype=np.float64)
+        ladder = known.axis(None)
+        places = np.array([np.argmax(ladder == level) for level in levels], np.float64)
+        whole = len(places) and np.isin(levels, ladder).all()
+        return places if whole else np.arange(len(levels), dtype=np.float64)
     return np.asarray(levels, np.float64)
 
 

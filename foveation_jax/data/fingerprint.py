@@ -59,7 +59,20 @@ def _files(place: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
     """(relative name, path) of each file in a folder, hidden ones aside; or of the file itself."""
     if place.is_file():
         return [("", place)]
-    below = ((path.relative_to(place), path) for path in place.rglob("*") if path.is_file())
-    return sorted(
-        (str(name), path) for name, path in below if not any(p[0] == "." for p in name.parts)
-    )
+    return sorted((str(path.relative_to(place)), path) for path in files_below(place))
+
+
+def files_below(place: pathlib.Path) -> list[pathlib.Path]:
+    """Paths of all files in a folder, hidden ones aside; folders that are links are gone into.
+
+    Raises:
+        InputError: a link to a folder that it lies in, whose files would have no end.
+    """
+    found = []
+    for folder, folders, names in os.walk(place, followlinks=True):
+        here = pathlib.Path(folder)
+        if here.is_symlink() and here.resolve() in [up.resolve() for up in here.parents]:
+            raise InputError(f"{here} is a link to a folder that it lies in: remove it.")
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [here / name for name in names if name[0] != "."]
+    return [path for path in found if path.is_file()]

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from foveation_jax.data.fingerprint import files_below
 from foveation_jax.data.images import read_image
 from foveation_jax.data.sources import ImageSource
 from foveation_jax.runs.errors import InputError
@@ -28,11 +29,7 @@ def open_folder(path: str | os.PathLike) -> ImageSource:
     _check_name("images", root)
     if not root.is_dir():
         raise InputError(f"images: {root} is not a folder.")
-    files = sorted(
-        file.relative_to(root)
-        for file in root.rglob("*")
-        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(root).parts)
-    )
+    files = sorted(file.relative_to(root) for file in files_below(root))
     for file in files:
         _check_name(f"images: {root}", file)
     if not files:

@@ -28,6 +28,7 @@ SMALLEST_SIDE = 16
 DARKEST = 2**14  # the least that the brightest of 16-bit levels may be, unless all are 0
 MOST_PIXELS = 2**26  # 67 megapixels; more is refused before it is decoded
 BACKGROUND = 128
+CLEAR = ("LA", "PA", "RGBA", "La", "RGBa")  # modes with an alpha channel
 FITS = ("crop", "pad", "native")  # how a picture comes to a size
 BITS, PHOTOMETRIC, PLANES = 258, 262, 284  # TIFF tags
 
@@ -118,7 +119,7 @@ def _to_rgb(path, picture, layout: _Layout) -> Float[np.ndarray, "Y X 3"]:
     if ";16" in layout.samples and not layout.samples.startswith("BGR"):
         check_16_bits(path, 256 * int(np.asarray(picture.convert("RGB")).max()) + 255)
     picture = _to_srgb(picture)
-    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.mode in CLEAR or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         backdrop = Image.new("RGBA", picture.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         picture = Image.alpha_composite(backdrop, picture)
@@ -159,30 +160,46 @@ def _to_srgb(picture):
     from PIL import ImageCms
 
     profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "CMYK", "L"):
+    if not profile:
         return picture
+    plain = picture
+    clear = picture.mode in CLEAR or "transparency" in picture.info
+    if clear or picture.mode == "P":
+        grey = picture.mode in ("LA", "La")
+        whole = picture.convert("RGBA")
+        alpha = whole.getchannel("A")
+        picture = whole.convert("L" if grey else "RGB")
+    if picture.mode not in ("RGB", "CMYK", "L"):
+        return plain
     try:
         embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         srgb = ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, embedded, srgb, outputMode="RGB")
+        picture = ImageCms.profileToProfile(picture, embedded, srgb, outputMode="RGB")
+        if clear:
+            picture.putalpha(alpha)
+        return picture
     except (ImageCms.PyCMSError, OSError):
-        return picture  # a broken profile: viewers show the plain levels as well
+        return plain  # a broken profile: viewers show the plain levels as well
 
 
 def fit_image(
-    image: Float[np.ndarray, "Y X 3"], size: tuple[int, int], fit: str = "crop"
+    image: Shaped[np.ndarray, "Y X 3"], size: tuple[int, int], fit: str = "crop"
 ) -> Float[np.ndarray, "Y2 X2 3"]:
     """`image` brought to `size` = (Y, X), resampled by Lanczos with antialiasing.
 
     Args:
-        image: colours in [0, 1].
+        image: colours in [0, 1], or 8-bit levels, which become that.
         size: rows and columns; a picture that has them already is returned as it is.
         fit: "crop" takes the largest centred part of that shape, "pad" the whole picture, centred
             on mid grey, "native" refuses a picture of another size.
 
     Raises:
-        InputError: another `fit`, or "native" and a picture of another size.
+        InputError: another `fit`, colours of another scale, or "native" and a picture of another
+            size.
     """
+    if image.dtype == np.uint8:
+        image = image / np.float32(255)
+    check_colours("the picture's levels", image)
     if fit not in FITS:
         raise InputError(f"fit is {fit!r}: it must be {' or '.join(FITS)}.")
     (height, width), (rows, columns) = image.shape[:2], size

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from foveation_jax.data.arrays import find_array, write_array
-from foveation_jax.data.fingerprint import fingerprint
+from foveation_jax.data.fingerprint import files_below, fingerprint
 from foveation_jax.data.fixations import Fixations, read_fixations
 from foveation_jax.data.folders import open_folder
 from foveation_jax.data.images import to_levels
@@ -248,7 +248,7 @@ def _check_class_folders(split: pathlib.Path) -> None:
     for entry in entries:
         if not entry.is_dir():
             raise InputError(f"data: {entry} is a file, {split} must hold one folder a class.")
-        if not any(file.is_file() for file in entry.rglob("[!.]*")):
+        if not files_below(entry):
             raise InputError(f"data: the class {entry.name} is empty, {entry} holds no images.")
 
 

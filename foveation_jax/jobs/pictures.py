@@ -394,7 +394,7 @@ def measure(
     """
     path = workdir / "metrics.jsonl"
     rows = {(row["image"], row["system"]): row for row in read_rows(path)}
-    names = tuple(n for n in config.metrics if n in metrics.metrics_for(tuple(config.size)))
+    names = metrics.metrics_that_fit(config.metrics, config.size)
     systems = tuple(name for name in systems if name != REFERENCE)
     with progress("metrics", len(source.names)) as advance:
         for name, label in zip(source.names, source.labels, strict=True):

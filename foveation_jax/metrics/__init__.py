@@ -7,6 +7,9 @@ device (transforms/__init__.py). `METRICS` lists the panel by name, for
 tables and for `--config` fields.
 """
 
+import sys
+from collections.abc import Iterable, Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +30,7 @@ METRICS = {
     "mutual_information": mutual_information,
 }
 
-__all__ = ["METRICS", "metrics_for", "ssim_map", *METRICS]
+__all__ = ["METRICS", "metrics_for", "metrics_that_fit", "ssim_map", *METRICS]
 
 
 def metrics_for(size: tuple[int, int]) -> tuple[str, ...]:
@@ -42,3 +45,12 @@ def metrics_for(size: tuple[int, int]) -> tuple[str, ...]:
         return True
 
     return tuple(filter(takes, METRICS))
+
+
+def metrics_that_fit(asked: Iterable[str], size: Sequence[int]) -> tuple[str, ...]:
+    """Those of the asked that take images of a size; the others are told on stderr."""
+    names, known = tuple(asked), metrics_for((size[0], size[1]))
+    if left_out := [name for name in names if name not in known]:
+        said = f"left out at {size[0]} x {size[1]} pixels, too few for them: {', '.join(left_out)}"
+        print(f"metrics {said}", file=sys.stderr)
+    return tuple(name for name in names if name in known)

@@ -33,7 +33,7 @@ class Probe:
 
     Attributes:
         levels: windows of the image -> [P] what `stimulus` takes as level.
-        axis: windows of the image -> [P] the x-axis of its curves (curves.py).
+        axis: windows of the image, None for `steps` -> [P] the x-axis of its curves (curves.py).
         stimulus: (images, level, decoys=, mean=, windows=) -> stimuli, all in [0, 1]; pure, the
             level traced.
         title: of its figure.
@@ -46,7 +46,7 @@ class Probe:
     """
 
     levels: Callable[[PoolingWindows], np.ndarray]
-    axis: Callable[[PoolingWindows], np.ndarray]
+    axis: Callable[..., np.ndarray]
     stimulus: Callable[..., Float[Array, "N Y X 3"]]
     title: str
     label: str
@@ -57,7 +57,7 @@ class Probe:
 
 _HIDDEN = "area hidden, % of the image"
 _CENTRE = "area that the centre takes, % of the image"
-_SIGMA = "sigma of the Gaussian, px at 256 px"
+_SIGMA = "sigma of the Gaussian, px"
 
 
 def _occlusion(kind: str, title: str) -> Probe:
@@ -77,9 +77,9 @@ def _low_pass(finish: Callable, title: str) -> Probe:
         lambda windows: np.array(frequency.LOW_PASS),
         lambda images, level, **_: finish(frequency.low_pass(images, level)),
         title,
-        _SIGMA,
+        f"{_SIGMA} at 256 px",
         "steps",
-        "sigma {:g} px",
+        "sigma {:g} px at 256 px",
     )
 
 

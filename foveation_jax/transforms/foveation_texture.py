@@ -30,6 +30,7 @@ COLOURS = {  # (white noise, image, windows) -> noise in the image's colours
     "image": lambda white, image, windows: coral(white, image),
     "region": regional_coral,
 }
+VGG_ALONE = {"weights": "", "blend": "partition", "colours": "image"}  # as other routes leave them
 
 
 def foveation_texture(
@@ -81,6 +82,8 @@ def foveation_texture(
     check_allowed("refinement", refinement, Range(0, 0 if route == "vgg" else 1000))
     if route == "vgg":
         return _vgg(images, key, windows, weights, blend, colours)
+    for name, value in {"weights": weights, "blend": blend, "colours": colours}.items():
+        check_allowed(f"{name}, with route={route!r},", value, (VGG_ALONE[name],))
     images = pyramid.fill_up(images)
     windows = dataclasses.replace(windows, size=images.shape[1:3])
     octaves = pyramid.default_scales(windows.size) if n_scales is None else n_scales

@@ -96,7 +96,7 @@ def texture_statistics(
     """Compare textures with the photographs that they were made of.
 
     Args:
-        images: originals [N, Y, X, 3], colours in [0, 1], sides of 32 pixels or more.
+        images: originals [N, Y, X, 3], colours in [0, 1] or uint8, sides of 32 pixels or more.
         seen: their textures, of the same shape.
         scale: width of the pooling windows over their eccentricity.
         fixation: (y, x) in pixels; the centre by default.
@@ -108,8 +108,7 @@ def texture_statistics(
 
     Property: an image beside itself has errors 0 and correlations 1. Differentiable in `seen`.
     """
-    images, seen = (jnp.asarray(batch, batch.dtype) for batch in (images, seen))
-    check_pair("texture_statistics", images, seen, 32)
+    images, seen = check_pair("texture_statistics", images, seen, 32)
     size = images.shape[1:3]
     whole = tuple(n + -n % pyramid.STEP for n in size)
     octaves = pyramid.default_scales(whole) if n_scales is None else n_scales

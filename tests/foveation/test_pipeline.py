@@ -132,6 +132,11 @@ def test_a_second_run_does_nothing_again(finished, monkeypatch):
         ({"recipe.batch_size": 64}, "64"),
         ({"keep_epochs": (3,)}, "keep_epochs has 3; allowed is 0 to 2"),
         ({"stage1.when": "later"}, "stage1.when is 'later'; allowed are beforehand, on_the_fly"),
+        ({"stage1.eye_movements": "wobble"}, "stage1.eye_movements is 'wobble'; allowed are fixed"),
+        (
+            {"stage1.eye_movements": "uniform"},
+            "stage1.eye_movements, with stage1.when=beforehand, is 'uniform'; allowed are fixed",
+        ),
         ({"stage1.match_images": 0}, "stage1.match_images is 0"),
         (
             {"stage1.match_tolerance": 0.0},

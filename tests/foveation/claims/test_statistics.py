@@ -8,6 +8,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 
 from foveation_jax.claims import statistics
+from foveation_jax.probes import evaluate
 
 UNIT = st.floats(0, 1, width=32)
 RUNS = hnp.arrays(np.float64, st.integers(2, 9), elements=UNIT)
@@ -43,9 +44,19 @@ def test_area_of_a_line_is_its_middle_and_of_one_level_its_value():
 def test_every_step_of_the_ladder_of_sigmas_counts_the_same():
     levels = np.array([np.inf, 3, 1.5, 0.4])
     np.testing.assert_array_equal(
-        statistics.positions("frequency/high_pass_grey", levels), [0, 1, 2, 3]
+        statistics.positions("frequency/high_pass_grey", levels), [0, 1, 2, 7]
     )
     np.testing.assert_array_equal(statistics.positions("occlusion/scotoma", X), X)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("name", ["frequency/high_pass_grey", "frequency/low_pass_colour"])
+def test_a_straight_line_has_its_area_whichever_levels_are_shown(name, every):
+    levels = evaluate.PROBES[name].axis(None)
+    shown = evaluate.thin(len(levels), every)
+    accuracy = np.linspace(1, 0, len(levels))[None, shown]
+    area = statistics.area_under(statistics.positions(name, levels[shown]), accuracy)
+    np.testing.assert_allclose(area, 0.5)
 
 
 @given(st.floats(0.02, 0.98), st.floats(-0.2, 0.2), st.permutations(range(4)))

@@ -95,6 +95,25 @@ def test_colour_profile_is_applied_and_a_broken_one_ignored(tmp_path):
     assert read_image(tmp_path / "other.png").shape == (20, 30, 3)
 
 
+@pytest.mark.parametrize(
+    ("mode", "alpha"), [("RGB", 255), ("P", 255), ("RGBA", 255), ("RGBA", 0), ("RGBA", 128)]
+)
+def test_a_profile_is_applied_to_every_mode(tmp_path, mode, alpha):
+    """One whose red is sRGB's blue; what is clear shows the grey behind it all the same."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * profile[131], 12)}
+    red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
+    profile[red : red + 4], profile[blue : blue + 4], profile[84:100] = b"bXYZ", b"rXYZ", bytes(16)
+    picture = Image.new("RGB", (20, 30), (200, 60, 20))
+    picture = picture.convert(mode, palette=Image.Palette.ADAPTIVE)
+    if mode == "RGBA":
+        picture.putalpha(alpha)
+    picture.save(tmp_path / "a.png", icc_profile=bytes(profile))
+    share = alpha / 255
+    wanted = share * np.array([20, 60, 200]) + (1 - share) * 128
+    np.testing.assert_allclose(read_image(tmp_path / "a.png")[3, 4] * 255, wanted, atol=2)
+
+
 def _png(width: int, height: int, bits: int, kind: int, rows: bytes) -> bytes:
     def chunk(kind, data):
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -259,3 +278,11 @@ def test_png_comes_back_to_within_half_a_level_and_leaves_no_other_file(tmp_path
     np.testing.assert_allclose(again, np.clip(image, 0, 1), atol=0.501 / 255)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.png"]
     np.testing.assert_array_equal(to_levels(again), to_levels(image))
+
+
+def test_levels_of_8_bits_are_fitted_as_the_colours_that_they_are():
+    for size in ((12, 12), (20, 30)):
+        fitted = fit_image(levels(), size)
+        np.testing.assert_allclose(fitted, fit_image(levels() / np.float32(255), size), atol=1e-6)
+    with pytest.raises(InputError, match="the picture's levels span 0 to 255"):
+        fit_image(levels().astype(np.float32), (12, 12))

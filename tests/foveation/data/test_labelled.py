@@ -11,6 +11,8 @@ import pytest
 from foveation_jax import InputError
 from foveation_jax.data import SCENE_CLASSES, labelled, open_labelled, write_png
 from foveation_jax.data.arrays import find_array, write_array
+from foveation_jax.data.fingerprint import fingerprint
+from foveation_jax.data.folders import open_folder
 
 CLASSES = ("attic", "kitchen", "ocean")
 SIZE = (16, 16)
@@ -47,6 +49,21 @@ def test_folder_is_decoded_to_levels_with_its_labels(data, tmp_path):
     np.testing.assert_array_equal(train.labels, np.repeat([0, 1, 2], 4))
     middle = np.round(_picture("train", "kitchen", 1)[:, 2:18] * 255)
     np.testing.assert_array_equal(train.images[5], middle)
+
+
+def test_folders_that_are_links_are_gone_into(data, tmp_path):
+    """And a link to a folder that it lies in is refused."""
+    linked = tmp_path / "linked"
+    for split in ("train", "test"):
+        (linked / split).mkdir(parents=True)
+        for folder in sorted((data / split).iterdir()):
+            (linked / split / folder.name).symlink_to(folder)
+    names = [open_folder(place / "train").names for place in (data, linked)]
+    assert names[0] == names[1]
+    assert fingerprint([data])["content"] == fingerprint([linked])["content"]
+    (linked / "train" / "again").symlink_to(linked)
+    with pytest.raises(InputError, match="again is a link to a folder that it lies in"):
+        open_folder(linked)
 
 
 def test_second_call_reads_no_picture_and_a_copy_of_the_data_will_do(data, tmp_path, monkeypatch):

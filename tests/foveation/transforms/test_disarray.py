@@ -239,6 +239,8 @@ def test_refinement_comes_nearer_and_leaves_the_centre(photographs, windows, tex
         ({"reach": 3.0}, "reach, .* is 3.0; allowed is 0 to 1"),
         ({"n_scales": 2}, "n_scales"),
         ({"refinement": -1}, "refinement is -1"),
+        ({"blend": "overwrite"}, "blend, with route='disarray', is 'overwrite'"),
+        ({"route": "pyramid", "weights": "x.npz"}, "weights, with route='pyramid', is 'x.npz'"),
         ({"route": "vgg", "refinement": 3}, "refinement is 3"),
         ({"route": "eidolon"}, "allowed are disarray, pyramid, vgg"),
     ],

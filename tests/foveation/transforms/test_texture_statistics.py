@@ -88,6 +88,15 @@ def test_an_image_beside_itself(photographs):
     np.testing.assert_array_equal(same.coherence[0], same.coherence[1])
 
 
+def test_levels_of_8_bits_are_the_colours_that_they_are(photographs):
+    seen = [np.asarray(photographs), 0.5 + 0.5 * (np.asarray(photographs) - 0.5)]
+    levels = [np.round(255 * x).astype(np.uint8) for x in seen]
+    found = fj.texture_statistics(*levels)
+    wanted = fj.texture_statistics(*(x / np.float32(255) for x in levels))
+    jax.tree.map(np.testing.assert_array_equal, found.errors, wanted.errors)
+    np.testing.assert_allclose(found.variance[:6], 0.25, rtol=0.02)
+
+
 def test_half_the_contrast_and_shuffled_pixels(photographs):
     """Contrast changes energies alone; shuffling keeps the mean alone of what is local."""
     half = fj.texture_statistics(photographs, 0.5 + 0.5 * (photographs - 0.5))
