@@ -15,7 +15,6 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from circuits_jax.capture.ablation import ABLATIONS
 from circuits_jax.circuits.circuit import Circuit, Scores, load_scores
 from circuits_jax.circuits.given import read_circuit
 from circuits_jax.circuits.graph import graph_of
@@ -23,6 +22,7 @@ from circuits_jax.circuits.graph_circuit import graph_circuit
 from circuits_jax.config import experiment, judgement
 from circuits_jax.evaluation import stability
 from circuits_jax.evaluation.faithfulness import (
+    EVALUATION_LIMITS,
     Evaluation,
     EvaluationOptions,
     evaluate,
@@ -47,10 +47,7 @@ from circuits_jax.tasks import Task, task_warning, tokens_of
 from circuits_jax.tasks.base import Answer
 
 JUDGED_LIMITS: dict[str, Allowed] = {
-    "evaluate.n_random": Range(0),
-    "evaluate.masks_at_once": Range(1),
-    "evaluate.ablations": ABLATIONS,
-    "evaluate.curve": Range(0, 1),
+    f"evaluate.{name}": allowed for name, allowed in EVALUATION_LIMITS.items()
 }
 LIMITS: dict[str, Allowed] = {
     "stability.n": Range(0),

@@ -15,6 +15,8 @@ from circuits_jax.capture.forked import ForkedBatch
 from circuits_jax.decoder.config import DecoderConfig
 from circuits_jax.decoder.decoder import Decoder
 
+ROUNDING = 2e-6  # a relative difference of float32 sums
+
 
 @struct.dataclass
 class Moved:
@@ -130,10 +132,11 @@ def activation_slopes(
 ) -> Float[Array, "B Q E"]:
     """How much more neurons are active, y, for being given more, u, than with the other prompt.
 
-    Where both are given the same, as where what moves a neuron cancels: what it is active for all
-    that it is given, and as much again of the slope from the least to the most that it is given at
-    any token of the pair that has a partner. In the one, neurons that make a step together cancel,
-    and those that sleep are nothing; in the other, those that are given the same everywhere.
+    Where both are given nearly the same: what it is active for all that it is given. And where what
+    moves a neuron cancels, so that they differ by rounding, as much again of the slope from the
+    least to the most that it is given at any token of the pair that has a partner. In the one,
+    neurons that make a step together cancel, and those that sleep are nothing; in the other, those
+    that are given the same everywhere.
     """
     slopes, moves = _secants((u, y), (other, other_y))
     given, active, there = (
@@ -146,9 +149,10 @@ def activation_slopes(
     most = jnp.argmax(jnp.where(there, given, -jnp.inf), axis=1, keepdims=True)
     least = jnp.argmin(jnp.where(there, given, jnp.inf), axis=1, keepdims=True)
     elsewhere, moves_elsewhere = _secants(at(most), at(least))
+    cancels = moves_elsewhere & (jnp.abs(u - other) <= ROUNDING * (jnp.abs(u) + jnp.abs(other)))
     tiny = jnp.abs(u) < 1e-6
     whole = jnp.where(tiny, 0.5, y / jnp.where(tiny, 1, u))
-    return jnp.where(moves, slopes, jnp.where(moves_elsewhere, (whole + elsewhere) / 2, whole))
+    return jnp.where(moves, slopes, jnp.where(cancels, (whole + elsewhere) / 2, whole))
 
 
 def _secants(

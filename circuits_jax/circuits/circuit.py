@@ -223,7 +223,7 @@ class Scores:
             heads, rule = (head_scores > threshold) & real, {"threshold": float(threshold)}
         else:
             size = round(head_scores.size / 4) if size is None else size
-            check_allowed("size", size, Range(0, head_scores.size))
+            check_allowed("size", size, Range(0, head_scores.size, whole=True))
             real = above_noise(head_scores, noise)
             heads, rule = (
                 top(np.where(real, head_scores, -np.inf), size) & real,

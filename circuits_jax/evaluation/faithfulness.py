@@ -37,7 +37,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from circuits_jax import interpose
-from circuits_jax.capture.ablation import Ablation, Trial, sides, trial
+from circuits_jax.capture.ablation import ABLATIONS, Ablation, Trial, sides, trial
 from circuits_jax.circuits.circuit import Circuit, above_noise, fewer_heads, top
 from circuits_jax.evaluation.arguments import check_arguments
 from circuits_jax.evaluation.masked_passes import edge_masked_metrics, masked_metrics
@@ -46,6 +46,7 @@ from circuits_jax.lm import performance
 from circuits_jax.lm.language_model import LanguageModel
 from circuits_jax.lm.performance import Interval, Performance
 from circuits_jax.runs import errors, files, keys
+from circuits_jax.runs.checks import Allowed, Range, check_all
 from circuits_jax.tasks import Task, task_warning
 
 ROUNDING = 1e-6  # of a metric
@@ -248,6 +249,14 @@ def by_ablation(judgements: Sequence[Judgement], size: int) -> dict[str, dict[st
     }
 
 
+EVALUATION_LIMITS: dict[str, Allowed] = {
+    "ablations": ABLATIONS,
+    "curve": Range(0, 1),
+    "n_random": Range(0, whole=True),
+    "masks_at_once": Range(1, whole=True),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
     """How circuits are judged.
@@ -258,12 +267,22 @@ class EvaluationOptions:
         n_random: random circuits of each size on the curve, and random choices of edges.
         masks_at_once: circuits that share a forward pass, at most; fewer where prompts are many or
             long (`mesh.fitting`).
+
+    Raises:
+        InputError: a value that is not allowed.
     """
 
     ablations: tuple[Ablation, ...] = ("mean", "zero", "resample")
     curve: tuple[float, ...] = (0.02, 0.05, 0.1, 0.25, 0.5, 0.75)
     n_random: int = 3
     masks_at_once: int = 1
+
+    def __post_init__(self):
+        for name in ("ablations", "curve"):
+            given = getattr(self, name)
+            if np.ndim(given) != 1:
+                raise errors.InputError(f"{name} is {given!r}; allowed is a tuple of several")
+        check_all(self, EVALUATION_LIMITS)
 
 
 def evaluation_from_json(record: dict[str, Any]) -> Evaluation:

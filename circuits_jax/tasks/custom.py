@@ -158,10 +158,22 @@ def _parts(
 
 
 def _split(pairs: Sequence[_Pair], n: int, seed: int) -> tuple[list[int], list[int]]:
-    """Numbers of the pairs that learn, and of those that do not; no positive is among both."""
-    groups: dict[str, list[int]] = {}
+    """Numbers of the pairs that learn, and of those that do not; no positive is among both.
+
+    Nor is a pair and the same one turned round, whose negative is the other's positive.
+    """
+    known, home, groups = {pair[:2] for pair in pairs}, dict[str, str](), dict[str, list[int]]()
+
+    def root(positive: str) -> str:
+        while positive in home:
+            positive = home[positive]
+        return positive
+
+    for positive, negative, *_ in pairs:
+        if (negative, positive) in known and root(positive) != root(negative):
+            home[root(negative)] = root(positive)
     for number, pair in enumerate(pairs):
-        groups.setdefault(pair[0], []).append(number)
+        groups.setdefault(root(pair[0]), []).append(number)
     members = list(groups.values())
     order = [members[i] for i in np.random.default_rng(seed).permutation(len(members))]
     ends = np.cumsum([len(group) for group in order])

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from foveation_jax.metrics.checks import check_pair
 from foveation_jax.metrics.filtering import filter_axes, gaussian_taps, mirror_matrix
@@ -85,8 +85,8 @@ class TextureStatistics:
 
 
 def texture_statistics(
-    images: Float[Array, "..."],
-    seen: Float[Array, "..."],
+    images: Shaped[Array | np.ndarray, "..."],
+    seen: Shaped[Array | np.ndarray, "..."],
     *,
     scale: float = 0.4,
     fixation: tuple | Array | None = None,

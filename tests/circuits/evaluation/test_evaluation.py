@@ -75,6 +75,20 @@ def test_a_circuit_of_another_shape_is_refused(model, task):
         evaluate(model, task, Scores(heads, pairs, {}).circuit(size=1))
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("curve", (float("nan"),), "curve has nan; allowed is 0 to 1"),
+        ("curve", (0.1, 1.5), "curve has 1.5; allowed is 0 to 1"),
+        ("n_random", -1, "n_random is -1"),
+        ("masks_at_once", 0, "masks_at_once is 0"),
+    ],
+)
+def test_options_that_are_not_allowed(option, value, said):
+    with pytest.raises(InputError, match=said):
+        EvaluationOptions(**{option: value})
+
+
 def test_all_heads_are_faithful_and_none_is_not(model, task):
     """The whole curve ends at 1, its complement at 0, whatever the ablation."""
     everything = evaluate(model, task, SCORES.circuit(size=G), options=OPTIONS)

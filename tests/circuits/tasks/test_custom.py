@@ -177,6 +177,17 @@ def rows():
     return [json.loads(text) for text in numbered(4)]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pair_and_itself_turned_round_are_in_one_part(tmp_path, split_digits, seed):
+    both = [(f"The war of {i}", f"The year {i}") for i in range(4)]
+    both += [pair[::-1] for pair in both]
+    path = write(tmp_path, *(line(positive=one, negative=other) for one, other in both))
+    task = make_task("custom", split_digits, n=4, seed=seed, path=path)
+    learnt, held_out = ({*x.positives, *x.negatives} for x in (task.learn, task.held_out))
+    assert len(task.learn) == len(task.held_out) == 4
+    assert not learnt & held_out
+
+
 def test_nothing_left_to_hold_out(tmp_path, split_digits):
     path = write(tmp_path, *numbered(3))
     with pytest.raises(InputError, match=r"has 3 pairs: 3 learn .* at least 4"):
