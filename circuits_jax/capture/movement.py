@@ -149,7 +149,8 @@ def activation_slopes(
     most = jnp.argmax(jnp.where(there, given, -jnp.inf), axis=1, keepdims=True)
     least = jnp.argmin(jnp.where(there, given, jnp.inf), axis=1, keepdims=True)
     elsewhere, moves_elsewhere = _secants(at(most), at(least))
-    cancels = moves_elsewhere & (jnp.abs(u - other) <= ROUNDING * (jnp.abs(u) + jnp.abs(other)))
+    cancels = jnp.abs(u - other) <= ROUNDING * (jnp.abs(u) + jnp.abs(other))
+    cancels &= moves_elsewhere & shared  # without a partner nothing moves, and nothing cancels
     tiny = jnp.abs(u) < 1e-6
     whole = jnp.where(tiny, 0.5, y / jnp.where(tiny, 1, u))
     return jnp.where(moves, slopes, jnp.where(cancels, (whole + elsewhere) / 2, whole))

@@ -236,6 +236,8 @@ def test_a_neuron_that_both_give_the_same_counts_by_its_other_tokens():
     other = given.at[:, 1].set(jnp.array([3.0, 1.0])).at[:, 2].set(-9.0)
     slopes = _relu_slopes(given, other, given[..., :1] != 5)
     np.testing.assert_allclose(slopes[0, :2], [[3 / 8, 7 / 10], [1, 1 / 4]], rtol=1e-6)
+    alone = _relu_slopes(given, given, given[..., :1] != -1)[0, 0]  # the first has no partner
+    np.testing.assert_array_equal(alone, [0, 1])
     slopes = _relu_slopes(given, given)
     np.testing.assert_allclose(slopes[0, 0], [5 / 12, (1 + 7 / 10) / 2], rtol=1e-6)
     np.testing.assert_array_equal(_relu_slopes(given[:, :1], given[:, :1])[0, 0], [0, 1])
